@@ -1,0 +1,117 @@
+//! Blobs as plain files in one directory: nothing to install, and `ls` shows what is there.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use url::Url;
+
+use super::{BlobProvider, Descriptor, Source, Target};
+use crate::blocking;
+use crate::contract::BlobKey;
+use crate::durable::{self, Staged};
+use crate::error::{Error, Result};
+
+/// Blobs under `ROOT/blobs/{key}`, safe for several processes at once.
+#[derive(Debug, Clone)]
+pub struct Local {
+    root: PathBuf,
+    unflushed: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl std::fmt::Display for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "local blobs in {}", self.root.display())
+    }
+}
+
+#[async_trait]
+impl BlobProvider for Local {
+    async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+        let (path, root, source) = (key.below(&self.root), self.root.clone(), source.clone());
+        let (descriptor, path) = blocking(move || store(&root, &path, &source).map(|d| (d, path))).await?;
+        self.unflushed().push(path);
+        Ok(descriptor)
+    }
+
+    async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+        let (path, key, target) = (key.below(&self.root), key.clone(), target.clone());
+        let provider = self.to_string();
+        blocking(move || fetch(&path, &target, || Error::NotFound { provider, key: key.to_string() })).await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        let (root, files) = (self.root.clone(), std::mem::take(&mut *self.unflushed()));
+        let unflushed = self.clone();
+        blocking(move || {
+            durable::sync(&root, &files).map_err(|error| {
+                unflushed.unflushed().extend(files);
+                Error::io("sync", &root)(error)
+            })
+        })
+        .await
+    }
+
+    async fn uri(&self, key: &BlobKey) -> Result<Url> {
+        let path = key.below(&self.root);
+        Url::from_file_path(&path)
+            .map_err(|()| Error::io("name", &path)(io::Error::other("no absolute path")))
+    }
+}
+
+impl Local {
+    /// Opens the store below `root`, making `root/blobs` when it is absent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be made.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref().join("blobs");
+        fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
+        let root = root.canonicalize().map_err(Error::io("open", &root))?;
+        Ok(Self { root, unflushed: Arc::default() })
+    }
+
+    fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
+        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn store(root: &Path, path: &Path, source: &Source) -> Result<Descriptor> {
+    let mut reader = source.open()?;
+    let mut staged = Staged::new_in(root, source.is_executable()).map_err(Error::io("write", path))?;
+    let mut buffer = reader.buffer();
+    loop {
+        let n = reader.read(&mut buffer).map_err(Error::io("read", source.path()))?;
+        staged.write_all(&buffer[..n]).map_err(Error::io("write", path))?;
+        if n < buffer.len() {
+            break;
+        }
+    }
+    let descriptor = reader.finish()?;
+    staged.persist(path).map_err(Error::io("write", path))?;
+    Ok(descriptor)
+}
+
+fn fetch(path: &Path, target: &Target, not_found: impl FnOnce() -> Error) -> Result<Descriptor> {
+    let mut file = match File::open(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(not_found());
+        }
+        opened => opened.map_err(Error::io("read", path))?,
+    };
+    let metadata = file.metadata().map_err(Error::io("read", path))?;
+    if !metadata.is_file() {
+        return Err(not_found());
+    }
+    let mut writer = target.create()?;
+    let mut buffer = super::transfer::buffer(metadata.len());
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        writer.write(&buffer[..n])?;
+        if n < buffer.len() {
+            return writer.finish();
+        }
+    }
+}

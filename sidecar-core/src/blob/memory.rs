@@ -1,0 +1,64 @@
+//! Blobs in memory, for tests and for embedders that need no store.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use url::Url;
+
+use super::{BlobProvider, Descriptor, Source, Target};
+use crate::blocking;
+use crate::contract::BlobKey;
+use crate::error::{Error, Result};
+
+/// Blobs as long as the process lives; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    blobs: Arc<RwLock<HashMap<BlobKey, Arc<[u8]>>>>,
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("blobs in memory")
+    }
+}
+
+#[async_trait]
+impl BlobProvider for Memory {
+    async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+        let (blobs, key, source) = (self.blobs.clone(), key.clone(), source.clone());
+        blocking(move || {
+            let mut reader = source.open()?;
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map_err(Error::io("read", source.path()))?;
+            let descriptor = reader.finish()?;
+            blobs.write().unwrap_or_else(PoisonError::into_inner).insert(key, bytes.into());
+            Ok(descriptor)
+        })
+        .await
+    }
+
+    async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+        let found = self.blobs.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+        let bytes =
+            found.ok_or_else(|| Error::NotFound { provider: self.to_string(), key: key.to_string() })?;
+        let target = target.clone();
+        blocking(move || {
+            let mut writer = target.create()?;
+            writer.write(&bytes)?;
+            writer.finish()
+        })
+        .await
+    }
+
+    async fn uri(&self, key: &BlobKey) -> Result<Url> {
+        let mut uri = Url::parse("memory:///").map_err(|error| Error::Refused {
+            provider: self.to_string(),
+            action: format!("name {key}"),
+            source: error.into(),
+        })?;
+        uri.set_path(key.as_str());
+        Ok(uri)
+    }
+}

@@ -1,0 +1,95 @@
+//! Blob providers: where files live between modules.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use url::Url;
+
+use crate::contract::{BlobKey, Digest};
+use crate::error::Result;
+
+#[cfg(feature = "local")]
+mod local;
+#[cfg(feature = "memory")]
+mod memory;
+mod transfer;
+
+#[cfg(feature = "local")]
+pub use local::Local;
+#[cfg(feature = "memory")]
+pub use memory::Memory;
+pub(crate) use transfer::Identity;
+pub use transfer::{Reader, Source, Target, Writer};
+
+/// The size and digest of a content that was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Descriptor {
+    /// In bytes.
+    pub size: u64,
+    /// Of the bytes as they were moved, not of a second look at them.
+    pub digest: Digest,
+}
+
+/// A store of files under keys.
+///
+/// # Contract
+/// - A blob is there whole or not at all: no reader ever sees a part of one.
+/// - `put` under a key that exists replaces the blob.
+/// - After `flush` every blob put before is durable, and visible to every process that uses the store.
+/// - `get` gives back byte for byte what was put, or fails; an absent key is [`Error::NotFound`].
+/// - Blobs up to terabytes pass in bounded memory.
+/// - All methods may be called concurrently, and dropped at any await point.
+///
+/// # Retrying
+/// Both directions can be repeated safely: a [`Source`] can be opened again, a [`Target`] starts over.
+/// Providers do not retry; a wrapper does.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the same call can succeed later, [`Error::Refused`] when it cannot.
+///
+/// # Implementing
+/// `Display` is the store's short name for logs and errors; it never contains a secret.
+/// The suite [`conformance::blob`](crate::conformance::blob) holds one test for each guarantee.
+///
+/// [`Error::NotFound`]: crate::Error::NotFound
+/// [`Error::Unavailable`]: crate::Error::Unavailable
+/// [`Error::Refused`]: crate::Error::Refused
+#[async_trait]
+pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Stores the content of `source` under `key` and describes what was stored.
+    async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor>;
+
+    /// Writes the blob to `target` and describes what was written.
+    async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor>;
+
+    /// Makes every blob put before durable. Stores whose `put` is durable already leave it as it is.
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// A URI the blob can be fetched from, signed for as long as the provider is configured to.
+    async fn uri(&self, key: &BlobKey) -> Result<Url>;
+}
+
+macro_rules! forward {
+    ($($pointer:ident),*) => {$(
+        #[async_trait]
+        impl<P: BlobProvider + ?Sized> BlobProvider for $pointer<P> {
+            async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+                (**self).put(key, source).await
+            }
+            async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+                (**self).get(key, target).await
+            }
+            async fn flush(&self) -> Result<()> {
+                (**self).flush().await
+            }
+            async fn uri(&self, key: &BlobKey) -> Result<Url> {
+                (**self).uri(key).await
+            }
+        }
+    )*};
+}
+
+forward!(Arc, Box);

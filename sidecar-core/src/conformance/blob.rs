@@ -1,0 +1,146 @@
+//! The guarantees of [`BlobProvider`].
+
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::blob::{Source, Target};
+use crate::{BlobKey, BlobProvider, Error};
+
+/// A key that no other test uses.
+fn key(name: &str) -> BlobKey {
+    BlobKey::parse(&format!("{}/module/{name}", Uuid::new_v4())).unwrap()
+}
+
+fn source(dir: &TempDir, content: &[u8]) -> Source {
+    let path = dir.path().join(Uuid::new_v4().to_string());
+    fs::write(&path, content).unwrap();
+    Source::file(path).unwrap()
+}
+
+async fn put(provider: &dyn BlobProvider, key: &BlobKey, content: &[u8]) {
+    let dir = TempDir::new().unwrap();
+    let descriptor = provider.put(key, &source(&dir, content)).await.unwrap();
+    assert_eq!(descriptor.size, content.len() as u64);
+    assert_eq!(descriptor.digest.0, *blake3::hash(content).as_bytes());
+    provider.flush().await.unwrap();
+}
+
+async fn get(provider: &dyn BlobProvider, key: &BlobKey) -> Vec<u8> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("below/target");
+    let descriptor = provider.get(key, &Target::file(&path)).await.unwrap();
+    let content = fs::read(path).unwrap();
+    assert_eq!(descriptor.size, content.len() as u64);
+    assert_eq!(descriptor.digest.0, *blake3::hash(&content).as_bytes());
+    content
+}
+
+/// `get` gives back byte for byte what was put.
+pub async fn what_is_put_comes_back(provider: &dyn BlobProvider) {
+    let key = key("a.txt");
+    put(provider, &key, b"hello").await;
+    assert_eq!(get(provider, &key).await, b"hello");
+}
+
+/// An absent key is [`Error::NotFound`], and names the key.
+pub async fn a_missing_blob_is_not_found(provider: &dyn BlobProvider) {
+    let dir = TempDir::new().unwrap();
+    let key = key("absent");
+    let error = provider.get(&key, &Target::file(dir.path().join("target"))).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    assert!(error.to_string().contains(key.as_str()), "{error}");
+}
+
+/// `put` under a key that exists replaces the blob, be it longer or shorter.
+pub async fn a_put_replaces(provider: &dyn BlobProvider) {
+    let key = key("a.txt");
+    for content in ["first", "the second one", "3"] {
+        put(provider, &key, content.as_bytes()).await;
+        assert_eq!(get(provider, &key).await, content.as_bytes());
+    }
+}
+
+/// Keys that look alike are different keys.
+pub async fn keys_do_not_collide(provider: &dyn BlobProvider) {
+    let event = Uuid::new_v4();
+    let names = ["a/x", "b/x", "x", "a-x", "a_x", "a%2Fx", "A/x", "c/x", "c/x ", "c/ x"];
+    let keys = names.map(|name| BlobKey::parse(&format!("{event}/m/{name}")).unwrap());
+    for key in &keys {
+        put(provider, key, key.as_str().as_bytes()).await;
+    }
+    for key in &keys {
+        assert_eq!(get(provider, key).await, key.as_str().as_bytes());
+    }
+}
+
+/// Spaces, unicode, quotes and leading dots are names like others.
+pub async fn odd_names_survive(provider: &dyn BlobProvider) {
+    for name in [
+        ".hidden",
+        "a b",
+        "größe.png",
+        "日本/語",
+        "'\"",
+        "a+b&c=d?e#f",
+        "100%",
+        "%41",
+        "back\\slash",
+        "a;b:c,d",
+    ] {
+        let key = key(name);
+        put(provider, &key, name.as_bytes()).await;
+        assert_eq!(get(provider, &key).await, name.as_bytes(), "{name}");
+        assert!(!provider.uri(&key).await.unwrap().as_str().contains(' '));
+    }
+}
+
+/// An empty file is a file.
+pub async fn an_empty_blob_is_a_blob(provider: &dyn BlobProvider) {
+    let key = key("empty");
+    put(provider, &key, b"").await;
+    assert_eq!(get(provider, &key).await, b"");
+}
+
+/// A blob of many buffers comes back.
+pub async fn a_large_blob_comes_back(provider: &dyn BlobProvider) {
+    let content: Vec<u8> = (0..24 << 20).map(|i: u32| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+    let key = key("large");
+    put(provider, &key, &content).await;
+    assert!(get(provider, &key).await == content, "the content differs");
+}
+
+/// Calls may run side by side.
+pub async fn many_at_once(provider: &dyn BlobProvider) {
+    let keys: Vec<BlobKey> = (0..64).map(|i| key(&format!("dir{}/{i}", i % 5))).collect();
+    futures_util::future::join_all(keys.iter().map(|key| put(provider, key, key.as_str().as_bytes()))).await;
+    let found = futures_util::future::join_all(keys.iter().map(|key| get(provider, key))).await;
+    for (key, content) in keys.iter().zip(found) {
+        assert_eq!(content, key.as_str().as_bytes());
+    }
+}
+
+/// What was validated is what is stored: a source that changed is an error, and stores nothing.
+pub async fn a_changed_source_is_refused(provider: &dyn BlobProvider) {
+    let dir = TempDir::new().unwrap();
+    let key = key("changed");
+    let changed = source(&dir, b"before");
+    fs::write(changed.path(), "something else").unwrap();
+    assert!(provider.put(&key, &changed).await.is_err());
+
+    let swapped = source(&dir, b"before");
+    fs::remove_file(swapped.path()).unwrap();
+    std::os::unix::fs::symlink(Path::new("/etc/passwd"), swapped.path()).unwrap();
+    assert!(provider.put(&key, &swapped).await.is_err());
+
+    let missing = provider.get(&key, &Target::file(dir.path().join("target"))).await;
+    assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+}
+
+/// `Display` fits into a log line.
+pub async fn the_display_is_short(provider: &dyn BlobProvider) {
+    let name = provider.to_string();
+    assert!(!name.is_empty() && name.len() < 200 && !name.contains('\n'), "{name}");
+}

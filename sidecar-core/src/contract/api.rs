@@ -1,0 +1,112 @@
+//! The bodies of the HTTP API.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Context, EventId, InsightId, Problem};
+
+/// What `ready` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// How many files lie in `in/data`.
+    pub files: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+    /// How many pairs `in/meta.json` holds.
+    pub values: u64,
+}
+
+/// What `done` answers: everything that one commit made durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// How many files were committed.
+    pub files: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+    /// The id of the insight document, if the module wrote one.
+    pub insight: Option<InsightId>,
+    /// The events, in the order of their file names.
+    pub events: Vec<Published>,
+}
+
+/// One published event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Published {
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The file in `out/events` that it was made of.
+    pub file: String,
+}
+
+/// Where an execution stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Nothing happened yet.
+    New,
+    /// `ready` is staging the inputs.
+    Preparing,
+    /// The inputs are staged; the module works.
+    Ready,
+    /// `done` is committing the outputs.
+    Committing,
+    /// The outputs are committed.
+    Done,
+    /// The module gave up.
+    Failed,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Committing => "committing",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// What `status` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Where the execution stands.
+    pub phase: Phase,
+    /// Which execution it is.
+    pub context: Context,
+    /// Files moved by the running or last transfer.
+    pub files: u64,
+    /// Files that transfer moves in all.
+    pub files_total: u64,
+    /// Bytes moved by the running or last transfer.
+    pub bytes: u64,
+    /// Bytes that transfer moves in all.
+    pub bytes_total: u64,
+    /// Why the module gave up, when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorBody {
+    /// The HTTP status code.
+    pub status_code: u16,
+    /// What went wrong and what to do.
+    pub message: String,
+    /// Whether the same call can succeed later without a change by the caller.
+    #[serde(default)]
+    pub retryable: bool,
+    /// Everything that is wrong with the module's outputs.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}

@@ -1,0 +1,144 @@
+//! What goes into the stores: events for the bus, event contexts and insights for the document store.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{BlobKey, Context, EventId, FileName, InsightId, KeyValuePairs};
+
+/// The message on the bus; it starts the next modules.
+///
+/// It carries no files and no values: the consumer looks the [`EventContext`] up by `context.eventId`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Where the event stands in its graph; `name` is empty, since the bus decides who consumes it.
+    pub context: Lineage,
+    /// The type that consumers subscribe to.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Kept for Ion's dispatcher, which fills it.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub previous_stages: Vec<String>,
+    /// Kept for Ion's dispatcher; values travel in the event context.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub data: KeyValuePairs,
+}
+
+/// The context of an event that no module processes yet: a [`Context`] whose module may be unnamed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lineage {
+    /// The processing module; empty until one is chosen.
+    #[serde(default)]
+    pub name: String,
+    /// The event.
+    pub event_id: EventId,
+    /// Shared by all events that descend from one first event.
+    pub correlation_id: String,
+    /// The event whose processing published this one; empty for the first event of a graph.
+    #[serde(default)]
+    pub parent_event_id: String,
+}
+
+/// The document a consumer looks up by event id: the event's files and values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventContext {
+    /// Where the event stands in its graph.
+    #[serde(flatten)]
+    pub context: Lineage,
+    /// The names of the event's files, in the order in which the module named them.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub files: Vec<FileName>,
+    /// The values that the consumer finds in `in/meta.json`.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub data: KeyValuePairs,
+    /// The manifest: one entry for each of `files`.
+    #[serde(default, deserialize_with = "null_as_empty")]
+    pub blobs: Vec<Blob>,
+}
+
+/// One file in the blob store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// The file's name below `out/data` of its producer and `in/data` of its consumers.
+    pub name: FileName,
+    /// Where the blob provider keeps it.
+    pub key: BlobKey,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The digest of its content.
+    pub digest: Digest,
+    /// Whether its owner may execute it.
+    #[serde(default)]
+    pub executable: bool,
+}
+
+/// A BLAKE3 digest of 256 bits, written `blake3:` and 64 lower-case hexadecimal digits.
+///
+/// ```
+/// use sidecar_core::Digest;
+/// let digest = Digest([0xab; 32]);
+/// assert_eq!(digest.to_string(), format!("blake3:{}", "ab".repeat(32)));
+/// assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
+/// assert_eq!(Digest::parse("md5:900150983cd24fb0d6963f7d28e17f72"), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Parses the written form; `None` for any other text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("blake3:")?;
+        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("blake3:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("{text:?} is no BLAKE3 digest"))
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+/// What a module found out, kept for later analysis; it does not travel to consumers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Insight {
+    /// The execution that found it.
+    #[serde(flatten)]
+    pub context: Context,
+    /// The document's id; the same for every commit of the same execution.
+    pub id: InsightId,
+    /// The pairs of `out/meta.json`.
+    pub data: KeyValuePairs,
+}
+
+/// Ion writes an absent list as `null`.
+fn null_as_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

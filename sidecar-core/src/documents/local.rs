@@ -1,0 +1,86 @@
+//! Documents as readable JSON files in one directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::DocumentProvider;
+use crate::blocking;
+use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::error::{Error, Result};
+use crate::json_files;
+
+/// Event contexts under `ROOT/contexts/{event id}.json`, insights under `ROOT/insights/{id}.json`.
+#[derive(Debug, Clone)]
+pub struct Local {
+    contexts: PathBuf,
+    insights: PathBuf,
+}
+
+impl std::fmt::Display for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "local documents in {}", self.contexts.parent().unwrap_or(&self.contexts).display())
+    }
+}
+
+#[async_trait]
+impl DocumentProvider for Local {
+    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
+        self.read(json_files::path(&self.contexts, id.as_str())).await
+    }
+
+    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
+        let named = contexts.iter().map(|context| (context.context.event_id.as_str(), context));
+        write(&self.contexts, named).await
+    }
+
+    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
+        self.read(json_files::path(&self.insights, id.as_str())).await
+    }
+
+    async fn put_insight(&self, insight: &Insight) -> Result<()> {
+        write(&self.insights, [(insight.id.as_str(), insight)]).await
+    }
+}
+
+impl Local {
+    /// Opens the store below `root`, making its directories when they are absent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a directory cannot be made.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let (contexts, insights) = (root.as_ref().join("contexts"), root.as_ref().join("insights"));
+        for dir in [&contexts, &insights] {
+            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        }
+        Ok(Self { contexts, insights })
+    }
+
+    async fn read<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Result<Option<T>> {
+        let provider = self.to_string();
+        blocking(move || {
+            json_files::read(&path)?
+                .map(|bytes| {
+                    serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
+                        provider,
+                        what: path.display().to_string(),
+                        problem: error.to_string(),
+                    })
+                })
+                .transpose()
+        })
+        .await
+    }
+}
+
+async fn write<'a, T: Serialize + 'a>(
+    dir: &Path,
+    documents: impl IntoIterator<Item = (&'a str, &'a T)>,
+) -> Result<()> {
+    let files = json_files::encode(dir, documents)?;
+    let dir = dir.to_owned();
+    blocking(move || json_files::write(&dir, files)).await
+}

@@ -1,0 +1,79 @@
+//! Document providers: where event contexts are looked up and insights are kept.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::error::Result;
+
+#[cfg(feature = "local")]
+mod local;
+#[cfg(feature = "memory")]
+mod memory;
+
+#[cfg(feature = "local")]
+pub use local::Local;
+#[cfg(feature = "memory")]
+pub use memory::Memory;
+
+/// A store of JSON documents under their ids.
+///
+/// # Contract
+/// - What was put is durable, and visible to every reader, when the call returns.
+/// - A document put under an id that exists replaces the old one; there are never two.
+/// - What is read back equals what was put, with the order and the duplicates of its pairs.
+/// - An id that was never put is `Ok(None)`; a store that cannot answer is an error.
+/// - Event contexts and insights are two sets: equal ids in both do not meet.
+///
+/// # Retrying
+/// Every call can be repeated safely; after an error any part of a slice may have been stored.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the same call can succeed later, [`Error::Refused`] when it cannot,
+/// [`Error::Corrupt`] when what is stored under the id is no such document.
+///
+/// # Implementing
+/// `Display` is the store's short name for logs and errors; it never contains a secret.
+/// The suite [`conformance::documents`](crate::conformance::documents) holds one test for each guarantee.
+///
+/// [`Error::Unavailable`]: crate::Error::Unavailable
+/// [`Error::Refused`]: crate::Error::Refused
+/// [`Error::Corrupt`]: crate::Error::Corrupt
+#[async_trait]
+pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// The context of an event, if there is one.
+    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>>;
+
+    /// Stores event contexts, each under its event's id.
+    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()>;
+
+    /// An insight, if there is one.
+    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>>;
+
+    /// Stores an insight under its id.
+    async fn put_insight(&self, insight: &Insight) -> Result<()>;
+}
+
+macro_rules! forward {
+    ($($pointer:ident),*) => {$(
+        #[async_trait]
+        impl<P: DocumentProvider + ?Sized> DocumentProvider for $pointer<P> {
+            async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
+                (**self).event_context(id).await
+            }
+            async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
+                (**self).put_event_contexts(contexts).await
+            }
+            async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
+                (**self).insight(id).await
+            }
+            async fn put_insight(&self, insight: &Insight) -> Result<()> {
+                (**self).put_insight(insight).await
+            }
+        }
+    )*};
+}
+
+forward!(Arc, Box);

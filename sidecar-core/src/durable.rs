@@ -1,0 +1,122 @@
+//! Files that are there whole or not at all, and still there after a power cut.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, OFlags};
+use uuid::Uuid;
+
+/// Up to this many files are made durable one by one, more by syncing their file system once.
+///
+/// One `syncfs` beats thousands of `fsync` calls, but it also waits for what other programs wrote.
+const FEW: usize = 64;
+
+/// A file that has no name yet: if the process dies, nothing is left of it.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    file: File,
+    /// On file systems that know no unnamed files, the name it has meanwhile.
+    name: Option<PathBuf>,
+}
+
+impl Staged {
+    /// Makes an empty file on the file system of the directory `dir`.
+    pub(crate) fn new_in(dir: &Path, executable: bool) -> io::Result<Self> {
+        let mode = if executable { 0o755 } else { 0o644 };
+        let unnamed = OFlags::TMPFILE.bits() as i32;
+        match File::options().write(true).mode(mode).custom_flags(unnamed).open(dir) {
+            Ok(file) => Ok(Self { file, name: None }),
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::IsADirectory) =>
+            {
+                let name = sibling(&dir.join("x"));
+                let file = File::options().write(true).create_new(true).mode(mode).open(&name)?;
+                Ok(Self { file, name: Some(name) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the file its name, replacing what had it; makes the directory if need be.
+    pub(crate) fn persist(mut self, dest: &Path) -> io::Result<()> {
+        match self.link(dest) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(parent) = dest.parent() {
+                    fs::create_dir_all(parent)?;
+                }
+                self.link(dest)
+            }
+            linked => linked,
+        }
+    }
+
+    fn link(&mut self, dest: &Path) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            fs::rename(name, dest)?;
+            self.name = None;
+            return Ok(());
+        }
+        match self.link_new(dest) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let name = sibling(dest);
+                self.link_new(&name)?;
+                fs::rename(&name, dest).inspect_err(|_| drop(fs::remove_file(&name)))
+            }
+            linked => linked,
+        }
+    }
+
+    fn link_new(&self, dest: &Path) -> io::Result<()> {
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(rustix::fs::linkat(CWD, unnamed, CWD, dest, AtFlags::SYMLINK_FOLLOW)?)
+    }
+}
+
+impl Write for Staged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // Nothing more can be done about a temporary file that cannot be removed.
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+/// Replaces the file at `path`; it holds `bytes` durably when this returns, and the old ones until then.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut staged = Staged::new_in(dir, false)?;
+    staged.write_all(bytes)?;
+    staged.file.sync_data()?;
+    staged.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// Makes files below `root`, and the directories that lead to them, durable.
+pub(crate) fn sync(root: &Path, files: &[PathBuf]) -> io::Result<()> {
+    if files.len() > FEW {
+        return Ok(rustix::fs::syncfs(File::open(root)?)?);
+    }
+    let mut dirs = std::collections::BTreeSet::new();
+    for path in files {
+        File::open(path)?.sync_all()?;
+        dirs.extend(path.ancestors().skip(1).take_while(|dir| dir.starts_with(root)));
+    }
+    dirs.into_iter().try_for_each(|dir| File::open(dir)?.sync_all())
+}
+
+fn sibling(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.tmp", Uuid::new_v4().simple()))
+}

@@ -1,0 +1,197 @@
+//! What `done` does: validate everything, then blobs → insight → event contexts → events → clear.
+//!
+//! Before `Step::Publishing` nothing has been seen by anybody, so a repeat reads the outputs anew and
+//! overwrites under the same ids; from there on a repeat only needs the journal.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::stream::{self, StreamExt};
+
+use super::data_plane::DataPlane;
+use super::journal::{Journal, Step, StoredFile};
+use super::outputs::{self, Outputs};
+use super::progress::Progress;
+use super::session::Settings;
+use super::{directories, ids};
+use crate::blob::Source;
+use crate::blocking;
+use crate::contract::{
+    Blob, Event, EventContext, FileName, Insight, KeyValuePairs, Lineage, OutputEvent, Prepared, Published,
+    Receipt,
+};
+use crate::error::{Error, Result};
+
+/// Brings the execution from whatever step it is at to `Step::Done`.
+pub(super) async fn commit(
+    settings: &Settings,
+    plane: &DataPlane,
+    journal: &Arc<Mutex<Journal>>,
+    progress: &Progress,
+) -> Result<Receipt> {
+    loop {
+        let step = journal.lock().unwrap_or_else(PoisonError::into_inner).step().clone();
+        let next = match step {
+            Step::Ready { prepared } => {
+                store(settings, plane, journal, progress, prepared, HashMap::new()).await?
+            }
+            Step::Stored { prepared, files } => {
+                store(settings, plane, journal, progress, prepared, files).await?
+            }
+            Step::Publishing { prepared, events, receipt } => {
+                plane.events.publish(&events).await?;
+                Step::Published { prepared, receipt }
+            }
+            Step::Published { prepared, receipt } => {
+                let layout = settings.layout.clone();
+                blocking(move || directories::clear_outputs(&layout)).await?;
+                Step::Done { prepared, receipt }
+            }
+            Step::Done { receipt, .. } => return Ok(receipt),
+            Step::New | Step::Failed { .. } => return Err(Error::Busy("the commit lost its journal".into())),
+        };
+        advance(journal, next).await?;
+    }
+}
+
+pub(super) async fn advance(journal: &Arc<Mutex<Journal>>, step: Step) -> Result<()> {
+    let journal = journal.clone();
+    blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).advance(step)).await
+}
+
+/// Makes blobs, insight and event contexts durable; files that `known` holds unchanged are not sent again.
+async fn store(
+    settings: &Settings,
+    plane: &DataPlane,
+    journal: &Arc<Mutex<Journal>>,
+    progress: &Progress,
+    prepared: Prepared,
+    known: HashMap<FileName, StoredFile>,
+) -> Result<Step> {
+    let cloned = settings.clone();
+    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned)).await?;
+    let bytes = files.values().map(Source::size).sum();
+    progress.start(files.len() as u64, bytes);
+    let receipt = Receipt {
+        files: files.len() as u64,
+        bytes,
+        insight: (!insights.is_empty()).then(|| ids::insight(&settings.context)),
+        events: events.iter().map(|(file, event)| published(settings, file, event)).collect(),
+    };
+
+    let mut stored = HashMap::with_capacity(files.len());
+    let mut failed = None;
+    {
+        let mut puts = stream::iter(files)
+            .map(|(name, source)| put(settings, plane, progress, &known, name, source))
+            .buffer_unordered(settings.parallel);
+        while let Some(put) = puts.next().await {
+            match put {
+                Ok((name, file)) => drop(stored.insert(name, file)),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+    }
+    if !stored.is_empty() {
+        if let Err(error) = plane.blobs.flush().await {
+            return Err(failed.unwrap_or(error));
+        }
+        // What was stored need not be sent again when this commit is repeated.
+        advance(journal, Step::Stored { prepared: prepared.clone(), files: stored.clone() }).await?;
+    }
+    if let Some(error) = failed {
+        return Err(error);
+    }
+
+    if let Some(id) = receipt.insight.clone() {
+        plane
+            .documents
+            .put_insight(&Insight { context: settings.context.clone(), id, data: insights })
+            .await?;
+    }
+    if stored.is_empty() && receipt.insight.is_none() && receipt.events.is_empty() {
+        return Ok(Step::Done { prepared, receipt });
+    }
+    let contexts: Vec<EventContext> = receipt
+        .events
+        .iter()
+        .zip(events)
+        .map(|(published, (_, event))| event_context(settings, published, event, &stored))
+        .collect();
+    if contexts.is_empty() {
+        return Ok(Step::Published { prepared, receipt });
+    }
+    plane.documents.put_event_contexts(&contexts).await?;
+    let events =
+        contexts.into_iter().zip(&receipt.events).map(|(context, published)| event(context, published));
+    Ok(Step::Publishing { events: events.collect(), prepared, receipt })
+}
+
+async fn put(
+    settings: &Settings,
+    plane: &DataPlane,
+    progress: &Progress,
+    known: &HashMap<FileName, StoredFile>,
+    name: FileName,
+    source: Source,
+) -> Result<(FileName, StoredFile)> {
+    let identity = source.identity();
+    if let Some(file) = known.get(&name).filter(|file| file.identity == identity) {
+        progress.file_moved();
+        return Ok((name, file.clone()));
+    }
+    let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
+    let source = source.counted_by(progress.bytes_moved());
+    let descriptor = plane.blobs.put(&key, &source).await?;
+    progress.file_moved();
+    let blob = Blob {
+        name: name.clone(),
+        key,
+        size: descriptor.size,
+        digest: descriptor.digest,
+        executable: source.is_executable(),
+    };
+    Ok((name, StoredFile { blob, identity }))
+}
+
+fn published(settings: &Settings, file: &str, event: &OutputEvent) -> Published {
+    Published {
+        event_id: ids::event(&settings.context, file),
+        event_type: event.event_type.clone(),
+        file: file.to_owned(),
+    }
+}
+
+fn event_context(
+    settings: &Settings,
+    published: &Published,
+    event: OutputEvent,
+    stored: &HashMap<FileName, StoredFile>,
+) -> EventContext {
+    // Validation saw every named file, and every file was stored.
+    let blobs =
+        event.files.iter().filter_map(|name| stored.get(name)).map(|file| file.blob.clone()).collect();
+    EventContext {
+        context: Lineage {
+            name: String::new(),
+            event_id: published.event_id.clone(),
+            correlation_id: settings.context.correlation_id.clone(),
+            parent_event_id: settings.context.event_id.to_string(),
+        },
+        files: event.files,
+        data: event.data,
+        blobs,
+    }
+}
+
+fn event(context: EventContext, published: &Published) -> Event {
+    Event {
+        context: context.context,
+        event_type: published.event_type.clone(),
+        previous_stages: Vec::new(),
+        data: KeyValuePairs::default(),
+    }
+}

@@ -1,0 +1,75 @@
+//! The directories on the sidecar's side: made, emptied, set aside.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::contract::Layout;
+use crate::durable::Staged;
+use crate::error::{Error, Result};
+
+/// Makes every directory of the contract that is absent, and touches nothing that is there. Blocks.
+pub(super) fn make(layout: &Layout) -> Result<()> {
+    for dir in [layout.input_data(), layout.output_data(), layout.output_events()] {
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+    }
+    Ok(())
+}
+
+/// Empties `in/`. Blocks.
+pub(super) fn clear(layout: &Layout) -> Result<()> {
+    // The values go first: whoever sees them may count on the files.
+    remove(&layout.input_meta())?;
+    remove(&layout.input_data())?;
+    make(layout)
+}
+
+/// Writes `in/meta.json`; it is there whole or not at all. Blocks.
+pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
+    let path = layout.input_meta();
+    let write = || {
+        let mut staged = Staged::new_in(&layout.base().join("in"), false)?;
+        io::Write::write_all(&mut staged, json)?;
+        staged.persist(&path)
+    };
+    write().map_err(Error::io("write", &path))
+}
+
+/// Empties `out/`. Blocks.
+pub(super) fn clear_outputs(layout: &Layout) -> Result<()> {
+    remove(&layout.output_events())?;
+    remove(&layout.output_meta())?;
+    remove(&layout.output_data())?;
+    make(layout)
+}
+
+/// Moves the outputs of an earlier execution to `out.previous`, in place of older ones. Blocks.
+///
+/// Returns where they are, unless there were none.
+pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
+    let (from, to) = (layout.base().join("out"), layout.base().join("out.previous"));
+    if is_empty(&layout.output_data()) && is_empty(&layout.output_events()) && !layout.output_meta().exists()
+    {
+        return Ok(None);
+    }
+    remove(&to)?;
+    fs::rename(&from, &to).map_err(Error::io("move", &from))?;
+    Ok(Some(to))
+}
+
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Removes a file or a tree, without following links; an absent one is fine.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

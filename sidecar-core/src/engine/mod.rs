@@ -1,0 +1,21 @@
+//! The engine: one execution of one module for one event, from ready to done.
+//!
+//! `session` is the state machine; `prepare` and `commit` are what it runs; `outputs` and `tree` read what
+//! the module wrote; `journal` remembers every step, so that a commit survives a crash at any point.
+
+mod commit;
+mod data_plane;
+mod directories;
+mod ids;
+
+mod journal;
+mod outputs;
+mod prepare;
+mod progress;
+mod session;
+mod submit;
+mod tree;
+
+pub use data_plane::DataPlane;
+pub use session::{Session, Settings};
+pub use submit::Submission;

@@ -1,0 +1,129 @@
+//! What a module wrote, read and validated as a whole before anything is committed.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::session::Settings;
+use super::tree::{self, Tree};
+use crate::blob::Source;
+use crate::contract::{
+    BlobKey, Context, FileName, KeyValuePairs, Layout, MAX_EVENT_FILE, MAX_META_FILE, OutputEvent, Problem,
+    parse_event, parse_pairs,
+};
+use crate::error::{Error, Result};
+
+/// The most problems reported at once: the answer stays of a size that a person can read.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Everything that one commit makes durable.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) files: Tree,
+    pub(super) insights: KeyValuePairs,
+    /// File name in `out/events` and content, in the order of the names.
+    pub(super) events: Vec<(String, OutputEvent)>,
+}
+
+/// Reads the outputs of an execution. Blocks.
+///
+/// # Errors
+/// [`Error::Invalid`] with every problem of every file.
+pub(super) fn read(settings: &Settings) -> Result<Outputs> {
+    let layout = &settings.layout;
+    let mut problems = Vec::new();
+    let files = tree::walk(&layout.output_data(), &mut problems)?;
+    problems.extend(files.keys().filter_map(|name| key(settings, name).err()));
+    let insights = match read_bounded(&layout.output_meta(), Layout::OUTPUT_META, MAX_META_FILE) {
+        Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
+            problems.extend(found);
+            KeyValuePairs::default()
+        }),
+        Ok(None) => KeyValuePairs::default(),
+        Err(problem) => {
+            problems.push(problem);
+            KeyValuePairs::default()
+        }
+    };
+    let mut events = Vec::new();
+    for name in event_files(&layout.output_events(), &mut problems)? {
+        let file = format!("{}/{name}", Layout::OUTPUT_EVENTS);
+        match read_bounded(&layout.output_events().join(&name), &file, MAX_EVENT_FILE) {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                match parse_event(&file, &text, &settings.event_types, |name| files.contains_key(name)) {
+                    Ok(event) => events.push((name, event)),
+                    Err(found) => problems.extend(found),
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        return Ok(Outputs { files, insights, events });
+    }
+    let found = problems.len();
+    if found > MAX_PROBLEMS {
+        problems.truncate(MAX_PROBLEMS);
+        problems.push(Problem::of("out", format!("{} more problems", found - MAX_PROBLEMS)));
+    }
+    Err(Error::Invalid(problems))
+}
+
+/// The key of an output file.
+pub(super) fn key(settings: &Settings, name: &FileName) -> Result<BlobKey, Problem> {
+    let Context { event_id, name: module, .. } = &settings.context;
+    BlobKey::new(event_id, module, name)
+        .map_err(|invalid| Problem::of(format!("{}/{name}", Layout::OUTPUT_DATA), invalid.to_string()))
+}
+
+/// The names of the event files, sorted, so that every repeat publishes in the same order.
+fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("read", dir)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        match entry.file_name().into_string() {
+            // Editors and libraries stage their files under such names.
+            Ok(name) if name.starts_with('.') => {}
+            Ok(name) if name.ends_with(".json") => names.push(name),
+            Ok(name) => problems.push(Problem::of(
+                format!("{}/{name}", Layout::OUTPUT_EVENTS),
+                "is no event: the name must end with .json",
+            )),
+            Err(name) => problems.push(Problem::of(
+                format!("{}/{}", Layout::OUTPUT_EVENTS, name.to_string_lossy()),
+                "the name is not UTF-8",
+            )),
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Reads a regular file of at most `limit` bytes; `None` when there is none.
+fn read_bounded(path: &Path, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Problem> {
+    let problem = |error: io::Error| Problem::of(name, format!("cannot be read: {error}"));
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(problem(error)),
+    };
+    if !metadata.is_file() {
+        return Err(Problem::of(name, "is not a regular file"));
+    }
+    let mut text = Vec::new();
+    let mut reader = Source::found(path.to_owned(), &metadata)
+        .open()
+        .map_err(|error| Problem::of(name, error.chain()))?
+        .take(limit + 1);
+    reader.read_to_end(&mut text).map_err(problem)?;
+    if text.len() as u64 > limit {
+        return Err(Problem::of(name, format!("is larger than {limit} bytes")));
+    }
+    Ok(Some(text))
+}

@@ -1,0 +1,92 @@
+//! What `ready` does: stage the inputs of the event.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::data_plane::DataPlane;
+use super::directories;
+use super::progress::Progress;
+use super::session::Settings;
+use crate::blob::Target;
+use crate::blocking;
+use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared};
+use crate::error::{Error, Result};
+
+/// Fills `in/`; on failure it is left empty.
+pub(super) async fn prepare(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
+    let layout = settings.layout.clone();
+    blocking(move || directories::clear(&layout)).await?;
+    let staged = stage(settings, plane, progress).await;
+    if staged.is_err() {
+        let layout = settings.layout.clone();
+        blocking(move || directories::clear(&layout)).await?;
+    }
+    staged
+}
+
+async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
+    // No context is the first event of a graph; a store that cannot answer is an error, not "no inputs".
+    let context = plane.documents.event_context(&settings.context.event_id).await?;
+    let (blobs, mut values) = match context {
+        None => (Vec::new(), KeyValuePairs::default()),
+        Some(context) => (manifest(plane, &context)?, context.data),
+    };
+    let bytes = blobs.iter().map(|blob| blob.size).sum();
+    progress.start(blobs.len() as u64, bytes);
+    stream::iter(blobs.clone())
+        .map(|blob| fetch(settings, plane, progress, blob))
+        .buffer_unordered(settings.parallel)
+        .try_collect::<()>()
+        .await?;
+    for blob in &blobs {
+        values.push(blob.name.as_str(), plane.blobs.uri(&blob.key).await?);
+    }
+    let prepared = Prepared { files: blobs.len() as u64, bytes, values: values.len() as u64 };
+    let layout = settings.layout.clone();
+    blocking(move || {
+        let mut json = serde_json::to_vec_pretty(&values)
+            .map_err(|e| Error::io("encode", layout.input_meta())(std::io::Error::other(e)))?;
+        json.push(b'\n');
+        directories::write_meta(&layout, &json)
+    })
+    .await?;
+    Ok(prepared)
+}
+
+/// The blobs of the event's files, in their order.
+fn manifest(plane: &DataPlane, context: &EventContext) -> Result<Vec<Blob>> {
+    let corrupt = |problem: String| Error::Corrupt {
+        provider: plane.documents.to_string(),
+        what: format!("the context of event {:?}", context.context.event_id.as_str()),
+        problem,
+    };
+    let blobs: HashMap<&FileName, &Blob> = context.blobs.iter().map(|blob| (&blob.name, blob)).collect();
+    let mut seen = HashSet::new();
+    let find = |name: &FileName| match blobs.get(name) {
+        _ if !seen.insert(name.clone()) => Err(corrupt(format!("file {:?} is named twice", name.as_str()))),
+        Some(blob) => Ok((*blob).clone()),
+        None => Err(corrupt(format!("no blob is listed for file {:?}", name.as_str()))),
+    };
+    context.files.iter().map(find).collect()
+}
+
+async fn fetch(settings: &Settings, plane: &DataPlane, progress: &Progress, blob: Blob) -> Result<()> {
+    let target = Target::file(blob.name.below(&settings.layout.input_data()))
+        .executable(blob.executable)
+        .counted_by(progress.bytes_moved());
+    let found = plane.blobs.get(&blob.key, &target).await?;
+    let problem = match () {
+        () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
+        () if found.digest != blob.digest => format!("digest {} instead of {}", found.digest, blob.digest),
+        () => {
+            progress.file_moved();
+            return Ok(());
+        }
+    };
+    Err(Error::Corrupt {
+        provider: plane.blobs.to_string(),
+        what: format!("blob {:?}", blob.key.as_str()),
+        problem,
+    })
+}

@@ -1,0 +1,398 @@
+//! One execution as a state machine: `New → Preparing → Ready → Committing → Done`, and `Failed`.
+//!
+//! A call that does work runs as a task of its own, so that a dropped connection does not cancel it and a
+//! repeat joins it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::data_plane::DataPlane;
+use super::journal::{Journal, Step};
+use super::progress::Progress;
+use super::{commit, directories, prepare};
+use crate::blocking;
+use crate::contract::{Context, EventTypes, Layout, Phase, Prepared, Receipt, Status};
+use crate::error::{Error, Result};
+
+/// What an execution is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which module processes which event.
+    pub context: Context,
+    /// The directories shared with the module.
+    pub layout: Layout,
+    /// Where the journal lives; private to the sidecar, and on a disk that outlives it.
+    pub state_dir: PathBuf,
+    /// Which events the module may publish.
+    pub event_types: EventTypes,
+    /// How many files are moved at once.
+    pub parallel: usize,
+}
+
+impl Settings {
+    /// Files moved at once where nothing else is said: enough to hide latency, few enough to bound memory.
+    pub const DEFAULT_PARALLEL: usize = 16;
+
+    /// The usual settings: state under `.sidecar` in the base directory, any event type.
+    pub fn new(context: Context, layout: Layout) -> Self {
+        let state_dir = layout.base().join(".sidecar");
+        Self { context, layout, state_dir, event_types: EventTypes::Any, parallel: Self::DEFAULT_PARALLEL }
+    }
+}
+
+/// One execution of one module for one event; clones share it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use sidecar_core::{Context, DataPlane, EventId, Layout, ModuleName, Session, Settings};
+///
+/// let base = tempfile::tempdir()?;
+/// let context = Context {
+///     name: ModuleName::parse("thumbnail")?,
+///     event_id: EventId::parse("e1")?,
+///     correlation_id: "c1".into(),
+///     parent_event_id: String::new(),
+/// };
+/// let session = Session::open(Settings::new(context, Layout::new(base.path())), DataPlane::memory()).await?;
+/// session.ready().await?;
+/// std::fs::write(base.path().join("out/data/a.txt"), "hello")?;
+/// let receipt = session.done().await?;
+/// assert_eq!(receipt.files, 1);
+/// assert_eq!(session.done().await?, receipt);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+/// The result of a call that others may have joined.
+type Outcome<T> = Result<T, Arc<Error>>;
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    plane: DataPlane,
+    progress: Progress,
+    journal: Arc<Mutex<Journal>>,
+    state: Mutex<State>,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Whether this process staged the inputs itself; a restarted sidecar stages them again when asked.
+    staged: bool,
+    prepared: Option<Prepared>,
+    receipt: Option<Receipt>,
+    reason: Option<String>,
+    preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
+    committing: Option<Shared<BoxFuture<'static, Outcome<Receipt>>>>,
+}
+
+impl Session {
+    /// Opens an execution: a new one, or the one that the journal remembers.
+    ///
+    /// A commit that had begun to publish when the sidecar was killed goes on at once.
+    /// Outputs of an earlier, unfinished execution in the same base directory are moved to `out.previous`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another sidecar holds the directory, or when it holds the unfinished commit of
+    /// another execution; [`Error::Io`] when a directory cannot be made or the journal not be read.
+    pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
+        let opened = settings.clone();
+        let (journal, aside) = blocking(move || {
+            let (journal, earlier) = Journal::open(&opened.state_dir, &opened.context)?;
+            let aside = match earlier {
+                Some(earlier) if earlier.worked => {
+                    directories::set_outputs_aside(&opened.layout)?.map(|path| (earlier.context, path))
+                }
+                _ => None,
+            };
+            directories::make(&opened.layout)?;
+            Ok((journal, aside))
+        })
+        .await?;
+        if let Some((context, path)) = aside {
+            let (event, module) = (&context.event_id, &context.name);
+            warn!(%event, %module, path = %path.display(), "outputs of an earlier execution were set aside");
+        }
+        let state = State::of(journal.step());
+        if state.phase != Phase::New {
+            info!(phase = %state.phase, "resuming");
+        }
+        let session = Self {
+            inner: Arc::new(Inner {
+                phase: watch::Sender::new(state.phase),
+                state: Mutex::new(state),
+                journal: Arc::new(Mutex::new(journal)),
+                progress: Progress::default(),
+                settings,
+                plane,
+            }),
+        };
+        if session.phase() == Phase::Committing {
+            let mut state = session.inner.state();
+            // Nobody waits for it yet; it runs on its own.
+            drop(session.start_commit(&mut state));
+        }
+        Ok(session)
+    }
+
+    /// Stages the inputs, or answers again what it answered before.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] after [`fail`](Self::fail); otherwise what the providers and the disk report.
+    /// After an error `in/` is empty and the call can be repeated.
+    pub async fn ready(&self) -> Outcome<Prepared> {
+        let running = {
+            let mut state = self.inner.state();
+            match (state.phase, &state.preparing, &state.prepared) {
+                (Phase::Failed, ..) => return Err(state.out_of_order("prepare")),
+                (_, Some(running), _) => running.clone(),
+                (Phase::New, ..) => self.start_prepare(&mut state),
+                (Phase::Ready, ..) if !state.staged => self.start_prepare(&mut state),
+                (_, None, Some(prepared)) => return Ok(prepared.clone()),
+                (_, None, None) => return Err(state.out_of_order("prepare")),
+            }
+        };
+        running.await
+    }
+
+    /// Commits the outputs, or answers again what it answered before.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] before `ready`, [`Error::Invalid`] when the outputs need mending; otherwise what
+    /// the providers and the disk report. After an error the call can be repeated.
+    pub async fn done(&self) -> Outcome<Receipt> {
+        let running = {
+            let mut state = self.inner.state();
+            match (state.phase, &state.committing, &state.receipt) {
+                (Phase::Done, _, Some(receipt)) => return Ok(receipt.clone()),
+                (_, Some(running), _) => running.clone(),
+                (Phase::Ready, ..) => self.start_commit(&mut state),
+                _ => return Err(state.out_of_order("commit")),
+            }
+        };
+        running.await
+    }
+
+    /// Ends the execution without a commit, for this reason; a running call is waited for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] when the outputs are committed already.
+    pub async fn fail(&self, reason: impl Into<String>) -> Outcome<()> {
+        let reason = reason.into();
+        loop {
+            let (preparing, committing) = {
+                let mut state = self.inner.state();
+                match state.phase {
+                    Phase::Failed => return Ok(()),
+                    Phase::Done => return Err(state.out_of_order("fail")),
+                    Phase::New | Phase::Ready => {
+                        // The journal is small and local: writing it under the lock keeps other calls out.
+                        let failed = Step::Failed { reason: reason.clone() };
+                        self.inner.journal().advance(failed).map_err(Arc::new)?;
+                        warn!(reason, "the module gave up");
+                        state.reason = Some(reason);
+                        self.inner.enter(&mut state, Phase::Failed);
+                        return Ok(());
+                    }
+                    Phase::Preparing | Phase::Committing => {
+                        (state.preparing.clone(), state.committing.clone())
+                    }
+                }
+            };
+            if let Some(running) = preparing {
+                // Its result is its caller's; here only its end matters.
+                let _ = running.await;
+            }
+            if let Some(running) = committing {
+                let _ = running.await;
+            }
+        }
+    }
+
+    /// Where the execution stands, and how far its transfer is.
+    pub fn status(&self) -> Status {
+        let state = self.inner.state();
+        let [files, files_total, bytes, bytes_total] = self.inner.progress.read();
+        Status {
+            phase: state.phase,
+            context: self.inner.settings.context.clone(),
+            files,
+            files_total,
+            bytes,
+            bytes_total,
+            reason: state.reason.clone(),
+        }
+    }
+
+    /// Where the execution stands.
+    pub fn phase(&self) -> Phase {
+        self.inner.state().phase
+    }
+
+    /// Waits until the execution has ended, and says how: [`Phase::Done`] or [`Phase::Failed`].
+    pub async fn ended(&self) -> Phase {
+        self.wait_for(|phase| matches!(phase, Phase::Done | Phase::Failed)).await
+    }
+
+    /// Waits until no call is at work, and says where the execution stands.
+    pub async fn idle(&self) -> Phase {
+        self.wait_for(|phase| !matches!(phase, Phase::Preparing | Phase::Committing)).await
+    }
+
+    async fn wait_for(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
+        let mut phase = self.inner.phase.subscribe();
+        match phase.wait_for(wanted).await {
+            Ok(phase) => *phase,
+            // The sender lives as long as this session.
+            Err(_) => self.phase(),
+        }
+    }
+
+    fn start_prepare(&self, state: &mut State) -> Shared<BoxFuture<'static, Outcome<Prepared>>> {
+        let inner = self.inner.clone();
+        let task = tokio::spawn(async move {
+            info!("preparing the inputs");
+            let prepared = inner.prepare().await.map_err(Arc::new);
+            let mut state = inner.state();
+            state.preparing = None;
+            match &prepared {
+                Ok(prepared) => {
+                    info!(files = prepared.files, bytes = prepared.bytes, "ready");
+                    state.staged = true;
+                    state.prepared = Some(prepared.clone());
+                    inner.enter(&mut state, Phase::Ready);
+                }
+                Err(failed) => {
+                    error!(error = failed.chain(), "the inputs could not be prepared");
+                    inner.enter(&mut state, Phase::New);
+                }
+            }
+            prepared
+        });
+        let running = joined(task);
+        state.preparing = Some(running.clone());
+        self.inner.enter(state, Phase::Preparing);
+        running
+    }
+
+    fn start_commit(&self, state: &mut State) -> Shared<BoxFuture<'static, Outcome<Receipt>>> {
+        let inner = self.inner.clone();
+        let task = tokio::spawn(async move {
+            info!("committing the outputs");
+            let committed =
+                commit::commit(&inner.settings, &inner.plane, &inner.journal, &inner.progress).await;
+            let committed = committed.map_err(Arc::new);
+            let mut state = inner.state();
+            state.committing = None;
+            match &committed {
+                Ok(receipt) => {
+                    let Receipt { files, bytes, events, .. } = receipt;
+                    info!(files, bytes, events = events.len(), "done");
+                    state.receipt = Some(receipt.clone());
+                    inner.enter(&mut state, Phase::Done);
+                }
+                Err(failed) => {
+                    error!(error = failed.chain(), "the outputs could not be committed");
+                    inner.enter(&mut state, Phase::Ready);
+                }
+            }
+            committed
+        });
+        let running = joined(task);
+        state.committing = Some(running.clone());
+        self.inner.enter(state, Phase::Committing);
+        running
+    }
+}
+
+impl Inner {
+    async fn prepare(&self) -> Result<Prepared> {
+        let (journal, layout) = (self.journal.clone(), self.settings.layout.clone());
+        blocking(move || {
+            journal.lock().unwrap_or_else(PoisonError::into_inner).survive_wipe()?;
+            directories::make(&layout)
+        })
+        .await?;
+        let prepared = prepare::prepare(&self.settings, &self.plane, &self.progress).await?;
+        commit::advance(&self.journal, Step::Ready { prepared: prepared.clone() }).await?;
+        Ok(prepared)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, state: &mut State, phase: Phase) {
+        state.phase = phase;
+        self.phase.send_replace(phase);
+    }
+}
+
+impl State {
+    fn of(step: &Step) -> Self {
+        let (phase, prepared, receipt) = match step {
+            // A failed execution begins anew: see `Journal::open`.
+            Step::New | Step::Failed { .. } => (Phase::New, None, None),
+            Step::Ready { prepared } | Step::Stored { prepared, .. } => (Phase::Ready, Some(prepared), None),
+            Step::Publishing { prepared, .. } | Step::Published { prepared, .. } => {
+                (Phase::Committing, Some(prepared), None)
+            }
+            Step::Done { prepared, receipt } => (Phase::Done, Some(prepared), Some(receipt)),
+        };
+        Self {
+            phase,
+            staged: false,
+            prepared: prepared.cloned(),
+            receipt: receipt.cloned(),
+            reason: None,
+            preparing: None,
+            committing: None,
+        }
+    }
+
+    fn out_of_order(&self, call: &'static str) -> Arc<Error> {
+        let hint = match (self.phase, call) {
+            (Phase::New | Phase::Preparing, _) => "call ready first, and wait for its answer".to_owned(),
+            (Phase::Done, _) => "the outputs are committed already".to_owned(),
+            (Phase::Failed, _) => {
+                format!("the module gave up: {}", self.reason.as_deref().unwrap_or("no reason given"))
+            }
+            (Phase::Ready | Phase::Committing, _) => "the inputs are staged already".to_owned(),
+        };
+        Arc::new(Error::OutOfOrder { call, phase: self.phase, hint })
+    }
+}
+
+/// A task that any number of callers wait for, and that goes on when none does.
+fn joined<T: Clone + Send + 'static>(
+    task: tokio::task::JoinHandle<Outcome<T>>,
+) -> Shared<BoxFuture<'static, Outcome<T>>> {
+    async move {
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down: nobody is left to take an answer.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+    .boxed()
+    .shared()
+}

@@ -1,0 +1,132 @@
+//! What can go wrong, sorted by what the caller does next.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::contract::{Phase, Problem};
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The cause of an [`Error`], kept for the log; its type is no promise.
+pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a call did not succeed.
+///
+/// `Display` names the thing and never repeats the cause: print the chain with [`Error::chain`].
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A provider cannot be reached or asks to slow down: the same call can succeed later.
+    #[error("{provider} is unavailable: cannot {action}")]
+    Unavailable {
+        /// The provider's short name.
+        provider: String,
+        /// What was tried, as a verb phrase.
+        action: String,
+        /// How long the provider asks to wait, if it does.
+        retry_after: Option<Duration>,
+        /// The cause.
+        source: Cause,
+    },
+    /// A provider answered that it will not: credentials, rights, sizes. Repeating does not help.
+    #[error("{provider} refused to {action}")]
+    Refused {
+        /// The provider's short name.
+        provider: String,
+        /// What was tried, as a verb phrase.
+        action: String,
+        /// The cause.
+        source: Cause,
+    },
+    /// A blob that a manifest names is not there.
+    #[error("{provider} has no blob {key:?}")]
+    NotFound {
+        /// The provider's short name.
+        provider: String,
+        /// The blob's key.
+        key: String,
+    },
+    /// What a provider gave back is not what was put in.
+    #[error("{what} in {provider} is damaged: {problem}")]
+    Corrupt {
+        /// The provider's short name.
+        provider: String,
+        /// The blob or document.
+        what: String,
+        /// How it differs.
+        problem: String,
+    },
+    /// The module's outputs cannot be committed; mend them and call again. Nothing was published.
+    #[error("the module's outputs are invalid: {}", summary(.0))]
+    Invalid(Vec<Problem>),
+    /// A call that has no place in this phase.
+    #[error("cannot {call} while {phase}: {hint}")]
+    OutOfOrder {
+        /// The call.
+        call: &'static str,
+        /// The phase.
+        phase: Phase,
+        /// What to do instead.
+        hint: String,
+    },
+    /// A local disk is full.
+    #[error("no space left to {action} {}", .path.display())]
+    DiskFull {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A local file or directory cannot be used.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The base or state directory belongs to somebody else.
+    #[error("{0}")]
+    Busy(String),
+}
+
+impl Error {
+    /// An I/O error with its path; a full disk becomes [`Error::DiskFull`].
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// Whether the same call can succeed later without a change by the caller.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::DiskFull { .. })
+    }
+
+    /// The error and its causes in one line, outermost first.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn summary(problems: &[Problem]) -> String {
+    match problems {
+        [] => String::new(),
+        [only] => only.to_string(),
+        [first, rest @ ..] => format!("{first} (and {} more)", rest.len()),
+    }
+}

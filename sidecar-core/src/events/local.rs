@@ -1,0 +1,70 @@
+//! Events as readable JSON files in one directory, for whoever watches it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::EventProvider;
+use crate::blocking;
+use crate::contract::Event;
+use crate::error::{Error, Result};
+use crate::json_files;
+
+/// Events under `ROOT/events/{event id}.json`; a name that begins with a dot is no event yet.
+#[derive(Debug, Clone)]
+pub struct Local {
+    dir: PathBuf,
+}
+
+impl std::fmt::Display for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "local events in {}", self.dir.display())
+    }
+}
+
+#[async_trait]
+impl EventProvider for Local {
+    async fn publish(&self, events: &[Event]) -> Result<()> {
+        let files = json_files::encode(&self.dir, events.iter().map(|e| (e.context.event_id.as_str(), e)))?;
+        let dir = self.dir.clone();
+        blocking(move || json_files::write(&dir, files)).await
+    }
+}
+
+impl Local {
+    /// Opens the store below `root`, making `root/events` when it is absent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be made.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let dir = root.as_ref().join("events");
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        Ok(Self { dir })
+    }
+
+    /// All events so far, in the order of their ids. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Corrupt`] when one cannot be read.
+    pub fn published(&self) -> Result<Vec<Event>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
+            let path = entry.map_err(Error::io("read", &self.dir))?.path();
+            if !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let corrupt = |path: &Path, error: serde_json::Error| Error::Corrupt {
+            provider: self.to_string(),
+            what: path.display().to_string(),
+            problem: error.to_string(),
+        };
+        let parse = |path: PathBuf| {
+            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(&path, error))
+        };
+        paths.into_iter().map(parse).collect()
+    }
+}

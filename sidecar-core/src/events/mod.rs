@@ -1,0 +1,58 @@
+//! Event providers: how the next modules are started.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::contract::Event;
+use crate::error::Result;
+
+#[cfg(feature = "local")]
+mod local;
+#[cfg(feature = "memory")]
+mod memory;
+
+#[cfg(feature = "local")]
+pub use local::Local;
+#[cfg(feature = "memory")]
+pub use memory::Memory;
+
+/// A bus that carries events to their consumers.
+///
+/// # Contract
+/// - Every event of the slice is accepted, durably, when the call returns.
+/// - The event's id is the message's id, so that the bus or the consumer can drop a repeat.
+/// - An event arrives as it was published.
+///
+/// # Retrying
+/// A slice can be repeated safely; after an error any part of it may have been accepted.
+/// Where the bus itself drops repeats, a repeat within its window is seen once.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the same call can succeed later, [`Error::Refused`] when it cannot.
+///
+/// # Implementing
+/// `Display` is the bus's short name for logs and errors; it never contains a secret.
+/// The suite [`conformance::events`](crate::conformance::events) holds one test for each guarantee.
+///
+/// [`Error::Unavailable`]: crate::Error::Unavailable
+/// [`Error::Refused`]: crate::Error::Refused
+#[async_trait]
+pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Publishes events.
+    async fn publish(&self, events: &[Event]) -> Result<()>;
+}
+
+macro_rules! forward {
+    ($($pointer:ident),*) => {$(
+        #[async_trait]
+        impl<P: EventProvider + ?Sized> EventProvider for $pointer<P> {
+            async fn publish(&self, events: &[Event]) -> Result<()> {
+                (**self).publish(events).await
+            }
+        }
+    )*};
+}
+
+forward!(Arc, Box);

@@ -1,0 +1,48 @@
+#![doc = include_str!("../README.md")]
+
+pub mod contract;
+
+pub use contract::*;
+
+#[cfg(feature = "engine")]
+pub mod blob;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "engine")]
+pub mod documents;
+#[cfg(feature = "engine")]
+mod durable;
+#[cfg(feature = "engine")]
+mod engine;
+#[cfg(feature = "engine")]
+mod error;
+#[cfg(feature = "engine")]
+pub mod events;
+#[cfg(feature = "local")]
+mod json_files;
+
+#[cfg(feature = "engine")]
+pub use blob::BlobProvider;
+#[cfg(feature = "engine")]
+pub use documents::DocumentProvider;
+#[cfg(feature = "engine")]
+pub use engine::{DataPlane, Session, Settings, Submission};
+#[cfg(feature = "engine")]
+pub use error::{Cause, Error, Result};
+#[cfg(feature = "engine")]
+pub use events::EventProvider;
+
+/// Runs a whole blocking file operation off the async threads.
+#[cfg(feature = "engine")]
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down: nobody is left to take an answer.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,4 @@
+//! The tests of the crate as an embedder sees it: one binary, one module a subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod conformance;
