@@ -20,6 +20,8 @@ mod error;
 pub mod events;
 #[cfg(feature = "local")]
 mod json_files;
+#[cfg(feature = "server")]
+pub mod server;
 
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;

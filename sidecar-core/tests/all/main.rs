@@ -1,4 +1,10 @@
 //! The tests of the crate as an embedder sees it: one binary, one module a subject.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod conformance;
+mod golden;
+mod never_again;
+mod scene;
+mod server;
+mod session;
+mod tree;

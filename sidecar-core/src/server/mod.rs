@@ -1,0 +1,115 @@
+//! The HTTP API, as a router that an embedder can serve wherever it likes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, get, on};
+use axum::{Json, Router};
+
+use crate::contract::{Prepared, Receipt, Status};
+use crate::engine::Session;
+
+mod error;
+mod metrics;
+mod secret;
+
+use error::Failure;
+use metrics::Metrics;
+pub use secret::Secret;
+
+/// The API's description, as served at `/openapi.json`.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// The most of a request body that is read, in bytes; only `/fail` takes one, a reason.
+const MAX_BODY: usize = 64 * 1024;
+
+/// How long a client is asked to wait where a provider does not say.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Api {
+    session: Session,
+    secret: Secret,
+    metrics: Metrics,
+}
+
+/// The routes of the API for one session.
+///
+/// `/ready`, `/done`, `/fail` and `/status` take the header `secret`; `/healthz`, `/metrics` and
+/// `/openapi.json` do not. The three calls answer GET and POST alike, since the original contract uses GET.
+pub fn router(session: Session, secret: Secret) -> Router {
+    let api = Arc::new(Api { metrics: Metrics::new(), session, secret });
+    let call = MethodFilter::GET.or(MethodFilter::POST);
+    Router::new()
+        .route("/ready", on(call, ready))
+        .route("/done", on(call, done))
+        .route("/fail", on(call, fail))
+        .route("/status", get(status))
+        .route_layer(middleware::from_fn_with_state(api.clone(), authenticate))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(metrics_text))
+        .route("/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
+        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json"))
+        .method_not_allowed_fallback(async || {
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
+        })
+        .layer(middleware::from_fn_with_state(api.clone(), observe))
+        .with_state(api)
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Result<Json<Prepared>, Failure> {
+    Ok(Json(api.session.ready().await?))
+}
+
+async fn done(State(api): State<Arc<Api>>) -> Result<Json<Receipt>, Failure> {
+    Ok(Json(api.session.done().await?))
+}
+
+async fn fail(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Status>, Failure> {
+    let reason = reason(request).await?;
+    api.session.fail(reason).await?;
+    Ok(Json(api.session.status()))
+}
+
+async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
+    Json(api.session.status())
+}
+
+async fn metrics_text(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], api.metrics.encode(&api.session))
+}
+
+/// The body as text, whatever its content type.
+async fn reason(request: Request) -> Result<String, Failure> {
+    let body: Bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
+        .await
+        .map_err(|_| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "a reason has at most 64 KiB"))?;
+    let reason = String::from_utf8_lossy(&body);
+    Ok(match reason.trim() {
+        "" => "no reason given".to_owned(),
+        reason => reason.to_owned(),
+    })
+}
+
+async fn authenticate(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let given = request.headers().get("secret").map(HeaderValue::as_bytes);
+    match given {
+        Some(given) if api.secret.matches(given) => next.run(request).await,
+        Some(_) => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is wrong").into_response(),
+        None => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is missing").into_response(),
+    }
+}
+
+async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let path = metrics::path(request.uri().path());
+    let started = Instant::now();
+    let response = next.run(request).await;
+    api.metrics.request(path, response.status().as_u16(), started.elapsed());
+    tracing::debug!(path, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request");
+    response
+}

@@ -1,0 +1,144 @@
+//! The HTTP API, without a socket.
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use axum::{Router, response::Response};
+use serde_json::{Value, json};
+use sidecar_core::server::{Secret, router};
+use tower::ServiceExt;
+
+use crate::scene::{Scene, Scripted};
+
+async fn call(router: &Router, method: Method, path: &str, secret: Option<&str>) -> (StatusCode, Value) {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(secret) = secret {
+        request = request.header("secret", secret);
+    }
+    body(router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()).await
+}
+
+async fn body(response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))))
+}
+
+async fn get(router: &Router, path: &str) -> (StatusCode, Value) {
+    call(router, Method::GET, path, Some("s")).await
+}
+
+async fn api() -> (Scripted, Scene, Router) {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let router = router(scene.open().await, Secret::new("s"));
+    (scripted, scene, router)
+}
+
+#[tokio::test]
+async fn ready_and_done_answer_get_and_post() {
+    let (_, scene, router) = api().await;
+    assert_eq!(get(&router, "/ready").await, (StatusCode::OK, json!({"files": 0, "bytes": 0, "values": 0})));
+    scene.write_outputs();
+    let (status, receipt) = get(&router, "/done").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(receipt["events"][0]["type"], "one");
+    assert_eq!(call(&router, Method::POST, "/done", Some("s")).await, (StatusCode::OK, receipt));
+    let (_, status) = get(&router, "/status").await;
+    assert_eq!((&status["phase"], &status["filesTotal"]), (&json!("done"), &json!(2)));
+}
+
+#[tokio::test]
+async fn the_secret_guards_what_changes_or_tells() {
+    let (scripted, _, router) = api().await;
+    for path in ["/ready", "/done", "/fail", "/status"] {
+        for (secret, message) in [(None, "missing"), (Some("wrong"), "wrong"), (Some(""), "wrong")] {
+            let (status, body) = call(&router, Method::GET, path, secret).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+            assert_eq!((&body["statusCode"], &body["retryable"]), (&json!(401), &json!(false)));
+            assert!(body["message"].as_str().unwrap().contains(message), "{body}");
+        }
+    }
+    assert_eq!(scripted.script.calls(), Vec::<String>::new());
+    for path in ["/healthz", "/metrics", "/openapi.json"] {
+        assert_eq!(call(&router, Method::GET, path, None).await.0, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn calls_out_of_order_are_conflicts() {
+    let (_, _, router) = api().await;
+    let (status, body) = get(&router, "/done").await;
+    assert_eq!((status, &body["retryable"]), (StatusCode::CONFLICT, &json!(false)));
+    assert!(body["message"].as_str().unwrap().contains("call ready first"), "{body}");
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_json_errors() {
+    let (_, _, router) = api().await;
+    assert_eq!(get(&router, "/nowhere").await.1["statusCode"], 404);
+    assert_eq!(call(&router, Method::DELETE, "/ready", Some("s")).await.1["statusCode"], 405);
+    assert_eq!(call(&router, Method::POST, "/healthz", None).await.1["statusCode"], 405);
+}
+
+#[tokio::test]
+async fn invalid_outputs_list_every_problem() {
+    let (_, scene, router) = api().await;
+    get(&router, "/ready").await;
+    scene.write_event("1.json", "t", "missing");
+    scene.write("out/events/2.json", "[]");
+    let (status, body) = get(&router, "/done").await;
+    assert_eq!((status, &body["retryable"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(false)));
+    assert_eq!(body["problems"][0]["file"], "out/events/1.json");
+    assert_eq!(
+        body["problems"][1],
+        json!({"file": "out/events/2.json", "line": 1, "column": 1, "message": "no pair with the key \"eventType\""})
+    );
+}
+
+#[tokio::test]
+async fn a_provider_that_is_away_is_retryable() {
+    let (scripted, _, router) = api().await;
+    scripted.script.fail("event_context", 1);
+    let request = Request::builder().uri("/ready").header("secret", "s").body(Body::empty()).unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "1");
+    let (status, body) = body(response).await;
+    assert_eq!((status, &body["retryable"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(true)));
+    assert_eq!(get(&router, "/ready").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn fail_takes_a_reason() {
+    let (_, _, router) = api().await;
+    get(&router, "/ready").await;
+    let request = Request::post("/fail").header("secret", "s").body(Body::from("no faces\n")).unwrap();
+    let (status, answer) = body(router.clone().oneshot(request).await.unwrap()).await;
+    assert_eq!((status, &answer["reason"]), (StatusCode::OK, &json!("no faces")));
+    assert!(get(&router, "/done").await.1["message"].as_str().unwrap().contains("no faces"));
+    let large = Request::post("/fail").header("secret", "s").body(Body::from(vec![b'x'; 70_000])).unwrap();
+    assert_eq!(router.oneshot(large).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route() {
+    let (_, _, router) = api().await;
+    get(&router, "/ready").await;
+    get(&router, "/admin.php").await;
+    let (_, text) = get(&router, "/metrics").await;
+    let text = text.as_str().unwrap();
+    assert!(text.contains(r#"sidecar_requests_total{path="/ready",status="200"} 1"#), "{text}");
+    assert!(text.contains(r#"sidecar_requests_total{path="other",status="404"} 1"#), "{text}");
+    assert!(text.contains(r#"sidecar_phase{phase="ready"} 1"#), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn the_description_names_every_route() {
+    let (_, _, router) = api().await;
+    let (_, description) = get(&router, "/openapi.json").await;
+    let paths = description["paths"].as_object().unwrap();
+    for path in paths.keys().filter(|path| *path != "/openapi.json") {
+        assert_ne!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(paths.len(), 7);
+}

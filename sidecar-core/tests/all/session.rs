@@ -1,0 +1,295 @@
+//! The state machine: what each call does in each phase, and what a restart remembers.
+
+use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session};
+use tempfile::TempDir;
+
+use crate::scene::{Scene, Scripted, files};
+
+#[tokio::test]
+async fn two_modules_chain_over_memory() {
+    chain(DataPlane::memory()).await;
+}
+
+#[tokio::test]
+async fn two_modules_chain_over_local() {
+    let dir = TempDir::new().unwrap();
+    chain(DataPlane::local(dir.path()).unwrap()).await;
+}
+
+async fn chain(plane: DataPlane) {
+    let first = Scene::new(plane);
+    let session = first.ready().await;
+    assert_eq!(first.read("in/meta.json"), "[]\n");
+    first.write_outputs();
+    let receipt = session.done().await.unwrap();
+    assert_eq!((receipt.files, receipt.bytes, receipt.events.len()), (2, 4, 2));
+    assert_eq!(receipt.events[0].event_type, "one");
+
+    let second = first.next("second", &receipt.events[0].event_id);
+    let session = second.open().await;
+    let prepared = session.ready().await.unwrap();
+    assert_eq!((prepared.files, prepared.bytes, prepared.values), (2, 4, 3));
+    assert_eq!(second.read("in/data/a/x"), "ax");
+    assert_eq!(second.read("in/data/b/x"), "bx");
+    let values: sidecar_core::KeyValuePairs = serde_json::from_str(&second.read("in/meta.json")).unwrap();
+    let keys: Vec<&str> = values.iter().map(|pair| pair.key.as_str()).collect();
+    assert_eq!(keys, ["note", "a/x", "b/x"]);
+    assert!(values.get("a/x").unwrap().contains("e1/first/a/x"), "{values:?}");
+}
+
+#[tokio::test]
+async fn calls_can_be_repeated_and_joined() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.open().await;
+    let (one, two) = tokio::join!(session.ready(), session.ready());
+    assert_eq!(one.unwrap(), two.unwrap());
+    session.ready().await.unwrap();
+    assert_eq!(scripted.script.calls(), ["event_context"]);
+    scene.write_outputs();
+    let (one, two) = tokio::join!(session.done(), session.done());
+    let receipt = one.unwrap();
+    assert_eq!(receipt, two.unwrap());
+    let calls = scripted.script.calls();
+    assert_eq!(
+        calls,
+        ["event_context", "put", "put", "flush", "put_insight", "put_event_contexts", "publish"]
+    );
+    scene.write("out/data/late", "not part of it");
+    assert_eq!(session.done().await.unwrap(), receipt);
+    session.ready().await.unwrap();
+    assert_eq!(scripted.script.calls(), calls);
+}
+
+#[tokio::test]
+async fn a_dropped_caller_does_not_cancel_the_run() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    {
+        let done = session.done();
+        tokio::pin!(done);
+        assert!(futures_util::poll!(&mut done).is_pending());
+    }
+    assert_eq!(session.ended().await, Phase::Done);
+}
+
+#[tokio::test]
+async fn a_failing_ready_leaves_no_inputs_and_can_be_repeated() {
+    let scripted = Scripted::default();
+    let first = Scene::new(scripted.plane());
+    let session = first.ready().await;
+    first.write_outputs();
+    let receipt = session.done().await.unwrap();
+
+    let second = first.next("second", &receipt.events[0].event_id);
+    let session = second.open().await;
+    scripted.script.fail("get", 1);
+    assert!(matches!(*session.ready().await.unwrap_err(), Error::Unavailable { .. }));
+    assert_eq!(session.phase(), Phase::New);
+    assert_eq!(files(second.path("in")), Vec::<String>::new());
+    session.ready().await.unwrap();
+    assert_eq!(files(second.path("in")), ["data/a/x", "data/b/x", "meta.json"]);
+}
+
+#[tokio::test]
+async fn a_damaged_blob_is_never_staged() {
+    let dir = TempDir::new().unwrap();
+    let first = Scene::new(DataPlane::local(dir.path()).unwrap());
+    let session = first.ready().await;
+    first.write_outputs();
+    let receipt = session.done().await.unwrap();
+    for (content, problem) in [("AX", "digest"), ("truncated not", "13 bytes instead of 2")] {
+        std::fs::write(dir.path().join("blobs/e1/first/a/x"), content).unwrap();
+        let second = first.next("second", &receipt.events[0].event_id);
+        let error = second.open().await.ready().await.unwrap_err();
+        assert!(matches!(*error, Error::Corrupt { .. }), "{error:?}");
+        assert!(error.to_string().contains("e1/first/a/x") && error.to_string().contains(problem), "{error}");
+        assert_eq!(files(second.path("in")), Vec::<String>::new());
+    }
+    std::fs::remove_file(dir.path().join("blobs/e1/first/a/x")).unwrap();
+    let second = first.next("second", &receipt.events[0].event_id);
+    assert!(matches!(*second.open().await.ready().await.unwrap_err(), Error::NotFound { .. }));
+}
+
+#[tokio::test]
+async fn invalid_outputs_commit_nothing_and_can_be_mended() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let mut settings = scene.settings();
+    settings.event_types = EventTypes::parse("one");
+    let session = Session::open(settings, scene.plane.clone()).await.unwrap();
+    session.ready().await.unwrap();
+    scene.write("out/data/a", "a");
+    scene.write("out/meta.json", "{");
+    scene.write_event("1.json", "two", "a");
+    scene.write_event("2.json", "one", "b,../../etc/passwd,/etc/passwd");
+    scene.write("out/events/3.json", "[");
+    scene.write("out/events/4.txt", "");
+    let error = session.done().await.unwrap_err();
+    let Error::Invalid(problems) = &*error else { panic!("{error:?}") };
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 7, "{problems:#?}");
+    assert_eq!(scripted.script.calls(), ["event_context"]);
+    assert_eq!(session.phase(), Phase::Ready);
+
+    scene.write("out/meta.json", "[]");
+    for name in ["2.json", "3.json", "4.txt"] {
+        std::fs::remove_file(scene.path(&format!("out/events/{name}"))).unwrap();
+    }
+    scene.write_event("1.json", "one", "./a");
+    assert_eq!(session.done().await.unwrap().events.len(), 1);
+}
+
+#[tokio::test]
+async fn fail_ends_the_execution_without_a_commit() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    session.fail("no faces").await.unwrap();
+    session.fail("again").await.unwrap();
+    assert_eq!(session.status().reason.as_deref(), Some("no faces"));
+    for error in [session.ready().await.unwrap_err(), session.done().await.unwrap_err()] {
+        assert!(matches!(*error, Error::OutOfOrder { phase: Phase::Failed, .. }));
+        assert!(error.to_string().contains("no faces"), "{error}");
+    }
+    assert_eq!(scripted.script.calls(), ["event_context"]);
+    assert_eq!(scene.read("out/data/a/x"), "ax");
+}
+
+#[tokio::test]
+async fn a_failed_execution_starts_anew_with_its_outputs_set_aside() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    session.fail("first try").await.unwrap();
+    drop(session);
+    let session = scene.ready().await;
+    assert_eq!(session.done().await.unwrap().files, 0);
+    assert_eq!(scene.read("out.previous/data/a/x"), "ax");
+}
+
+#[tokio::test]
+async fn a_restart_remembers() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    drop(scene.ready().await);
+    // The module goes on while the sidecar is away.
+    scene.write_outputs();
+    let session = scene.open().await;
+    assert_eq!(session.phase(), Phase::Ready);
+    let receipt = session.done().await.unwrap();
+    drop(session);
+    let session = scene.open().await;
+    assert_eq!(session.phase(), Phase::Done);
+    assert_eq!(session.done().await.unwrap(), receipt);
+    assert_eq!(scripted.events.published().len(), 2);
+}
+
+#[tokio::test]
+async fn a_module_restarted_with_its_sidecar_gets_its_inputs_again() {
+    let plane = DataPlane::memory();
+    let first = Scene::new(plane);
+    let session = first.ready().await;
+    first.write_outputs();
+    let receipt = session.done().await.unwrap();
+    let second = first.next("second", &receipt.events[0].event_id);
+    drop(second.ready().await);
+    second.write("in/data/a/x", "scribbled over");
+    let session = second.ready().await;
+    assert_eq!(second.read("in/data/a/x"), "ax");
+    session.done().await.unwrap();
+}
+
+#[tokio::test]
+async fn files_that_are_stored_already_are_not_sent_again() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("put_event_contexts", 1);
+    assert!(session.done().await.unwrap_err().is_retryable());
+    scene.write("out/data/a/x", "another content");
+    drop(session);
+    let session = scene.open().await;
+    session.done().await.unwrap();
+    let puts = scripted.script.calls().iter().filter(|call| *call == "put").count();
+    assert_eq!(puts, 3);
+    let second = scene.next("second", &scripted.events.published()[0].context.event_id);
+    second.ready().await;
+    assert_eq!(second.read("in/data/a/x"), "another content");
+}
+
+#[tokio::test]
+async fn a_second_sidecar_on_the_same_directory_is_refused() {
+    let scene = Scene::new(DataPlane::memory());
+    let _first = scene.open().await;
+    let error = Session::open(scene.settings(), scene.plane.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Busy(_)) && error.to_string().contains("--basedir"), "{error}");
+}
+
+#[tokio::test]
+async fn a_base_directory_wiped_before_ready_is_made_again() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.open().await;
+    std::fs::remove_dir_all(scene.base.path()).unwrap();
+    scene.write("out/data/early", "written before ready");
+    session.ready().await.unwrap();
+    assert_eq!(scene.read("in/meta.json"), "[]\n");
+    assert!(Session::open(scene.settings(), scene.plane.clone()).await.is_err(), "the lock was lost");
+    assert_eq!(session.done().await.unwrap().files, 1);
+}
+
+#[tokio::test]
+async fn another_event_does_not_inherit_outputs() {
+    let scene = Scene::new(DataPlane::memory());
+    drop(scene.ready().await);
+    scene.write_outputs();
+    let mut other = scene.settings();
+    other.context.event_id = sidecar_core::EventId::parse("e2").unwrap();
+    let session = Session::open(other, scene.plane.clone()).await.unwrap();
+    session.ready().await.unwrap();
+    assert_eq!(session.done().await.unwrap().files, 0);
+}
+
+#[tokio::test]
+async fn an_unfinished_commit_is_not_forgotten_for_another_event() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("publish", 1);
+    session.done().await.unwrap_err();
+    drop(session);
+    let mut other = scene.settings();
+    other.context.event_id = sidecar_core::EventId::parse("e2").unwrap();
+    let error = Session::open(other, scene.plane.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("e1"), "{error}");
+    // The same context finishes it without being asked.
+    let session = scene.open().await;
+    assert_eq!(session.ended().await, Phase::Done);
+    assert_eq!(scripted.events.published().len(), 2);
+    assert_eq!(files(scene.path("out")), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_submission_is_a_first_event() {
+    let dir = TempDir::new().unwrap();
+    let scene = Scene::new(DataPlane::local(dir.path()).unwrap());
+    scene.write("pictures/a/1.png", "one");
+    scene.write("pictures/2.png", "two");
+    scene.write("note.txt", "three");
+    let submission = sidecar_core::Submission::new("album")
+        .value("k", "v")
+        .path(scene.path("pictures"))
+        .unwrap()
+        .path(scene.path("note.txt"))
+        .unwrap();
+    assert!(submission.clone().path(scene.path("note.txt")).is_err());
+    let id = submission.submit(&scene.plane).await.unwrap();
+    let module = scene.next("first", &id);
+    let prepared = module.open().await.ready().await.unwrap();
+    assert_eq!((prepared.files, prepared.values), (3, 4));
+    assert_eq!(files(module.path("in/data")), ["2.png", "a/1.png", "note.txt"]);
+}
