@@ -1,1 +1,19 @@
+#![doc = include_str!("../README.md")]
 
+mod client;
+mod error;
+mod module;
+mod retry;
+mod run;
+mod workspace;
+
+#[cfg(feature = "blocking")]
+pub mod blocking;
+
+pub use client::{Client, ClientBuilder};
+pub use error::{Cause, Error};
+pub use module::Module;
+pub use retry::Retry;
+pub use run::run;
+pub use sidecar_core::{FileName, KeyValuePair, KeyValuePairs, Layout, Problem, Receipt};
+pub use workspace::{EventBuilder, Output, Workspace};

@@ -1,0 +1,96 @@
+//! The same API for modules without an async runtime.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), sidecar_client::Error> {
+//! let module = sidecar_client::blocking::Client::from_env()?.ready()?;
+//! module.insight("files", module.files()?.len());
+//! module.done()?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::fmt::Display;
+use std::ops::Deref;
+use std::process::ExitCode;
+
+use sidecar_core::Receipt;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{Error, Workspace};
+
+/// A module that is not ready yet.
+#[derive(Debug)]
+pub struct Client(crate::Client);
+
+impl Client {
+    /// See [`Client::from_env`](crate::Client::from_env).
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn from_env() -> Result<Self, Error> {
+        crate::Client::from_env().map(Self)
+    }
+
+    /// See [`Client::ready`](crate::Client::ready).
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn ready(self) -> Result<Module, Error> {
+        let runtime = runtime()?;
+        let module = runtime.block_on(self.0.ready())?;
+        Ok(Module { module, runtime })
+    }
+}
+
+impl From<crate::Client> for Client {
+    fn from(client: crate::Client) -> Self {
+        Self(client)
+    }
+}
+
+/// A module whose inputs are staged.
+#[derive(Debug)]
+pub struct Module {
+    module: crate::Module,
+    runtime: Runtime,
+}
+
+impl Module {
+    /// See [`Module::done`](crate::Module::done).
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn done(self) -> Result<Option<Receipt>, Error> {
+        self.runtime.block_on(self.module.done())
+    }
+
+    /// See [`Module::fail`](crate::Module::fail).
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn fail(self, reason: impl AsRef<str>) -> Result<(), Error> {
+        self.runtime.block_on(self.module.fail(reason))
+    }
+}
+
+impl Deref for Module {
+    type Target = Workspace;
+    fn deref(&self) -> &Workspace {
+        &self.module
+    }
+}
+
+/// See [`run`](crate::run).
+pub fn run<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => runtime.block_on(crate::run(async |module| work(module))),
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    Builder::new_current_thread().enable_all().build().map_err(Error::io("start", "the async runtime"))
+}

@@ -1,0 +1,149 @@
+//! When to call again, and how long to wait: the only file that knows the crate `backoff`.
+
+use std::time::{Duration, Instant};
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff;
+
+use crate::error::{Cause, Error};
+
+/// How long and how patiently a call is repeated.
+///
+/// Only what can succeed later is repeated: a sidecar that cannot be reached, and answers that say so.
+/// A wait that the sidecar asks for with `Retry-After` is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    /// How long a call may go on without success.
+    ///
+    /// The time in which the sidecar was at work on a call does not count: a transfer may take hours.
+    pub budget: Duration,
+    /// The wait after the first attempt; each is up to half longer or shorter, so that modules spread out.
+    pub first_wait: Duration,
+    /// The longest wait between two attempts.
+    pub longest_wait: Duration,
+    /// The factor from one wait to the next.
+    pub growth: f64,
+}
+
+impl Default for Retry {
+    /// Ten minutes, since a sidecar may start much later than its module; from 50 ms doubling to 5 s.
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(600),
+            first_wait: Duration::from_millis(50),
+            longest_wait: Duration::from_secs(5),
+            growth: 2.0,
+        }
+    }
+}
+
+impl Retry {
+    /// One attempt, no more.
+    pub fn never() -> Self {
+        Self { budget: Duration::ZERO, ..Self::default() }
+    }
+
+    fn backoff(&self) -> ExponentialBackoff {
+        ExponentialBackoff {
+            current_interval: self.first_wait,
+            initial_interval: self.first_wait,
+            max_interval: self.longest_wait,
+            multiplier: self.growth,
+            randomization_factor: 0.5,
+            max_elapsed_time: Some(self.budget),
+            ..ExponentialBackoff::default()
+        }
+    }
+}
+
+/// One failed attempt.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) cause: Cause,
+    pub(crate) transient: bool,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// Calls until it succeeds, fails for good, or the budget is used up.
+pub(crate) async fn retry<T>(
+    policy: &Retry,
+    call: &'static str,
+    mut attempt: impl AsyncFnMut() -> Result<T, Attempt>,
+) -> Result<T, Error> {
+    let started = Instant::now();
+    let mut backoff = policy.backoff();
+    for attempts in 1.. {
+        let attempted = Instant::now();
+        let failed = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(failed) => failed,
+        };
+        // The sidecar was there and at work when the connection broke: patience begins anew.
+        if attempted.elapsed() > policy.longest_wait && policy.budget > Duration::ZERO {
+            backoff.reset();
+        }
+        let wait = if failed.transient { backoff.next_backoff() } else { None };
+        match wait {
+            Some(wait) => tokio::time::sleep(failed.retry_after.map_or(wait, |asked| asked.max(wait))).await,
+            None => {
+                return Err(Error::Call { call, attempts, elapsed: started.elapsed(), source: failed.cause });
+            }
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(transient: bool) -> Attempt {
+        Attempt { cause: Cause::Transport("refused".into()), transient, retry_after: None }
+    }
+
+    #[tokio::test]
+    async fn transient_failures_are_repeated_until_success() {
+        let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
+        let mut calls = 0;
+        let answer = retry(&policy, "ready", async || {
+            calls += 1;
+            if calls < 4 { Err(attempt(true)) } else { Ok(calls) }
+        });
+        assert_eq!(answer.await.unwrap(), 4);
+    }
+
+    #[tokio::test]
+    async fn permanent_failures_are_not_repeated() {
+        let error = retry::<()>(&Retry::default(), "done", async || Err(attempt(false))).await.unwrap_err();
+        assert!(error.to_string().starts_with("done failed after 1 attempt(s) in"), "{error}");
+        assert!(error.chain().ends_with("the sidecar cannot be reached: refused"), "{}", error.chain());
+    }
+
+    #[tokio::test]
+    async fn the_budget_bounds_the_attempts() {
+        let policy = Retry {
+            budget: Duration::from_millis(80),
+            first_wait: Duration::from_millis(5),
+            ..Retry::default()
+        };
+        let started = Instant::now();
+        let error = retry::<()>(&policy, "ready", async || Err(attempt(true))).await.unwrap_err();
+        let Error::Call { attempts, .. } = error else { panic!("{error:?}") };
+        assert!(attempts > 1 && started.elapsed() < Duration::from_secs(2), "{attempts}");
+        let error = retry::<()>(&Retry::never(), "ready", async || Err(attempt(true))).await.unwrap_err();
+        assert!(matches!(error, Error::Call { attempts: 1, .. }));
+    }
+
+    #[tokio::test]
+    async fn retry_after_is_kept() {
+        let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
+        let mut first = true;
+        let started = Instant::now();
+        let answer = retry(&policy, "ready", async || match std::mem::take(&mut first) {
+            true => Err(Attempt { retry_after: Some(Duration::from_millis(100)), ..attempt(true) }),
+            false => Ok(()),
+        });
+        answer.await.unwrap();
+        assert!(started.elapsed() >= Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,47 @@
+//! A whole module in one call.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::module::Module;
+
+/// Runs a module: ready, then `work`, then done if it succeeded; otherwise fail, and a non-zero exit code.
+///
+/// ```no_run
+/// #[tokio::main(flavor = "current_thread")]
+/// async fn main() -> std::process::ExitCode {
+///     sidecar_client::run(async |module| {
+///         module.insight("files", module.files()?.len());
+///         Ok::<_, sidecar_client::Error>(())
+///     })
+///     .await
+/// }
+/// ```
+pub async fn run<E: Display>(work: impl AsyncFnOnce(&Module) -> Result<(), E>) -> ExitCode {
+    let module = match ready().await {
+        Ok(module) => module,
+        Err(error) => return failed(&error.chain()),
+    };
+    if let Err(error) = work(&module).await {
+        let reason = error.to_string();
+        if let Err(error) = module.fail(&reason).await {
+            failed(&error.chain());
+        }
+        return failed(&reason);
+    }
+    match module.done().await {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.chain()),
+    }
+}
+
+async fn ready() -> Result<Module, Error> {
+    Client::from_env()?.ready().await
+}
+
+fn failed(reason: &str) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,246 @@
+//! The directories of a module, typed.
+//!
+//! Every write is staged beside `out/data` and renamed into place, so that a module that dies, or calls
+//! `done` too early, never has a half-written file committed.
+
+use std::fs;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use sidecar_core::{EVENT_TYPE, FILES, FileName, KeyValuePairs, Layout};
+use tempfile::NamedTempFile;
+
+use crate::error::Error;
+
+/// The inputs and outputs of one execution.
+#[derive(Debug)]
+pub struct Workspace {
+    layout: Layout,
+    values: KeyValuePairs,
+    insights: Mutex<KeyValuePairs>,
+    events: AtomicUsize,
+}
+
+impl Workspace {
+    pub(crate) fn open(layout: Layout) -> Result<Self, Error> {
+        let values = read_pairs(&layout.input_meta())?;
+        let workspace = Self { layout, values, insights: Mutex::default(), events: AtomicUsize::new(0) };
+        // What an earlier try of this module had not finished.
+        match fs::remove_dir_all(workspace.staging()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", workspace.staging())(error))
+            }
+            _ => Ok(workspace),
+        }
+    }
+
+    /// The directories.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The input values.
+    pub fn values(&self) -> &KeyValuePairs {
+        &self.values
+    }
+
+    /// The names of the input files, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when `in/data` cannot be read.
+    pub fn files(&self) -> Result<Vec<FileName>, Error> {
+        let root = self.layout.input_data();
+        let mut names = Vec::new();
+        let mut dirs = vec![root.clone()];
+        while let Some(dir) = dirs.pop() {
+            let entries = match fs::read_dir(&dir) {
+                Err(error) if dir == root && error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(Error::io("read", &dir))?,
+            };
+            for entry in entries {
+                let path = entry.map_err(Error::io("read", &dir))?.path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if let Some(name) = path.strip_prefix(&root).ok().and_then(Path::to_str) {
+                    let invalid = |error| Error::io("name", &path)(io::Error::other(error));
+                    names.push(FileName::parse(name).map_err(invalid)?);
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where an input file lies.
+    pub fn input(&self, name: &FileName) -> PathBuf {
+        name.below(&self.layout.input_data())
+    }
+
+    /// A new output file, named `name` below `out/data`; it is there once [`Output::finish`] returned.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the name cannot be used or the file not be made.
+    pub fn output(&self, name: impl AsRef<str>) -> Result<Output, Error> {
+        let name = name.as_ref();
+        let dest = self.layout.output_data();
+        let parsed =
+            FileName::parse(name).map_err(|e| Error::io("create", dest.join(name))(io::Error::other(e)))?;
+        self.stage(parsed.below(&dest))
+    }
+
+    /// Records an insight; it is written to `out/meta.json` by `done`.
+    pub fn insight(&self, key: impl Into<String>, value: impl ToString) {
+        self.insights.lock().unwrap_or_else(PoisonError::into_inner).push(key, value.to_string());
+    }
+
+    /// A new event of this type.
+    pub fn event(&self, event_type: impl Into<String>) -> EventBuilder<'_> {
+        EventBuilder {
+            workspace: self,
+            name: None,
+            event_type: event_type.into(),
+            files: Vec::new(),
+            values: KeyValuePairs::default(),
+        }
+    }
+
+    pub(crate) fn write_insights(&self) -> Result<(), Error> {
+        let mut insights = self.insights.lock().unwrap_or_else(PoisonError::into_inner);
+        if insights.is_empty() {
+            return Ok(());
+        }
+        // A module may also have written the file itself.
+        let mut all = read_pairs(&self.layout.output_meta())?;
+        all.0.append(&mut insights.0);
+        self.write_json(self.layout.output_meta(), &all)
+    }
+
+    fn write_json(&self, path: PathBuf, pairs: &KeyValuePairs) -> Result<(), Error> {
+        let mut json =
+            serde_json::to_vec_pretty(pairs).map_err(|e| Error::io("encode", &path)(io::Error::other(e)))?;
+        json.push(b'\n');
+        let mut output = self.stage(path)?;
+        output.write_all(&json).map_err(Error::io("write", &output.dest))?;
+        output.finish()
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.layout.base().join("out/.staging")
+    }
+
+    fn stage(&self, dest: PathBuf) -> Result<Output, Error> {
+        let staging = self.staging();
+        fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+        let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
+        Ok(Output { file, dest })
+    }
+}
+
+/// An absent or empty file has no pairs.
+fn read_pairs(path: &Path) -> Result<KeyValuePairs, Error> {
+    match fs::read(path) {
+        Ok(bytes) if bytes.trim_ascii().is_empty() => Ok(KeyValuePairs::default()),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| Error::io("understand", path)(io::Error::other(error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeyValuePairs::default()),
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
+}
+
+/// An output file being written; dropped without [`finish`](Output::finish), it never was.
+#[derive(Debug)]
+pub struct Output {
+    file: NamedTempFile,
+    dest: PathBuf,
+}
+
+impl Output {
+    /// Gives the file its name, replacing what had it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<(), Error> {
+        if let Some(parent) = self.dest.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
+        self.file.persist(&self.dest).map_err(|error| Error::io("write", &self.dest)(error.error))?;
+        Ok(())
+    }
+
+    /// Where the file lies until it is finished, for libraries that write by path.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for Output {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+/// An event being put together.
+#[derive(Debug)]
+#[must_use = "an event is published only if it is written"]
+pub struct EventBuilder<'w> {
+    workspace: &'w Workspace,
+    name: Option<String>,
+    event_type: String,
+    files: Vec<String>,
+    values: KeyValuePairs,
+}
+
+impl EventBuilder<'_> {
+    /// Adds a file below `out/data`.
+    pub fn file(mut self, name: impl Into<String>) -> Self {
+        self.files.push(name.into());
+        self
+    }
+
+    /// Adds a value that the consumer finds in its `in/meta.json`.
+    pub fn value(mut self, key: impl Into<String>, value: impl ToString) -> Self {
+        self.values.push(key, value.to_string());
+        self
+    }
+
+    /// Names the event's file, without `.json`; where nothing is said, events are numbered.
+    ///
+    /// The event's id is made of this name: a module that writes its events in another order when it is
+    /// run again names them, so that equal events keep equal ids.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Writes the event; it is published by `done`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(self) -> Result<(), Error> {
+        let mut pairs = KeyValuePairs::default();
+        pairs.push(EVENT_TYPE, self.event_type);
+        let (single, list): (Vec<_>, Vec<_>) = self.files.into_iter().partition(|name| name.contains(','));
+        if !list.is_empty() {
+            pairs.push(FILES, list.join(","));
+        }
+        single.into_iter().for_each(|name| pairs.push(FILES, name));
+        pairs.0.extend(self.values.0);
+        let number = self.workspace.events.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = self.name.unwrap_or_else(|| format!("{number:06}"));
+        self.workspace.write_json(self.workspace.layout.output_events().join(format!("{name}.json")), &pairs)
+    }
+}
