@@ -1,1 +1,153 @@
-fn main() {}
+//! The sidecar as a program: configuration → log → data plane → session → serve, run or one shot.
+
+mod cli;
+mod config;
+mod config_file;
+mod exit;
+mod logging;
+mod progress;
+mod providers;
+mod run;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sidecar_core::{Error, Session, Settings, Submission};
+use tracing::{error, info, warn};
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, Mode};
+use crate::exit::Failure;
+use crate::signals::Signals;
+
+fn main() -> ExitCode {
+    let Cli { command, options } = match parse_cli() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let mode = match &command {
+        None => Mode::Serve,
+        Some(Command::Run { command, .. }) => Mode::Run { name: run::module_name(command) },
+        Some(Command::Prepare | Command::Commit) => Mode::OneShot,
+        Some(Command::Submit { .. }) => Mode::Submit,
+    };
+    let config = match Config::parse(options, &mode) {
+        Ok(config) => config,
+        Err(errors) => return configuration(&errors),
+    };
+    if config.print {
+        print!("{}", config.describe());
+    }
+    if let Err(failure) = logging::start(&config.log) {
+        return configuration(&[failure.message]);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return configuration(&[format!("cannot start: {error}")]),
+    };
+    let code = runtime.block_on(start(command, config)).unwrap_or_else(|failure| {
+        error!("{}", failure.message);
+        failure.code
+    });
+    // A transfer that was cut short must not keep the process.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// The command line, with the settings of `--config` beneath it.
+fn parse_cli() -> Result<Cli, ExitCode> {
+    let parse = |flags: Vec<String>| {
+        let mut arguments = std::env::args_os();
+        let program = arguments.next().into_iter();
+        Cli::try_parse_from(program.chain(flags.into_iter().map(Into::into)).chain(arguments)).map_err(
+            |error| {
+                // Where stdout or stderr is closed nobody can be told.
+                let _ = error.print();
+                ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
+            },
+        )
+    };
+    let cli = parse(Vec::new())?;
+    let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    match config_file::flags(file, is_set) {
+        Ok(flags) => parse(flags),
+        Err(errors) => Err(configuration(&errors)),
+    }
+}
+
+fn configuration(errors: &[String]) -> ExitCode {
+    for error in errors {
+        eprintln!("error: {error}");
+    }
+    eprintln!("sidecar --help lists every flag");
+    ExitCode::from(exit::CONFIGURATION)
+}
+
+async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
+    let plane = providers::open(&config.plane).map_err(|error| Failure::local(&error))?;
+    if let Some(Command::Submit { event_type, values, files }) = command {
+        return submit(event_type, values, files, &plane).await;
+    }
+    let Some(mut settings) = config.settings else {
+        return Err(Failure::new(exit::CONFIGURATION, "no context"));
+    };
+    settings.rerun = matches!(command, Some(Command::Run { rerun: true, .. }));
+    let base = settings.layout.base().to_owned();
+    describe(&settings, &plane);
+    let session = Session::open(settings, plane).await.map_err(|error| Failure::local(&error))?;
+    let mut signals = Signals::catch()
+        .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
+    let bar = progress::show(&session);
+    let code = match command {
+        Some(Command::Run { wrap, command, .. }) => {
+            run::run(&session, &config.server, &base, &command, wrap, &mut signals).await
+        }
+        Some(Command::Prepare) => tokio::select! {
+            prepared = session.ready() => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),
+            _ = signals.end() => Ok(exit::TERMINATED),
+        },
+        Some(Command::Commit) => tokio::select! {
+            done = session.done() => done.map(|_| 0).map_err(|error| Failure::at_done(&error)),
+            _ = signals.end() => Ok(serve::finish_within_grace(&session, &config.server).await),
+        },
+        _ => serve::serve(&session, &config.server, &mut signals).await,
+    };
+    if let Some(bar) = bar {
+        bar.abort();
+    }
+    code
+}
+
+fn describe(settings: &Settings, plane: &sidecar_core::DataPlane) {
+    let context = &settings.context;
+    info!(module = %context.name, event = %context.event_id, base = %settings.layout.base().display(), "sidecar {}", env!("CARGO_PKG_VERSION"));
+    info!("data plane: {plane}");
+    if settings.event_types == sidecar_core::EventTypes::Any {
+        warn!("--valideventtypes is not set: the module may publish events of any type");
+    }
+}
+
+async fn submit(
+    event_type: String,
+    values: Vec<String>,
+    files: Vec<std::path::PathBuf>,
+    plane: &sidecar_core::DataPlane,
+) -> Result<u8, Failure> {
+    let mut submission = Submission::new(event_type);
+    for value in values {
+        let Some((key, value)) = value.split_once('=') else {
+            return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
+        };
+        submission = submission.value(key, value);
+    }
+    let unusable = |error: Error| Failure::new(exit::INPUTS_FAILED, error.chain());
+    for path in files {
+        submission = submission.path(path).map_err(unusable)?;
+    }
+    let id = submission.submit(plane).await.map_err(|error| Failure::at_done(&error))?;
+    println!("{id}");
+    Ok(0)
+}

@@ -18,8 +18,10 @@ mod engine;
 mod error;
 #[cfg(feature = "engine")]
 pub mod events;
+#[cfg(feature = "engine")]
+mod fault;
 #[cfg(feature = "local")]
-mod json_files;
+mod local_dir;
 #[cfg(feature = "server")]
 pub mod server;
 

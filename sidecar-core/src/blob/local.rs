@@ -1,6 +1,6 @@
 //! Blobs as plain files in one directory: nothing to install, and `ls` shows what is there.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use crate::blocking;
 use crate::contract::BlobKey;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
+use crate::local_dir;
 
 /// Blobs under `ROOT/blobs/{key}`, safe for several processes at once.
 #[derive(Debug, Clone)]
@@ -67,10 +68,7 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref().join("blobs");
-        fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
-        let root = root.canonicalize().map_err(Error::io("open", &root))?;
-        Ok(Self { root, unflushed: Arc::default() })
+        Ok(Self { root: local_dir::directory(&root.as_ref().join("blobs"))?, unflushed: Arc::default() })
     }
 
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {

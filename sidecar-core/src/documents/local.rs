@@ -1,6 +1,5 @@
 //! Documents as readable JSON files in one directory.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -11,7 +10,7 @@ use super::DocumentProvider;
 use crate::blocking;
 use crate::contract::{EventContext, EventId, Insight, InsightId};
 use crate::error::{Error, Result};
-use crate::json_files;
+use crate::local_dir;
 
 /// Event contexts under `ROOT/contexts/{event id}.json`, insights under `ROOT/insights/{id}.json`.
 #[derive(Debug, Clone)]
@@ -29,7 +28,7 @@ impl std::fmt::Display for Local {
 #[async_trait]
 impl DocumentProvider for Local {
     async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-        self.read(json_files::path(&self.contexts, id.as_str())).await
+        self.read(local_dir::path(&self.contexts, id.as_str())).await
     }
 
     async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
@@ -38,7 +37,7 @@ impl DocumentProvider for Local {
     }
 
     async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-        self.read(json_files::path(&self.insights, id.as_str())).await
+        self.read(local_dir::path(&self.insights, id.as_str())).await
     }
 
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
@@ -52,17 +51,17 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when a directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let (contexts, insights) = (root.as_ref().join("contexts"), root.as_ref().join("insights"));
-        for dir in [&contexts, &insights] {
-            fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        }
-        Ok(Self { contexts, insights })
+        let root = root.as_ref();
+        Ok(Self {
+            contexts: local_dir::directory(&root.join("contexts"))?,
+            insights: local_dir::directory(&root.join("insights"))?,
+        })
     }
 
     async fn read<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Result<Option<T>> {
         let provider = self.to_string();
         blocking(move || {
-            json_files::read(&path)?
+            local_dir::read(&path)?
                 .map(|bytes| {
                     serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
                         provider,
@@ -80,7 +79,7 @@ async fn write<'a, T: Serialize + 'a>(
     dir: &Path,
     documents: impl IntoIterator<Item = (&'a str, &'a T)>,
 ) -> Result<()> {
-    let files = json_files::encode(dir, documents)?;
+    let files = local_dir::encode(dir, documents)?;
     let dir = dir.to_owned();
-    blocking(move || json_files::write(&dir, files)).await
+    blocking(move || local_dir::write(&dir, files)).await
 }

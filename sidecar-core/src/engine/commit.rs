@@ -21,6 +21,7 @@ use crate::contract::{
     Receipt,
 };
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// Brings the execution from whatever step it is at to `Step::Done`.
 pub(super) async fn commit(
@@ -40,11 +41,13 @@ pub(super) async fn commit(
             }
             Step::Publishing { prepared, events, receipt } => {
                 plane.events.publish(&events).await?;
+                fault::point("events.publish");
                 Step::Published { prepared, receipt }
             }
             Step::Published { prepared, receipt } => {
                 let layout = settings.layout.clone();
                 blocking(move || directories::clear_outputs(&layout)).await?;
+                fault::point("outputs.clear");
                 Step::Done { prepared, receipt }
             }
             Step::Done { receipt, .. } => return Ok(receipt),
@@ -99,6 +102,7 @@ async fn store(
         if let Err(error) = plane.blobs.flush().await {
             return Err(failed.unwrap_or(error));
         }
+        fault::point("blobs.flush");
         // What was stored need not be sent again when this commit is repeated.
         advance(journal, Step::Stored { prepared: prepared.clone(), files: stored.clone() }).await?;
     }
@@ -125,6 +129,7 @@ async fn store(
         return Ok(Step::Published { prepared, receipt });
     }
     plane.documents.put_event_contexts(&contexts).await?;
+    fault::point("documents.put_event_contexts");
     let events =
         contexts.into_iter().zip(&receipt.events).map(|(context, published)| event(context, published));
     Ok(Step::Publishing { events: events.collect(), prepared, receipt })
@@ -146,6 +151,7 @@ async fn put(
     let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
     let source = source.counted_by(progress.bytes_moved());
     let descriptor = plane.blobs.put(&key, &source).await?;
+    fault::point("blobs.put");
     progress.file_moved();
     let blob = Blob {
         name: name.clone(),

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, Event, FileName, Prepared, Receipt};
-use crate::durable;
 use crate::error::{Error, Result};
+use crate::{durable, fault};
 
 /// A step of an execution that is finished, with what the next ones need to know of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,20 @@ pub(super) enum Step {
     Done { prepared: Prepared, receipt: Receipt },
     /// The module gave up.
     Failed { reason: String },
+}
+
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Ready { .. } => "ready",
+            Self::Stored { .. } => "stored",
+            Self::Publishing { .. } => "publishing",
+            Self::Published { .. } => "published",
+            Self::Done { .. } => "done",
+            Self::Failed { .. } => "failed",
+        }
+    }
 }
 
 /// A file in the blob store and the file under `out/data` that it was made of.
@@ -64,7 +78,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Busy`] when another sidecar holds it.
-    pub(super) fn open(dir: &Path, context: &Context) -> Result<(Self, Option<Earlier>)> {
+    pub(super) fn open(dir: &Path, context: &Context, rerun: bool) -> Result<(Self, Option<Earlier>)> {
         let lock = lock(dir)?;
         let path = dir.join(FILE);
         let mut journal = Self {
@@ -84,7 +98,12 @@ impl Journal {
             return Err(Error::io("understand", &path)(io::Error::other(why)));
         }
         let same = record.context.event_id == context.event_id && record.context.name == context.name;
-        if same && !matches!(record.step, Step::Failed { .. }) {
+        let anew = match record.step {
+            Step::Failed { .. } => true,
+            Step::Done { .. } => rerun,
+            _ => false,
+        };
+        if same && !anew {
             journal.record.step = record.step;
             return Ok((journal, None));
         }
@@ -107,8 +126,14 @@ impl Journal {
 
     /// Records a step; it is durable when this returns.
     pub(super) fn advance(&mut self, step: Step) -> Result<()> {
+        fault::point(&format!("journal.{}.before", step.name()));
         let before = std::mem::replace(&mut self.record.step, step);
-        self.write().inspect_err(|_| self.record.step = before)
+        if let Err(error) = self.write() {
+            self.record.step = before;
+            return Err(error);
+        }
+        fault::point(&format!("journal.{}.after", self.record.step.name()));
+        Ok(())
     }
 
     /// Takes the lock again if the module wiped the directory that held it.

@@ -12,11 +12,13 @@ use crate::blob::Target;
 use crate::blocking;
 use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared};
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// Fills `in/`; on failure it is left empty.
 pub(super) async fn prepare(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
     let layout = settings.layout.clone();
     blocking(move || directories::clear(&layout)).await?;
+    fault::point("inputs.clear");
     let staged = stage(settings, plane, progress).await;
     if staged.is_err() {
         let layout = settings.layout.clone();
@@ -51,6 +53,7 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
         directories::write_meta(&layout, &json)
     })
     .await?;
+    fault::point("inputs.meta");
     Ok(prepared)
 }
 
@@ -76,6 +79,7 @@ async fn fetch(settings: &Settings, plane: &DataPlane, progress: &Progress, blob
         .executable(blob.executable)
         .counted_by(progress.bytes_moved());
     let found = plane.blobs.get(&blob.key, &target).await?;
+    fault::point("blobs.get");
     let problem = match () {
         () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
         () if found.digest != blob.digest => format!("digest {} instead of {}", found.digest, blob.digest),

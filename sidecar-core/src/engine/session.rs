@@ -32,6 +32,8 @@ pub struct Settings {
     pub event_types: EventTypes,
     /// How many files are moved at once.
     pub parallel: usize,
+    /// Whether to begin anew what was committed already; the same ids make the repeat harmless.
+    pub rerun: bool,
 }
 
 impl Settings {
@@ -41,7 +43,8 @@ impl Settings {
     /// The usual settings: state under `.sidecar` in the base directory, any event type.
     pub fn new(context: Context, layout: Layout) -> Self {
         let state_dir = layout.base().join(".sidecar");
-        Self { context, layout, state_dir, event_types: EventTypes::Any, parallel: Self::DEFAULT_PARALLEL }
+        let (event_types, parallel) = (EventTypes::Any, Self::DEFAULT_PARALLEL);
+        Self { context, layout, state_dir, event_types, parallel, rerun: false }
     }
 }
 
@@ -84,6 +87,8 @@ struct Inner {
     journal: Arc<Mutex<Journal>>,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
+    /// Whether somebody was told how the execution ended.
+    told: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -110,7 +115,7 @@ impl Session {
     pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
         let opened = settings.clone();
         let (journal, aside) = blocking(move || {
-            let (journal, earlier) = Journal::open(&opened.state_dir, &opened.context)?;
+            let (journal, earlier) = Journal::open(&opened.state_dir, &opened.context, opened.rerun)?;
             let aside = match earlier {
                 Some(earlier) if earlier.worked => {
                     directories::set_outputs_aside(&opened.layout)?.map(|path| (earlier.context, path))
@@ -132,6 +137,7 @@ impl Session {
         let session = Self {
             inner: Arc::new(Inner {
                 phase: watch::Sender::new(state.phase),
+                told: watch::Sender::new(false),
                 state: Mutex::new(state),
                 journal: Arc::new(Mutex::new(journal)),
                 progress: Progress::default(),
@@ -176,13 +182,20 @@ impl Session {
         let running = {
             let mut state = self.inner.state();
             match (state.phase, &state.committing, &state.receipt) {
-                (Phase::Done, _, Some(receipt)) => return Ok(receipt.clone()),
+                (Phase::Done, _, Some(receipt)) => {
+                    self.inner.told.send_replace(true);
+                    return Ok(receipt.clone());
+                }
                 (_, Some(running), _) => running.clone(),
                 (Phase::Ready, ..) => self.start_commit(&mut state),
                 _ => return Err(state.out_of_order("commit")),
             }
         };
-        running.await
+        let outcome = running.await;
+        if outcome.is_ok() {
+            self.inner.told.send_replace(true);
+        }
+        outcome
     }
 
     /// Ends the execution without a commit, for this reason; a running call is waited for.
@@ -204,6 +217,7 @@ impl Session {
                         warn!(reason, "the module gave up");
                         state.reason = Some(reason);
                         self.inner.enter(&mut state, Phase::Failed);
+                        self.inner.told.send_replace(true);
                         return Ok(());
                     }
                     Phase::Preparing | Phase::Committing => {
@@ -244,6 +258,14 @@ impl Session {
     /// Waits until the execution has ended, and says how: [`Phase::Done`] or [`Phase::Failed`].
     pub async fn ended(&self) -> Phase {
         self.wait_for(|phase| matches!(phase, Phase::Done | Phase::Failed)).await
+    }
+
+    /// Waits until a caller was told in this process how the execution ended.
+    ///
+    /// A restarted sidecar may finish a commit that nobody has asked it for yet.
+    pub async fn told(&self) {
+        // The sender lives as long as this session.
+        let _ = self.inner.told.subscribe().wait_for(|told| *told).await;
     }
 
     /// Waits until no call is at work, and says where the execution stands.
@@ -305,6 +327,9 @@ impl Session {
                 }
                 Err(failed) => {
                     error!(error = failed.chain(), "the outputs could not be committed");
+                    if let Error::Invalid(problems) = &**failed {
+                        problems.iter().for_each(|problem| error!("{problem}"));
+                    }
                     inner.enter(&mut state, Phase::Ready);
                 }
             }

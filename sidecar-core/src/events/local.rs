@@ -9,7 +9,7 @@ use super::EventProvider;
 use crate::blocking;
 use crate::contract::Event;
 use crate::error::{Error, Result};
-use crate::json_files;
+use crate::local_dir;
 
 /// Events under `ROOT/events/{event id}.json`; a name that begins with a dot is no event yet.
 #[derive(Debug, Clone)]
@@ -26,9 +26,9 @@ impl std::fmt::Display for Local {
 #[async_trait]
 impl EventProvider for Local {
     async fn publish(&self, events: &[Event]) -> Result<()> {
-        let files = json_files::encode(&self.dir, events.iter().map(|e| (e.context.event_id.as_str(), e)))?;
+        let files = local_dir::encode(&self.dir, events.iter().map(|e| (e.context.event_id.as_str(), e)))?;
         let dir = self.dir.clone();
-        blocking(move || json_files::write(&dir, files)).await
+        blocking(move || local_dir::write(&dir, files)).await
     }
 }
 
@@ -38,9 +38,7 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let dir = root.as_ref().join("events");
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        Ok(Self { dir })
+        Ok(Self { dir: local_dir::directory(&root.as_ref().join("events"))? })
     }
 
     /// All events so far, in the order of their ids. Blocks.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -19,7 +18,6 @@ use url::Url;
 pub struct Script {
     calls: Arc<Mutex<Vec<String>>>,
     failing: Arc<Mutex<Option<(&'static str, usize)>>>,
-    attempts: Arc<AtomicUsize>,
 }
 
 impl Script {
@@ -33,17 +31,17 @@ impl Script {
     }
 
     fn call(&self, name: &'static str) -> Result<()> {
-        self.attempts.fetch_add(1, Ordering::SeqCst);
-        if let Some((failing, times)) = &mut *self.failing.lock().unwrap() {
-            if *failing == name && *times > 0 {
-                *times -= 1;
-                return Err(Error::Unavailable {
-                    provider: "script".into(),
-                    action: name.into(),
-                    retry_after: None,
-                    source: "scripted".into(),
-                });
-            }
+        if let Some((failing, times)) = &mut *self.failing.lock().unwrap()
+            && *failing == name
+            && *times > 0
+        {
+            *times -= 1;
+            return Err(Error::Unavailable {
+                provider: "script".into(),
+                action: name.into(),
+                retry_after: None,
+                source: "scripted".into(),
+            });
         }
         self.calls.lock().unwrap().push(name.to_owned());
         Ok(())

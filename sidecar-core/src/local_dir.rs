@@ -1,4 +1,4 @@
-//! A directory of JSON documents, one readable file each: what the local providers are made of.
+//! What the local providers are made of: a directory, and readable JSON documents in it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -8,6 +8,12 @@ use serde::Serialize;
 
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
+
+/// Makes the directory when it is absent, and names it absolutely.
+pub(crate) fn directory(dir: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    dir.canonicalize().map_err(Error::io("open", dir))
+}
 
 /// Where the document with this id lies.
 pub(crate) fn path(dir: &Path, id: &str) -> PathBuf {

@@ -1,0 +1,27 @@
+#!/bin/sh
+# The two-module pipeline over a folder of pictures, on the embedded data plane in ./dev.
+#
+#   examples/pipeline.sh [FOLDER]
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+pictures=${1:-$root/examples/pictures}
+cargo build --release --manifest-path "$root/Cargo.toml" -p sidecar-bin -p thumbnail -p contact-sheet
+bin=${CARGO_TARGET_DIR:-$root/target}/release
+export SIDECAR_DEVELOPMENT=true SIDECAR_LOGLEVEL=${SIDECAR_LOGLEVEL:-warn}
+
+first=$("$bin/sidecar" submit --type pictures_added "$pictures")
+echo "submitted $pictures as event $first"
+
+"$bin/sidecar" run --context.eventid="$first" \
+    --valideventtypes=thumbnail_created,thumbnails_created -- "$bin/thumbnail"
+
+# On a cluster a dispatcher listens to the bus; here the events are files, and the one that matters has all thumbnails.
+second=$(basename "$(grep -l "\"parentEventId\": \"$first\"" dev/events/*.json | xargs grep -l '"thumbnails_created"')" .json)
+
+"$bin/sidecar" run --context.eventid="$second" --context.parenteventid="$first" \
+    --context.correlationid="$first" --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
+
+echo
+echo "thumbnails:    dev/blobs/$first/thumbnail/"
+echo "contact sheet: dev/blobs/$second/contact-sheet/contact-sheet.png"
+echo "insights:      dev/insights/    events: dev/events/    event contexts: dev/contexts/"

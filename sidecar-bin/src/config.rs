@@ -1,0 +1,231 @@
+//! Settings that hold: every flag is checked here, and all that is wrong is reported together.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, Settings};
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::Options;
+use crate::providers::{self, PlaneConfig};
+
+/// Where development mode keeps everything.
+pub(crate) const DEV_DIR: &str = "dev";
+/// The secret of development mode, known to everybody.
+const DEV_SECRET: &str = "dev";
+
+/// How the program was started, as far as settings depend on it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Mode {
+    Serve,
+    /// With the name to use for the module where none is given.
+    Run {
+        name: String,
+    },
+    /// `prepare` and `commit`.
+    OneShot,
+    Submit,
+}
+
+/// Where to listen, and for how long.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) secret: String,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) exit_on_done: bool,
+    pub(crate) linger: Duration,
+    pub(crate) grace: Duration,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    pub(crate) level: LevelFilter,
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// Absent for `submit`, which processes no event.
+    pub(crate) settings: Option<Settings>,
+    pub(crate) server: Server,
+    pub(crate) plane: PlaneConfig,
+    pub(crate) log: Log,
+    pub(crate) print: bool,
+}
+
+/// What is wrong, collected.
+#[derive(Debug, Default)]
+pub(crate) struct Errors(pub(crate) Vec<String>);
+
+impl Errors {
+    pub(crate) fn push(&mut self, flag: &str, problem: impl Display) {
+        self.0.push(format!("--{flag}: {problem}"));
+    }
+
+    /// The parsed value; an unusable one is noted.
+    fn parse<T: FromStr<Err: Display>>(&mut self, flag: &str, text: &Option<String>) -> Option<T> {
+        let text = text.as_ref()?;
+        text.parse().map_err(|error| self.push(flag, format!("{text:?}: {error}"))).ok()
+    }
+
+    pub(crate) fn switch(&mut self, flag: &str, text: &Option<String>) -> Option<bool> {
+        match text.as_deref()? {
+            "true" | "1" | "yes" | "on" => Some(true),
+            "false" | "0" | "no" | "off" | "" => Some(false),
+            other => {
+                self.push(flag, format!("{other:?} is neither true nor false"));
+                None
+            }
+        }
+    }
+
+    fn duration(&mut self, flag: &str, text: &Option<String>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        humantime::parse_duration(text).unwrap_or_else(|error| {
+            self.push(flag, format!("{text:?} is no duration such as 30s or 5m: {error}"));
+            default
+        })
+    }
+}
+
+impl Config {
+    /// The settings that `options` say.
+    ///
+    /// # Errors
+    /// One line for each flag that is missing or cannot be used.
+    pub(crate) fn parse(mut options: Options, mode: &Mode) -> Result<Self, Vec<String>> {
+        let mut errors = Errors::default();
+        // An empty variable is how many environments spell "not set".
+        for text in options.all_mut() {
+            text.take_if(|text| text.is_empty());
+        }
+        let options = &options;
+        let development = errors.switch("development", &options.development).unwrap_or(false);
+        let plane = providers::parse(options, development, &mut errors);
+        let server = server(options, mode, development, &mut errors);
+        let settings = match mode {
+            Mode::Submit => None,
+            _ => settings(options, mode, development, &mut errors),
+        };
+        let level = match options.loglevel.as_deref() {
+            None => LevelFilter::INFO,
+            Some("warning") => LevelFilter::WARN,
+            Some(text) => text.to_ascii_lowercase().parse().unwrap_or_else(|_| {
+                errors.push("loglevel", format!("{text:?} is none of error, warn, info, debug, trace"));
+                LevelFilter::INFO
+            }),
+        };
+        let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
+        let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
+        match (errors.0.is_empty(), plane) {
+            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print }),
+            _ => Err(errors.0),
+        }
+    }
+
+    /// The settings in force, one a line, without secrets.
+    pub(crate) fn describe(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(Settings { context, layout, state_dir, event_types, parallel, .. }) = &self.settings {
+            lines.push(("context.eventid", context.event_id.to_string()));
+            lines.push(("context.correlationid", context.correlation_id.clone()));
+            lines.push(("context.parenteventid", context.parent_event_id.clone()));
+            lines.push(("context.name", context.name.to_string()));
+            lines.push(("basedir", layout.base().display().to_string()));
+            lines.push(("statedir", state_dir.display().to_string()));
+            let types = match event_types {
+                EventTypes::Any => "any".to_owned(),
+                EventTypes::Only(types) => types.join(","),
+            };
+            lines.push(("valideventtypes", types));
+            lines.push(("parallel", parallel.to_string()));
+        }
+        let Server { address, port, socket, exit_on_done, linger, grace, .. } = &self.server;
+        lines.push(("sharedsecret", "(set)".to_owned()));
+        lines.push(("serveraddress", address.to_string()));
+        lines.push(("serverport", port.to_string()));
+        lines.extend(socket.iter().map(|socket| ("socket", socket.display().to_string())));
+        lines.push(("exit-on-done", exit_on_done.to_string()));
+        lines.push(("linger", humantime::format_duration(*linger).to_string()));
+        lines.push(("grace", humantime::format_duration(*grace).to_string()));
+        lines.push(("blobs", self.plane.blobs.to_string()));
+        lines.push(("documents", self.plane.documents.to_string()));
+        lines.push(("events", self.plane.events.to_string()));
+        lines.push(("loglevel", self.log.level.to_string()));
+        lines.into_iter().map(|(flag, value)| format!("{flag} = {value:?}\n")).collect()
+    }
+}
+
+fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Server {
+    let secret = match &options.sharedsecret {
+        Some(secret) => secret.clone(),
+        None if development => DEV_SECRET.to_owned(),
+        None => {
+            if *mode == Mode::Serve {
+                errors.push("sharedsecret", "is required: the module sends it in the header `secret`");
+            }
+            uuid::Uuid::new_v4().to_string()
+        }
+    };
+    let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
+    Server {
+        secret,
+        address: errors.parse("serveraddress", &options.serveraddress).unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        port: errors.parse("serverport", &options.serverport).unwrap_or(default_port),
+        socket: options.socket.as_ref().map(PathBuf::from),
+        exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),
+        linger: errors.duration("linger", &options.linger, Duration::from_secs(2)),
+        grace: errors.duration("grace", &options.grace, Duration::from_secs(30)),
+    }
+}
+
+fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Option<Settings> {
+    let name = match (&options.context_name, mode) {
+        (Some(name), _) => name.clone(),
+        (None, Mode::Run { name }) => name.clone(),
+        (None, _) => {
+            errors.push("context.name", "is required: the module's name");
+            "?".to_owned()
+        }
+    };
+    let name = ModuleName::parse(&name).map_err(|error| errors.push("context.name", error)).ok();
+    let event_id = match (&options.context_eventid, mode) {
+        (Some(id), _) => EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok(),
+        (None, Mode::Run { .. }) => Some(EventId::from(uuid::Uuid::new_v4())),
+        (None, _) => {
+            errors.push("context.eventid", "is required: the event that the module processes");
+            None
+        }
+    };
+    let parallel = errors.parse("parallel", &options.parallel).unwrap_or(Settings::DEFAULT_PARALLEL);
+    if parallel == 0 {
+        errors.push("parallel", "must be at least 1");
+    }
+    let (name, event_id) = (name?, event_id?);
+    let base = match &options.basedir {
+        Some(dir) => PathBuf::from(dir),
+        None if development => PathBuf::from(DEV_DIR).join("modules").join(name.as_str()),
+        None => PathBuf::from(Layout::DEFAULT_BASE),
+    };
+    let base = std::path::absolute(&base).map_err(|error| errors.push("basedir", error)).ok()?;
+    let context = Context {
+        correlation_id: options.context_correlationid.clone().unwrap_or_else(|| event_id.to_string()),
+        parent_event_id: options.context_parenteventid.clone().unwrap_or_default(),
+        name,
+        event_id,
+    };
+    let mut settings = Settings::new(context, Layout::new(base));
+    if let Some(dir) = &options.statedir {
+        settings.state_dir = PathBuf::from(dir);
+    }
+    settings.event_types = EventTypes::parse(options.valideventtypes.as_deref().unwrap_or_default());
+    settings.parallel = parallel.max(1);
+    Some(settings)
+}

@@ -1,0 +1,77 @@
+//! Exit codes: each means one thing, so that whoever started the sidecar knows what to do next.
+//!
+//! They follow `sysexits.h` where it has a fitting one.
+
+use sidecar_core::Error;
+
+/// The module failed: it called `/fail`, or exited without `done`. `run` passes the module's own code on.
+pub(crate) const MODULE_FAILED: u8 = 1;
+/// The configuration is wrong; nothing was started.
+pub(crate) const CONFIGURATION: u8 = 64;
+/// The module's outputs are invalid; nothing was published.
+pub(crate) const OUTPUTS_INVALID: u8 = 65;
+/// The inputs could not be staged.
+pub(crate) const INPUTS_FAILED: u8 = 66;
+/// A provider failed during the commit; the commit can be repeated.
+pub(crate) const PROVIDER_FAILED: u8 = 69;
+/// A local file, directory or socket cannot be used.
+pub(crate) const LOCAL_FAILED: u8 = 71;
+/// A signal ended the sidecar before the outputs were committed.
+pub(crate) const TERMINATED: u8 = 143;
+
+/// The table for `--help`.
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  the outputs are committed
+    1  the module failed (`run` exits with the module's own code)
+   64  the configuration is wrong
+   65  the module's outputs are invalid
+   66  the inputs could not be staged
+   69  a provider failed during the commit; repeat it
+   71  a local file, directory or socket cannot be used
+  143  ended by a signal before the outputs were committed";
+
+/// Why the program ends early: the code, and what to tell.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// An error before or while the inputs were staged.
+    pub(crate) fn at_ready(error: &Error) -> Self {
+        Self::new(INPUTS_FAILED, describe(error))
+    }
+
+    /// An error of the commit.
+    pub(crate) fn at_done(error: &Error) -> Self {
+        let code = match error {
+            Error::Invalid(_) => OUTPUTS_INVALID,
+            Error::Io { .. } | Error::DiskFull { .. } | Error::Busy(_) => LOCAL_FAILED,
+            Error::OutOfOrder { .. } => MODULE_FAILED,
+            _ => PROVIDER_FAILED,
+        };
+        Self::new(code, describe(error))
+    }
+
+    /// An error of this machine.
+    pub(crate) fn local(error: &Error) -> Self {
+        Self::new(LOCAL_FAILED, describe(error))
+    }
+}
+
+/// The error in one line; the session has logged the problems one by one.
+fn describe(error: &Error) -> String {
+    match error {
+        Error::Invalid(problems) => format!(
+            "nothing was committed: {} problem(s) with the module's outputs, mend them and commit again",
+            problems.len()
+        ),
+        other => other.chain(),
+    }
+}

@@ -1,0 +1,137 @@
+//! `sidecar run`: a sidecar and its module as one process to the outside.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process};
+use sidecar_core::{Phase, Session};
+use tokio::process::{Child, Command};
+use tracing::{debug, info, warn};
+
+use crate::config::Server;
+use crate::exit::{self, Failure};
+use crate::serve::{Serving, finish_within_grace};
+use crate::signals::Signals;
+
+/// The module's name where none is given: that of its script, or of its command.
+pub(crate) fn module_name(command: &[OsString]) -> String {
+    let is_script = |part: &&Path| part.extension().is_some() && part.is_file();
+    let script = command.iter().skip(1).map(Path::new).find(is_script);
+    let named = script.or_else(|| command.first().map(Path::new)).and_then(Path::file_stem);
+    named.map_or_else(|| "module".into(), |stem| stem.to_string_lossy().into_owned())
+}
+
+/// Serves on the side while the command runs, and exits with its code.
+///
+/// # Errors
+/// With the code that says which part failed.
+pub(crate) async fn run(
+    session: &Session,
+    config: &Server,
+    base: &Path,
+    command: &[OsString],
+    wrap: bool,
+    signals: &mut Signals,
+) -> Result<u8, Failure> {
+    if session.idle().await == Phase::Done {
+        let context = session.status().context;
+        info!(event = %context.event_id, "committed before: nothing to do (--rerun runs it again)");
+        return Ok(0);
+    }
+    if wrap {
+        tokio::select! {
+            prepared = session.ready() => prepared.map_err(|error| Failure::at_ready(&error))?,
+            _ = signals.end() => return Ok(finish_within_grace(session, config).await),
+        };
+    }
+    let serving = Serving::start(session, config).await?;
+    let status = module(config, base, command, &serving, signals).await?;
+    let code = finish(session, status, wrap, config, signals).await;
+    serving.stop().await;
+    code
+}
+
+/// Runs the command to its end, passing signals on.
+async fn module(
+    config: &Server,
+    base: &Path,
+    command: &[OsString],
+    serving: &Serving,
+    signals: &mut Signals,
+) -> Result<ExitStatus, Failure> {
+    let [program, arguments @ ..] = command else {
+        return Err(Failure::new(exit::CONFIGURATION, "run: no command"));
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("SHARED_SECRET", &config.secret)
+        .env("SIDECAR_PORT", serving.address.port().to_string())
+        .env("SIDECAR_BASE_DIR", base)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| {
+            let program = Path::new(program).display();
+            Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
+        })?;
+    // A terminal sends Ctrl-C to the module itself, which is in the same process group.
+    let interactive = std::io::stdin().is_terminal();
+    loop {
+        tokio::select! {
+            status = child.wait() => {
+                return status.map_err(|error| {
+                    Failure::new(exit::LOCAL_FAILED, format!("cannot wait for the module: {error}"))
+                });
+            }
+            signal = signals.next() => {
+                if !(interactive && signal == Signal::INT) {
+                    pass_on(&child, signal);
+                }
+            }
+        }
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        debug!(?signal, "passing the signal on to the module");
+        if let Err(error) = kill_process(pid, signal) {
+            warn!(?signal, "the signal could not be passed on: {error}");
+        }
+    }
+}
+
+/// What the module's end means for the execution.
+async fn finish(
+    session: &Session,
+    status: ExitStatus,
+    wrap: bool,
+    config: &Server,
+    signals: &mut Signals,
+) -> Result<u8, Failure> {
+    if !status.success() {
+        let reason = status.to_string();
+        warn!("the module ended with {reason}");
+        // It may have failed after its outputs were committed; then they stay so.
+        let _ = session.fail(format!("the module ended with {reason}")).await;
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        return Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED));
+    }
+    if wrap {
+        return tokio::select! {
+            done = session.done() => done.map(|_| 0).map_err(|error| Failure::at_done(&error)),
+            _ = signals.end() => Ok(finish_within_grace(session, config).await),
+        };
+    }
+    match session.idle().await {
+        Phase::Done => Ok(0),
+        Phase::Failed => Ok(exit::MODULE_FAILED),
+        _ => Err(Failure::new(
+            exit::MODULE_FAILED,
+            "the module ended without calling done: nothing was committed (--wrap commits for it)",
+        )),
+    }
+}

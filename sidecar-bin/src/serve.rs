@@ -1,0 +1,163 @@
+//! Serving: listeners, and how it ends.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sidecar_core::server::{Secret, router};
+use sidecar_core::{Phase, Session};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::config::Server;
+use crate::exit::{self, Failure};
+use crate::signals::Signals;
+
+/// The API on its listeners, until it is stopped.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<io::Result<()>>,
+    socket: Option<PathBuf>,
+}
+
+impl Serving {
+    /// Binds every listener, then serves.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub(crate) async fn start(session: &Session, config: &Server) -> Result<Self, Failure> {
+        let address = SocketAddr::new(config.address, config.port);
+        let tcp = TcpListener::bind(address).await.map_err(|error| {
+            let message = format!("cannot listen on {address}: {error} (choose another --serverport)");
+            Failure::new(exit::LOCAL_FAILED, message)
+        })?;
+        let address = tcp.local_addr().unwrap_or(address);
+        let unix = config.socket.as_deref().map(bind_unix).transpose()?;
+
+        let router = router(session.clone(), Secret::new(&config.secret));
+        let (stop, stopped) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        if let Some(unix) = unix {
+            let shutdown = wait(stopped.clone());
+            servers.spawn(axum::serve(unix, router.clone()).with_graceful_shutdown(shutdown).into_future());
+        }
+        servers.spawn(axum::serve(tcp, router).with_graceful_shutdown(wait(stopped)).into_future());
+        info!("listening on http://{address}");
+        if let Some(path) = &config.socket {
+            info!("listening on {}", path.display());
+        }
+        Ok(Self { address, stop, servers, socket: config.socket.clone() })
+    }
+
+    /// Takes no more calls, and lets the running ones be answered.
+    pub(crate) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while let Some(served) = self.servers.join_next().await {
+            if let Ok(Err(failed)) = served {
+                error!("serving failed: {failed}");
+            }
+        }
+        if let Some(path) = &self.socket {
+            // A socket that is gone already needs no removing.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Serves until the execution ended or a signal came.
+///
+/// # Errors
+/// When an address cannot be bound.
+pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Signals) -> Result<u8, Failure> {
+    let serving = Serving::start(session, config).await?;
+    tokio::select! {
+        ended = end(session, config) => {
+            stop_within(serving, config).await;
+            Ok(if ended == Phase::Done { 0 } else { exit::MODULE_FAILED })
+        }
+        signal = signals.end() => {
+            info!("received {signal:?}, ending");
+            let code = finish_within_grace(session, config).await;
+            stop_within(serving, config).await;
+            Ok(code)
+        }
+    }
+}
+
+/// Waits for the end of the execution, and a little longer for repeats of the last call.
+async fn end(session: &Session, config: &Server) -> Phase {
+    let ended = session.ended().await;
+    if !config.exit_on_done {
+        std::future::pending::<()>().await;
+    }
+    // After a restart the module may not have asked yet: it must not find nobody.
+    let _ = tokio::time::timeout(UNTOLD, session.told()).await;
+    tokio::time::sleep(config.linger).await;
+    ended
+}
+
+/// How long an ended execution waits for a module that was not told yet: several of the waits between two
+/// attempts of the client.
+const UNTOLD: Duration = Duration::from_secs(30);
+
+/// Lets a running call finish, for as long as the grace period lasts.
+pub(crate) async fn finish_within_grace(session: &Session, config: &Server) -> u8 {
+    let phase = match tokio::time::timeout(config.grace, session.idle()).await {
+        Ok(phase) => phase,
+        Err(_) => session.phase(),
+    };
+    match phase {
+        Phase::Done => {
+            info!("the outputs are committed");
+            0
+        }
+        Phase::Committing => {
+            warn!(
+                "the grace period is over: the commit is unfinished and goes on when the sidecar is started again"
+            );
+            exit::TERMINATED
+        }
+        phase => {
+            warn!(%phase, "ended before the outputs were committed; they are left where they are");
+            exit::TERMINATED
+        }
+    }
+}
+
+/// A client that keeps its connection open must not keep the sidecar alive.
+async fn stop_within(serving: Serving, config: &Server) {
+    let socket = serving.socket.clone();
+    if tokio::time::timeout(config.grace.min(STOP_TIMEOUT), serving.stop()).await.is_err() {
+        socket.inspect(|path| drop(fs::remove_file(path)));
+    }
+}
+
+/// How long open connections are waited for once there is nothing left to answer.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+async fn wait(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which stops as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
+    let failure = |error: io::Error| {
+        Failure::new(exit::LOCAL_FAILED, format!("--socket: cannot listen on {}: {error}", path.display()))
+    };
+    // What a killed sidecar left behind; the lock on the state directory says that none is alive.
+    if fs::symlink_metadata(path)
+        .is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()))
+    {
+        fs::remove_file(path).map_err(failure)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failure)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failure)?;
+    Ok(listener)
+}

@@ -1,0 +1,124 @@
+//! What is wrong is told in one go; what is set is what is printed, less the secrets.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::process::{CONTEXT, ended, output, sidecar};
+
+#[test]
+fn every_mistake_is_reported_at_once_by_its_flag() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, errors) = output(
+        &dir,
+        &[
+            "--serverport=x",
+            "--linger=soon",
+            "--development=maybe",
+            "--blobs=s3://bucket",
+            "--documents=http://x",
+            "--events=nonsense",
+            "--context.name=a/b",
+            "--azureblobprovider=true",
+            "--mongodbdocprovider.port=many",
+            "--loglevel=loud",
+            "--parallel=0",
+            "--serveraddress=here",
+        ],
+    );
+    assert_eq!(code, 64);
+    for flag in [
+        "serverport",
+        "linger",
+        "development",
+        "blobs",
+        "documents",
+        "events",
+        "context.name",
+        "azureblobprovider",
+        "azureblobprovider.containername",
+        "mongodbdocprovider.port",
+        "loglevel",
+        "parallel",
+        "serveraddress",
+        "sharedsecret",
+        "context.eventid",
+    ] {
+        assert!(errors.contains(&format!("error: --{flag}: ")), "--{flag} is missing:\n{errors}");
+    }
+    assert!(!dir.path().join("dev").exists(), "something was started");
+}
+
+#[test]
+fn choosing_a_provider_that_is_not_built_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let flags = [
+        "--servicebuseventprovider=true",
+        "--servicebuseventprovider.namespace=n",
+        "--servicebuseventprovider.topic=t",
+        "--servicebuseventprovider.key=k",
+        "--servicebuseventprovider.authorizationrulename=r",
+    ];
+    let (code, _, errors) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
+    assert_eq!(code, 64);
+    assert!(errors.contains("--servicebuseventprovider: this build has no such provider"), "{errors}");
+}
+
+#[test]
+fn unknown_flags_are_configuration_errors() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(output(&dir, &["--nonsense"]).0, 64);
+    assert_eq!(output(&dir, &["--help"]).0, 0);
+}
+
+#[test]
+fn flags_win_over_environment_over_file() {
+    let dir = TempDir::new().unwrap();
+    let file = "development = true\nparallel = 1\nlinger = \"1s\"\ngrace = \"1s\"\n\
+                [context]\nname = \"m\"\neventid = \"e\"\n[azureblobprovider]\nenabled = false\n";
+    fs::write(dir.path().join("sidecar.toml"), file).unwrap();
+    let print = |command: &mut std::process::Command| {
+        command.args(["commit", "--config", "sidecar.toml", "--printconfig"]);
+        ended(&command.output().unwrap()).1
+    };
+    let printed = print(
+        sidecar(&dir, &[]).env("SIDECAR_LINGER", "2s").env("SIDECAR_GRACE", "2s").args(["--grace", "3s"]),
+    );
+    for line in ["parallel = \"1\"", "linger = \"2s\"", "grace = \"3s\"", "context.name = \"m\""] {
+        assert!(printed.contains(line), "{line} is not in\n{printed}");
+    }
+}
+
+#[test]
+fn a_bad_file_is_told_by_its_settings() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("sidecar.toml"), "nonsense = 1\nparallel = [1]\n").unwrap();
+    let (code, _, errors) = output(&dir, &["--config", "sidecar.toml"]);
+    assert_eq!(code, 64);
+    assert!(
+        errors.contains("there is no setting \"nonsense\"") && errors.contains("\"parallel\" must be"),
+        "{errors}"
+    );
+    assert_eq!(output(&dir, &["--config", "absent.toml"]).0, 64);
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &CONTEXT);
+    command.args(["commit", "--sharedsecret=swordfish", "--printconfig", "--loglevel=trace"]);
+    command.args(["--mongodbdocprovider.password=swordfish", "--azureblobprovider.blobaccountkey=swordfish"]);
+    let (_, out, log) = ended(&command.output().unwrap());
+    assert!(out.contains("sharedsecret") && !out.contains("swordfish"), "{out}");
+    assert!(!log.contains("swordfish"), "{log}");
+    let help = ended(&sidecar(&dir, &["--help"]).env("SHARED_SECRET", "swordfish").output().unwrap());
+    assert!(!help.1.contains("swordfish"));
+}
+
+#[test]
+fn any_event_type_is_worth_one_line() {
+    let dir = TempDir::new().unwrap();
+    let log = |flag: &[&str]| ended(&sidecar(&dir, &CONTEXT).arg("commit").args(flag).output().unwrap()).2;
+    assert_eq!(log(&[]).matches("--valideventtypes is not set").count(), 1);
+    assert_eq!(log(&["--valideventtypes=a"]).matches("--valideventtypes").count(), 0);
+}

@@ -1,0 +1,10 @@
+//! The binary, as those who start it see it: one test binary, one module a subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod configuration;
+mod crash;
+mod examples;
+mod one_shot;
+mod process;
+mod run;
+mod serve;

@@ -1,0 +1,92 @@
+//! `sidecar run`: sidecar and module as one process to the outside.
+
+use std::fs;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::process::{CONTEXT, Serving, base, ended, files, sidecar};
+
+fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
+    let mut command = sidecar(dir, &["run"]);
+    ended(&command.args(CONTEXT).args(flags).args(["--", "sh", "-c", script]).output().unwrap())
+}
+
+const WRITE: &str = "cd $SIDECAR_BASE_DIR && test -f in/meta.json && echo hello > out/data/a &&
+    echo '[{\"key\":\"eventType\",\"value\":\"t\"},{\"key\":\"files\",\"value\":\"a\"}]' > out/events/1.json";
+
+#[test]
+fn wrap_needs_no_code_in_the_module() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(files(dir.path().join("dev/events")).len(), 1);
+    assert_eq!(fs::read_to_string(dir.path().join("dev/blobs/e1/m/a")).unwrap(), "hello\n");
+}
+
+#[test]
+fn it_exits_with_the_code_of_the_module() {
+    let dir = TempDir::new().unwrap();
+    for flags in [&["--wrap"][..], &[]] {
+        let (code, _, log) = run(&dir, flags, &format!("{WRITE}; exit 3"));
+        assert_eq!(code, 3, "{log}");
+        assert_eq!(files(dir.path().join("dev/events")), []);
+    }
+    assert_eq!(run(&dir, &["--wrap"], "kill -9 $$").0, 128 + 9);
+}
+
+#[test]
+fn a_module_that_never_calls_done_is_told_so() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = run(&dir, &[], "true");
+    assert_eq!(code, 1);
+    assert!(log.contains("without calling done") && log.contains("--wrap"), "{log}");
+}
+
+#[test]
+fn invalid_outputs_and_unknown_commands_have_their_codes() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = run(&dir, &["--wrap"], "echo '[]' > $SIDECAR_BASE_DIR/out/events/1.json");
+    assert_eq!(code, 65);
+    assert!(log.contains("out/events/1.json:1:1"), "{log}");
+    let mut command = sidecar(&dir, &["run"]);
+    let (code, _, log) = ended(&command.args(CONTEXT).args(["--", "/no/such/command"]).output().unwrap());
+    assert_eq!(code, 64);
+    assert!(log.contains("cannot start /no/such/command"), "{log}");
+}
+
+#[test]
+fn what_is_committed_is_not_run_again_unless_told() {
+    let dir = TempDir::new().unwrap();
+    run(&dir, &["--wrap"], WRITE);
+    let count = "echo ran >> $SIDECAR_BASE_DIR/../../../count";
+    assert_eq!(run(&dir, &["--wrap"], count).0, 0);
+    assert!(!dir.path().join("count").exists());
+    assert_eq!(run(&dir, &["--wrap", "--rerun"], count).0, 0);
+    assert_eq!(fs::read_to_string(dir.path().join("count")).unwrap(), "ran\n");
+}
+
+#[test]
+fn signals_reach_the_module() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run"]);
+    let script = "trap 'exit 7' TERM; echo started; while :; do sleep 0.05; done";
+    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
+    let mut stdout = None;
+    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    assert_eq!(line, "started\n");
+    serving.signal("TERM");
+    assert_eq!(serving.end().0, 7);
+}
+
+#[test]
+fn the_module_finds_its_sidecar_in_the_environment() {
+    let dir = TempDir::new().unwrap();
+    let script = "test \"$SIDECAR_BASE_DIR\" = \"$PWD/dev/modules/m\" && test -n \"$SIDECAR_PORT\" && echo \"$SHARED_SECRET\"";
+    let (_, out, log) = run(&dir, &["--wrap", "--sharedsecret=swordfish"], script);
+    assert_eq!(out, "swordfish\n", "{log}");
+    assert!(!log.contains("swordfish"));
+    assert!(base(&dir).join("in/meta.json").exists());
+}

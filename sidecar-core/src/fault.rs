@@ -1,0 +1,28 @@
+//! Places where a test kills this process, to see what the world looks like then.
+//!
+//! Without the feature `fault-points` they are nothing. With it, `SIDECAR_FAULT_TRACE` names a file to which
+//! every place passed is added, and `SIDECAR_FAULT_AT` the place and how often it is passed before the end:
+//! `journal.ready.before 1`.
+
+#[cfg(feature = "fault-points")]
+pub(crate) fn point(name: &str) {
+    use std::io::Write;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
+
+    if let Some(path) = std::env::var_os("SIDECAR_FAULT_TRACE")
+        && let Ok(mut trace) = std::fs::File::options().create(true).append(true).open(path)
+    {
+        // One write, so that threads do not mix their lines; a lost line fails the test that reads them.
+        let _ = trace.write_all(format!("{name}\n").as_bytes());
+    }
+    let Ok(at) = std::env::var("SIDECAR_FAULT_AT") else { return };
+    let Some((place, times)) = at.split_once(' ') else { return };
+    if place == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == times.parse().unwrap_or(1) {
+        // SIGKILL is not delivered later: nothing of this process runs on.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(not(feature = "fault-points"))]
+pub(crate) fn point(_name: &str) {}
