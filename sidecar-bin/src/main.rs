@@ -118,6 +118,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     if let Some(bar) = bar {
         bar.abort();
     }
+    if let Err(error) = session.tidy().await {
+        warn!("{}", error.chain());
+    }
     code
 }
 

@@ -1,13 +1,14 @@
 //! Blobs as plain files in one directory: nothing to install, and `ls` shows what is there.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use url::Url;
 
+use super::transfer::{Side, copy};
 use super::{BlobProvider, Descriptor, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
@@ -79,15 +80,11 @@ impl Local {
 fn store(root: &Path, path: &Path, source: &Source) -> Result<Descriptor> {
     let mut reader = source.open()?;
     let mut staged = Staged::new_in(root, source.is_executable()).map_err(Error::io("write", path))?;
-    let mut buffer = reader.buffer();
-    loop {
-        let n = reader.read(&mut buffer).map_err(Error::io("read", source.path()))?;
-        staged.write_all(&buffer[..n]).map_err(Error::io("write", path))?;
-        if n < buffer.len() {
-            break;
-        }
-    }
-    let descriptor = reader.finish()?;
+    let descriptor = copy(&mut reader, &mut staged, source.size()).map_err(|side| match side {
+        Side::Read(error) => Error::io("read", source.path())(error),
+        Side::Write(error) => Error::io("write", path)(error),
+    })?;
+    reader.finish()?;
     staged.persist(path).map_err(Error::io("write", path))?;
     Ok(descriptor)
 }
@@ -104,12 +101,8 @@ fn fetch(path: &Path, target: &Target, not_found: impl FnOnce() -> Error) -> Res
         return Err(not_found());
     }
     let mut writer = target.create()?;
-    let mut buffer = super::transfer::buffer(metadata.len());
-    loop {
-        let n = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        writer.write(&buffer[..n])?;
-        if n < buffer.len() {
-            return writer.finish();
-        }
-    }
+    copy(&mut file, &mut writer, metadata.len()).map_err(|side| match side {
+        Side::Read(error) => Error::io("read", path)(error),
+        Side::Write(error) => Error::io("write", target.path())(error),
+    })
 }

@@ -1,13 +1,13 @@
 //! Blobs in memory, for tests and for embedders that need no store.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use url::Url;
 
-use super::{BlobProvider, Descriptor, Source, Target};
+use super::{BlobProvider, Descriptor, Hasher, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
 use crate::error::{Error, Result};
@@ -32,7 +32,8 @@ impl BlobProvider for Memory {
             let mut reader = source.open()?;
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map_err(Error::io("read", source.path()))?;
-            let descriptor = reader.finish()?;
+            reader.finish()?;
+            let descriptor = describe(&bytes);
             blobs.write().unwrap_or_else(PoisonError::into_inner).insert(key, bytes.into());
             Ok(descriptor)
         })
@@ -45,9 +46,8 @@ impl BlobProvider for Memory {
             found.ok_or_else(|| Error::NotFound { provider: self.to_string(), key: key.to_string() })?;
         let target = target.clone();
         blocking(move || {
-            let mut writer = target.create()?;
-            writer.write(&bytes)?;
-            writer.finish()
+            target.create()?.write_all(&bytes).map_err(Error::io("write", target.path()))?;
+            Ok(describe(&bytes))
         })
         .await
     }
@@ -61,4 +61,10 @@ impl BlobProvider for Memory {
         uri.set_path(key.as_str());
         Ok(uri)
     }
+}
+
+fn describe(bytes: &[u8]) -> Descriptor {
+    let mut hasher = Hasher::default();
+    hasher.update(bytes);
+    hasher.finish()
 }

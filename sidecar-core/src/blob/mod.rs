@@ -20,7 +20,7 @@ pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 pub(crate) use transfer::Identity;
-pub use transfer::{Reader, Source, Target, Writer};
+pub use transfer::{Hasher, Reader, Source, Target, Writer};
 
 /// The size and digest of a content that was moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,4 @@
-//! The two ends of a transfer: a file to read from, and a file to write to.
-//!
-//! Both hash what passes through them, so a digest always describes the bytes that were really moved.
+//! The two ends of a transfer, a file to read from and a file to write to, and the hash of what passes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,8 +13,8 @@ use super::Descriptor;
 use crate::contract::Digest;
 use crate::error::{Error, Result};
 
-/// The most that one read or write moves, in bytes: larger ones gain nothing, and buffers add up.
-const BUFFER: u64 = 256 * 1024;
+/// The most that one read or write moves, in bytes: large enough for hashing beside the write to pay.
+const BUFFER: u64 = 1024 * 1024;
 
 /// What makes a file the same file, unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -108,54 +106,37 @@ impl Source {
             .custom_flags(flags)
             .open(&self.path)
             .map_err(Error::io("read", &self.path))?;
-        let reader = Reader { file, hasher: blake3::Hasher::new(), size: 0, source: self.clone() };
-        reader.check()?;
+        let reader = Reader { file, source: self.clone() };
+        reader.finish()?;
         Ok(reader)
     }
 }
 
-/// A [`Source`] being read; it hashes as it goes.
+/// A [`Source`] being read.
 #[derive(Debug)]
 pub struct Reader {
     file: File,
-    hasher: blake3::Hasher,
-    size: u64,
     source: Source,
 }
 
 impl Reader {
-    /// A buffer of the size that suits this file.
-    pub fn buffer(&self) -> Vec<u8> {
-        buffer(self.source.identity.size)
-    }
-
-    /// Describes the bytes that were read, once all were.
+    /// Checks, once all was read, that the file is still what it was.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file was written to in the meantime.
-    pub fn finish(self) -> Result<Descriptor> {
-        self.check()?;
-        if self.size != self.source.identity.size {
-            return Err(self.changed());
-        }
-        Ok(Descriptor { size: self.size, digest: Digest(*self.hasher.finalize().as_bytes()) })
-    }
-
-    fn check(&self) -> Result<()> {
+    /// [`Error::Io`] when it was written to in the meantime.
+    pub fn finish(&self) -> Result<()> {
         let metadata = self.file.metadata().map_err(Error::io("read", &self.source.path))?;
-        if Identity::of(&metadata) == self.source.identity { Ok(()) } else { Err(self.changed()) }
-    }
-
-    fn changed(&self) -> Error {
-        Error::io("read", &self.source.path)(io::Error::other("it was changed while it was being committed"))
+        if Identity::of(&metadata) == self.source.identity {
+            return Ok(());
+        }
+        let changed = io::Error::other("it was changed while it was being committed");
+        Err(Error::io("read", &self.source.path)(changed))
     }
 }
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read(buffer)?;
-        self.hasher.update(&buffer[..n]);
-        self.size += n as u64;
         self.source.moved.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
@@ -189,50 +170,90 @@ impl Target {
         self
     }
 
+    /// Where the file will lie.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the file, empty. Blocks.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be made.
     pub fn create(&self) -> Result<Writer> {
         let file = create(&self.path, self.executable)?;
-        Ok(Writer { file, hasher: blake3::Hasher::new(), size: 0, target: self.clone() })
+        Ok(Writer { file, moved: self.moved.clone() })
     }
 }
 
-/// A [`Target`] being written; it hashes as it goes.
+/// A [`Target`] being written.
 #[derive(Debug)]
 pub struct Writer {
     file: File,
-    hasher: blake3::Hasher,
+    moved: Arc<AtomicU64>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.moved.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Describes the bytes that pass it.
+#[derive(Debug, Clone, Default)]
+pub struct Hasher {
+    blake3: blake3::Hasher,
     size: u64,
-    target: Target,
 }
 
-impl Writer {
-    /// Writes all of `bytes`.
-    ///
-    /// # Errors
-    /// [`Error::Io`], or [`Error::DiskFull`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io("write", &self.target.path))?;
-        self.hasher.update(bytes);
+impl Hasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.blake3.update(bytes);
         self.size += bytes.len() as u64;
-        self.target.moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
     }
 
-    /// Describes the bytes that were written.
-    ///
-    /// # Errors
-    /// None today; a store may make its last check here.
-    pub fn finish(self) -> Result<Descriptor> {
-        Ok(Descriptor { size: self.size, digest: Digest(*self.hasher.finalize().as_bytes()) })
+    /// Describes all bytes so far.
+    pub fn finish(&self) -> Descriptor {
+        Descriptor { size: self.size, digest: Digest(*self.blake3.finalize().as_bytes()) }
     }
 }
 
-/// A buffer for a file of `size` bytes; a read that does not fill it has met the file's end.
-pub(super) fn buffer(size: u64) -> Vec<u8> {
-    vec![0; (size + 1).min(BUFFER) as usize]
+/// Which end of a [`copy`] failed.
+#[derive(Debug)]
+pub(super) enum Side {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Moves about `size` bytes up to the end of `from`, and describes them. Blocks.
+pub(super) fn copy(from: &mut impl Read, to: &mut impl Write, size: u64) -> Result<Descriptor, Side> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; (size + 1).min(BUFFER) as usize];
+    loop {
+        let n = from.read(&mut buffer).map_err(Side::Read)?;
+        let bytes = &buffer[..n];
+        if (n as u64) < BUFFER {
+            hasher.update(bytes);
+            to.write_all(bytes).map_err(Side::Write)?;
+        } else {
+            // Hashing takes about as long as writing: side by side, a large file passes at the speed of a copy.
+            std::thread::scope(|scope| {
+                scope.spawn(|| hasher.update(bytes));
+                to.write_all(bytes)
+            })
+            .map_err(Side::Write)?;
+        }
+        // A regular file that does not fill the buffer has met its end.
+        if n < buffer.len() {
+            return Ok(hasher.finish());
+        }
+    }
 }
 
 /// Makes the regular file at `path` anew, and its directory if need be.

@@ -45,8 +45,8 @@ pub(super) async fn commit(
                 Step::Published { prepared, receipt }
             }
             Step::Published { prepared, receipt } => {
-                let layout = settings.layout.clone();
-                blocking(move || directories::clear_outputs(&layout)).await?;
+                let (layout, trash) = (settings.layout.clone(), settings.trash());
+                blocking(move || directories::clear_outputs(&layout, &trash)).await?;
                 fault::point("outputs.clear");
                 Step::Done { prepared, receipt }
             }

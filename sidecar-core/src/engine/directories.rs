@@ -35,11 +35,20 @@ pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
     write().map_err(Error::io("write", &path))
 }
 
-/// Empties `out/`. Blocks.
-pub(super) fn clear_outputs(layout: &Layout) -> Result<()> {
-    remove(&layout.output_events())?;
+/// Empties `out/`, leaving what was in it in `trash` to be removed later where that is possible. Blocks.
+///
+/// Removing many files takes as long as committing them; the module need not wait for it.
+pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
+    remove(trash)?;
+    let moved = fs::create_dir_all(trash)
+        .and_then(|()| fs::rename(layout.output_data(), trash.join("data")))
+        .and_then(|()| fs::rename(layout.output_events(), trash.join("events")));
+    if moved.is_err() {
+        // Another file system, or nothing there: then it takes as long as it takes.
+        remove(&layout.output_data())?;
+        remove(&layout.output_events())?;
+    }
     remove(&layout.output_meta())?;
-    remove(&layout.output_data())?;
     make(layout)
 }
 
@@ -62,7 +71,7 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 /// Removes a file or a tree, without following links; an absent one is fine.
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

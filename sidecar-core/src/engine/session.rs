@@ -46,6 +46,11 @@ impl Settings {
         let (event_types, parallel) = (EventTypes::Any, Self::DEFAULT_PARALLEL);
         Self { context, layout, state_dir, event_types, parallel, rerun: false }
     }
+
+    /// Where cleared outputs wait to be removed.
+    pub(super) fn trash(&self) -> PathBuf {
+        self.state_dir.join("trash")
+    }
 }
 
 /// One execution of one module for one event; clones share it.
@@ -122,6 +127,7 @@ impl Session {
                 }
                 _ => None,
             };
+            directories::remove(&opened.trash())?;
             directories::make(&opened.layout)?;
             Ok((journal, aside))
         })
@@ -258,6 +264,15 @@ impl Session {
     /// Waits until the execution has ended, and says how: [`Phase::Done`] or [`Phase::Failed`].
     pub async fn ended(&self) -> Phase {
         self.wait_for(|phase| matches!(phase, Phase::Done | Phase::Failed)).await
+    }
+
+    /// Removes the outputs that a commit cleared; what is not removed now is when the directory is used next.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when they cannot be removed.
+    pub async fn tidy(&self) -> Result<()> {
+        let trash = self.inner.settings.trash();
+        blocking(move || directories::remove(&trash)).await
     }
 
     /// Waits until a caller was told in this process how the execution ended.
