@@ -17,3 +17,9 @@ pub use retry::Retry;
 pub use run::run;
 pub use sidecar_core::{FileName, KeyValuePair, KeyValuePairs, Layout, Problem, Receipt};
 pub use workspace::{EventBuilder, Output, Workspace};
+
+// The examples of the guides compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-a-module.md")]
+#[doc = include_str!("../../README.md")]
+mod guides {}

@@ -32,16 +32,22 @@ impl std::fmt::Display for Local {
 #[async_trait]
 impl BlobProvider for Local {
     async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
-        let (path, root, source) = (key.below(&self.root), self.root.clone(), source.clone());
-        let (descriptor, path) = blocking(move || store(&root, &path, &source).map(|d| (d, path))).await?;
-        self.unflushed().push(path);
-        Ok(descriptor)
+        Ok(only(self.put_all(&[(key.clone(), source.clone())]).await?))
     }
 
     async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
-        let (path, key, target) = (key.below(&self.root), key.clone(), target.clone());
-        let provider = self.to_string();
-        blocking(move || fetch(&path, &target, || Error::NotFound { provider, key: key.to_string() })).await
+        Ok(only(self.get_all(&[(key.clone(), target.clone())]).await?))
+    }
+
+    // Handing work to another thread costs as much as moving a small file: it is done once for many.
+    async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
+        let (store, files) = (self.clone(), files.to_vec());
+        blocking(move || files.iter().map(|(key, source)| store.store(key, source)).collect()).await
+    }
+
+    async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
+        let (store, blobs) = (self.clone(), blobs.to_vec());
+        blocking(move || blobs.iter().map(|(key, target)| store.fetch(key, target)).collect()).await
     }
 
     async fn flush(&self) -> Result<()> {
@@ -75,34 +81,43 @@ impl Local {
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
         self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn store(root: &Path, path: &Path, source: &Source) -> Result<Descriptor> {
-    let mut reader = source.open()?;
-    let mut staged = Staged::new_in(root, source.is_executable()).map_err(Error::io("write", path))?;
-    let descriptor = copy(&mut reader, &mut staged, source.size()).map_err(|side| match side {
-        Side::Read(error) => Error::io("read", source.path())(error),
-        Side::Write(error) => Error::io("write", path)(error),
-    })?;
-    reader.finish()?;
-    staged.persist(path).map_err(Error::io("write", path))?;
-    Ok(descriptor)
-}
+    fn store(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+        let path = key.below(&self.root);
+        let mut reader = source.open()?;
+        let mut staged =
+            Staged::new_in(&self.root, source.is_executable()).map_err(Error::io("write", &path))?;
+        let descriptor = copy(&mut reader, &mut staged, source.size()).map_err(|side| match side {
+            Side::Read(error) => Error::io("read", source.path())(error),
+            Side::Write(error) => Error::io("write", &path)(error),
+        })?;
+        reader.finish()?;
+        staged.persist(&path).map_err(Error::io("write", &path))?;
+        self.unflushed().push(path);
+        Ok(descriptor)
+    }
 
-fn fetch(path: &Path, target: &Target, not_found: impl FnOnce() -> Error) -> Result<Descriptor> {
-    let mut file = match File::open(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+    fn fetch(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+        let path = key.below(&self.root);
+        let not_found = || Error::NotFound { provider: self.to_string(), key: key.to_string() };
+        let mut file = match File::open(&path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(not_found());
+            }
+            opened => opened.map_err(Error::io("read", &path))?,
+        };
+        let metadata = file.metadata().map_err(Error::io("read", &path))?;
+        if !metadata.is_file() {
             return Err(not_found());
         }
-        opened => opened.map_err(Error::io("read", path))?,
-    };
-    let metadata = file.metadata().map_err(Error::io("read", path))?;
-    if !metadata.is_file() {
-        return Err(not_found());
+        copy(&mut file, &mut target.create()?, metadata.len()).map_err(|side| match side {
+            Side::Read(error) => Error::io("read", &path)(error),
+            Side::Write(error) => Error::io("write", target.path())(error),
+        })
     }
-    let mut writer = target.create()?;
-    copy(&mut file, &mut writer, metadata.len()).map_err(|side| match side {
-        Side::Read(error) => Error::io("read", path)(error),
-        Side::Write(error) => Error::io("write", target.path())(error),
-    })
+}
+
+/// The answer for the one file that was asked for.
+fn only(mut descriptors: Vec<Descriptor>) -> Descriptor {
+    descriptors.remove(0)
 }

@@ -63,6 +63,26 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Writes the blob to `target` and describes what was written.
     async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor>;
 
+    /// Stores several files, in their order; providers for which one call for many is cheaper override it.
+    ///
+    /// After an error any of them may have been stored.
+    async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
+        let mut stored = Vec::with_capacity(files.len());
+        for (key, source) in files {
+            stored.push(self.put(key, source).await?);
+        }
+        Ok(stored)
+    }
+
+    /// Writes several blobs, in their order; providers for which one call for many is cheaper override it.
+    async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
+        let mut written = Vec::with_capacity(blobs.len());
+        for (key, target) in blobs {
+            written.push(self.get(key, target).await?);
+        }
+        Ok(written)
+    }
+
     /// Makes every blob put before durable. Stores whose `put` is durable already leave it as it is.
     async fn flush(&self) -> Result<()> {
         Ok(())
@@ -81,6 +101,12 @@ macro_rules! forward {
             }
             async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
                 (**self).get(key, target).await
+            }
+            async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
+                (**self).put_all(files).await
+            }
+            async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
+                (**self).get_all(blobs).await
             }
             async fn flush(&self) -> Result<()> {
                 (**self).flush().await

@@ -122,6 +122,29 @@ pub async fn many_at_once(provider: &dyn BlobProvider) {
     }
 }
 
+/// Several files in one call come back like one each, and in their order.
+pub async fn many_in_one_call(provider: &dyn BlobProvider) {
+    let dir = TempDir::new().unwrap();
+    let contents: Vec<Vec<u8>> = (0..100).map(|i| vec![i; usize::from(i) * 50]).collect();
+    let files: Vec<_> = contents
+        .iter()
+        .enumerate()
+        .map(|(i, c)| (key(&format!("dir{}/{i}", i % 3)), source(&dir, c)))
+        .collect();
+    let stored = provider.put_all(&files).await.unwrap();
+    provider.flush().await.unwrap();
+    let path = |i: usize| dir.path().join(format!("target/{i}"));
+    let targets: Vec<_> =
+        files.iter().enumerate().map(|(i, (key, _))| (key.clone(), Target::file(path(i)))).collect();
+    assert_eq!(provider.get_all(&targets).await.unwrap(), stored);
+    for (i, content) in contents.iter().enumerate() {
+        assert_eq!(stored[i].digest.0, *blake3::hash(content).as_bytes());
+        assert!(fs::read(path(i)).unwrap() == *content);
+    }
+    let missing = [targets[0].clone(), (key("absent"), Target::file(path(0)))];
+    assert!(matches!(provider.get_all(&missing).await, Err(Error::NotFound { .. })));
+}
+
 /// What was validated is what is stored: a source that changed is an error, and stores nothing.
 pub async fn a_changed_source_is_refused(provider: &dyn BlobProvider) {
     let dir = TempDir::new().unwrap();

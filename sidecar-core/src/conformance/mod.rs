@@ -48,6 +48,7 @@ suite!(
         an_empty_blob_is_a_blob,
         a_large_blob_comes_back,
         many_at_once,
+        many_in_one_call,
         a_changed_source_is_refused,
         the_display_is_short,
     ]

@@ -11,10 +11,10 @@ use futures_util::stream::{self, StreamExt};
 use super::data_plane::DataPlane;
 use super::journal::{Journal, Step, StoredFile};
 use super::outputs::{self, Outputs};
-use super::progress::Progress;
+use super::progress::{Progress, groups};
 use super::session::Settings;
 use super::{directories, ids};
-use crate::blob::Source;
+use crate::blob::{Descriptor, Source};
 use crate::blocking;
 use crate::contract::{
     Blob, Event, EventContext, FileName, Insight, KeyValuePairs, Lineage, OutputEvent, Prepared, Published,
@@ -85,12 +85,13 @@ async fn store(
     let mut stored = HashMap::with_capacity(files.len());
     let mut failed = None;
     {
+        let files = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
         let mut puts = stream::iter(files)
-            .map(|(name, source)| put(settings, plane, progress, &known, name, source))
+            .map(|group| put(settings, plane, progress, &known, group))
             .buffer_unordered(settings.parallel);
         while let Some(put) = puts.next().await {
             match put {
-                Ok((name, file)) => drop(stored.insert(name, file)),
+                Ok(group) => stored.extend(group),
                 Err(error) => {
                     failed = Some(error);
                     break;
@@ -140,27 +141,29 @@ async fn put(
     plane: &DataPlane,
     progress: &Progress,
     known: &HashMap<FileName, StoredFile>,
-    name: FileName,
-    source: Source,
-) -> Result<(FileName, StoredFile)> {
-    let identity = source.identity();
-    if let Some(file) = known.get(&name).filter(|file| file.identity == identity) {
-        progress.file_moved();
-        return Ok((name, file.clone()));
+    group: Vec<(FileName, Source)>,
+) -> Result<Vec<(FileName, StoredFile)>> {
+    let mut stored = Vec::with_capacity(group.len());
+    let (mut names, mut files) = (Vec::new(), Vec::new());
+    for (name, source) in group {
+        if let Some(file) = known.get(&name).filter(|file| file.identity == source.identity()) {
+            progress.file_moved();
+            stored.push((name, file.clone()));
+            continue;
+        }
+        let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
+        names.push(name);
+        files.push((key, source.counted_by(progress.bytes_moved())));
     }
-    let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
-    let source = source.counted_by(progress.bytes_moved());
-    let descriptor = plane.blobs.put(&key, &source).await?;
+    let descriptors = plane.blobs.put_all(&files).await?;
     fault::point("blobs.put");
-    progress.file_moved();
-    let blob = Blob {
-        name: name.clone(),
-        key,
-        size: descriptor.size,
-        digest: descriptor.digest,
-        executable: source.is_executable(),
-    };
-    Ok((name, StoredFile { blob, identity }))
+    for ((name, (key, source)), descriptor) in names.into_iter().zip(files).zip(descriptors) {
+        progress.file_moved();
+        let Descriptor { size, digest } = descriptor;
+        let blob = Blob { name: name.clone(), key, size, digest, executable: source.is_executable() };
+        stored.push((name, StoredFile { blob, identity: source.identity() }));
+    }
+    Ok(stored)
 }
 
 fn published(settings: &Settings, file: &str, event: &OutputEvent) -> Published {

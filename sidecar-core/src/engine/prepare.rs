@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::data_plane::DataPlane;
 use super::directories;
-use super::progress::Progress;
+use super::progress::{Progress, groups};
 use super::session::Settings;
 use crate::blob::Target;
 use crate::blocking;
@@ -36,8 +36,8 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
     };
     let bytes = blobs.iter().map(|blob| blob.size).sum();
     progress.start(blobs.len() as u64, bytes);
-    stream::iter(blobs.clone())
-        .map(|blob| fetch(settings, plane, progress, blob))
+    stream::iter(groups(blobs.clone(), settings.parallel, |blob| blob.size))
+        .map(|group| fetch(settings, plane, progress, group))
         .buffer_unordered(settings.parallel)
         .try_collect::<()>()
         .await?;
@@ -74,23 +74,27 @@ fn manifest(plane: &DataPlane, context: &EventContext) -> Result<Vec<Blob>> {
     context.files.iter().map(find).collect()
 }
 
-async fn fetch(settings: &Settings, plane: &DataPlane, progress: &Progress, blob: Blob) -> Result<()> {
-    let target = Target::file(blob.name.below(&settings.layout.input_data()))
-        .executable(blob.executable)
-        .counted_by(progress.bytes_moved());
-    let found = plane.blobs.get(&blob.key, &target).await?;
-    fault::point("blobs.get");
-    let problem = match () {
-        () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
-        () if found.digest != blob.digest => format!("digest {} instead of {}", found.digest, blob.digest),
-        () => {
-            progress.file_moved();
-            return Ok(());
-        }
+async fn fetch(settings: &Settings, plane: &DataPlane, progress: &Progress, blobs: Vec<Blob>) -> Result<()> {
+    let target = |blob: &Blob| {
+        let target = Target::file(blob.name.below(&settings.layout.input_data()));
+        (blob.key.clone(), target.executable(blob.executable).counted_by(progress.bytes_moved()))
     };
-    Err(Error::Corrupt {
-        provider: plane.blobs.to_string(),
-        what: format!("blob {:?}", blob.key.as_str()),
-        problem,
-    })
+    let targets: Vec<_> = blobs.iter().map(target).collect();
+    let found = plane.blobs.get_all(&targets).await?;
+    fault::point("blobs.get");
+    for (blob, found) in blobs.iter().zip(found) {
+        let problem = match () {
+            () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
+            () if found.digest != blob.digest => {
+                format!("digest {} instead of {}", found.digest, blob.digest)
+            }
+            () => {
+                progress.file_moved();
+                continue;
+            }
+        };
+        let what = format!("blob {:?}", blob.key.as_str());
+        return Err(Error::Corrupt { provider: plane.blobs.to_string(), what, problem });
+    }
+    Ok(())
 }

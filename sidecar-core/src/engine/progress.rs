@@ -1,4 +1,4 @@
-//! How far a transfer is.
+//! How a transfer is cut into calls, and how far it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,5 +32,41 @@ impl Progress {
     /// Files, files in all, bytes, bytes in all.
     pub(super) fn read(&self) -> [u64; 4] {
         [&self.files, &self.files_total, &*self.bytes, &self.bytes_total].map(|n| n.load(Ordering::Relaxed))
+    }
+}
+
+/// Files up to this size are moved several a call, in bytes.
+const SMALL: u64 = 64 * 1024;
+/// The most files moved by one call.
+const LARGEST_GROUP: usize = 64;
+
+/// Cuts files into groups for one call each: small files together, but not so many that calls run short.
+pub(super) fn groups<T>(files: Vec<T>, parallel: usize, size: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+    let most = files.len().div_ceil(parallel).clamp(1, LARGEST_GROUP);
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    let mut open = false;
+    for file in files {
+        let small = size(&file) <= SMALL;
+        match groups.last_mut() {
+            Some(group) if open && small && group.len() < most => group.push(file),
+            _ => groups.push(vec![file]),
+        }
+        open = small;
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_share_a_call_and_large_ones_do_not() {
+        let groups = |sizes: &[u64], parallel| groups(sizes.to_vec(), parallel, |size| *size);
+        assert_eq!(groups(&[], 2), Vec::<Vec<u64>>::new());
+        assert_eq!(groups(&[1, 2, 3, 4, 5], 2), [vec![1, 2, 3], vec![4, 5]]);
+        assert_eq!(groups(&[1, SMALL + 1, 2, 3], 2), [vec![1], vec![SMALL + 1], vec![2, 3]]);
+        assert_eq!(groups(&[1, 2, 3], 16).len(), 3);
+        assert_eq!(groups(&vec![1; 10_000], 16).len(), 10_000usize.div_ceil(64));
     }
 }
