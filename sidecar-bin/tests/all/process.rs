@@ -1,7 +1,7 @@
 //! The binary as a process with a directory of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -172,4 +172,11 @@ pub fn files(path: PathBuf) -> Vec<(String, String)> {
     }
     found.sort();
     found
+}
+
+/// Says what is not tested and how to have it; where the environment insists, that is a failure.
+pub fn skip(what: &str, how: &str) {
+    assert!(std::env::var_os("SIDECAR_TEST_REQUIRE_SERVERS").is_none(), "{what} must be tested: {how}");
+    // Not through `eprintln!`, which the test harness keeps to itself.
+    std::io::stderr().write_all(format!("skipped: {what}: {how}\n").as_bytes()).unwrap();
 }

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use reqwest::blocking::Client;
 use tempfile::TempDir;
 
-use crate::process::{CONTEXT, DEADLINE, Serving, base, ended, files, sidecar, write_outputs};
+use crate::process::{CONTEXT, DEADLINE, Serving, base, ended, files, sidecar, skip, write_outputs};
 
 #[test]
 fn it_ends_by_itself_after_done_and_leaves_the_base_directory() {
@@ -99,4 +100,74 @@ fn the_log_can_go_to_a_file() {
     let (code, _, stderr) = ended(&command.args(["commit", "--logfile=log.txt"]).output().unwrap());
     assert_eq!((code, stderr.as_str()), (1, ""));
     assert!(fs::read_to_string(dir.path().join("log.txt")).unwrap().contains("call ready first"));
+}
+
+#[test]
+fn a_full_disk_is_told_and_can_be_mended() {
+    let dir = TempDir::new().unwrap();
+    let small = dir.path().join("dev");
+    fs::create_dir(&small).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&small).output();
+    if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+        return skip("a full disk", "run as root, who may mount a tmpfs");
+    }
+    struct Mounted(std::path::PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            // Lazily, since a failing test may still have files open in it.
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+    let _mounted = Mounted(small.clone());
+    let serving = Serving::start(&dir, &[]);
+    serving.call("ready").unwrap();
+    fs::write(base(&dir).join("out/data/large"), vec![1; 1_200_000]).unwrap();
+    let (status, body) = serving.call("done").unwrap();
+    assert_eq!((status, &body["retryable"]), (507, &serde_json::json!(true)), "{body}");
+    assert!(body["message"].as_str().unwrap().contains("no space left to write"), "{body}");
+    assert_eq!(files(dir.path().join("dev/blobs")), []);
+    assert!(Command::new("mount").args(["-o", "remount,size=8m"]).arg(&small).status().unwrap().success());
+    assert_eq!(serving.call("done").unwrap().0, 200);
+    assert_eq!(serving.end().0, 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_never_left_out_silently() {
+    let dir = TempDir::new().unwrap();
+    // Another user may start a binary only where every directory above it lets them.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("sidecar");
+    fs::copy(env!("CARGO_BIN_EXE_sidecar"), &program).unwrap();
+    let as_nobody = |command: &mut Command| {
+        let mut other = Command::new("setpriv");
+        other
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .args(command.get_args());
+        other.current_dir(dir.path()).output()
+    };
+    if !as_nobody(&mut sidecar(&dir, &["--version"])).is_ok_and(|probe| probe.status.success()) {
+        return skip("unreadable outputs", "run as root with setpriv, in a directory that others may enter");
+    }
+    let mut prepare = sidecar(&dir, &CONTEXT);
+    assert!(as_nobody(prepare.arg("prepare")).unwrap().status.success());
+    let data = base(&dir).join("out/data");
+    fs::write(data.join("readable"), "").unwrap();
+    for (name, directory) in [("secret", false), ("locked", true)] {
+        let path = data.join(name);
+        if directory {
+            fs::create_dir(&path).unwrap()
+        } else {
+            fs::write(&path, "").unwrap()
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let mut commit = sidecar(&dir, &CONTEXT);
+    let (code, _, log) = ended(&as_nobody(commit.arg("commit")).unwrap());
+    assert_eq!(code, 65, "{log}");
+    assert!(
+        log.contains("out/data/secret: cannot be read") && log.contains("out/data/locked: cannot be read"),
+        "{log}"
+    );
+    assert_eq!(files(dir.path().join("dev/blobs")), []);
 }
