@@ -30,8 +30,8 @@ pub(crate) enum Mode {
     Submit,
 }
 
-/// Where to listen, and for how long.
-#[derive(Debug, Clone)]
+/// Where to listen, and for how long. Deliberately without `Debug`: it holds the secret.
+#[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) secret: String,
     pub(crate) address: IpAddr,
@@ -58,6 +58,7 @@ pub(crate) struct Config {
     pub(crate) plane: PlaneConfig,
     pub(crate) log: Log,
     pub(crate) print: bool,
+    pub(crate) development: bool,
 }
 
 /// What is wrong, collected.
@@ -76,7 +77,7 @@ impl Errors {
     }
 
     pub(crate) fn switch(&mut self, flag: &str, text: &Option<String>) -> Option<bool> {
-        match text.as_deref()? {
+        match text.as_deref()?.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Some(true),
             "false" | "0" | "no" | "off" | "" => Some(false),
             other => {
@@ -125,7 +126,7 @@ impl Config {
         let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print }),
+            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print, development }),
             _ => Err(errors.0),
         }
     }
@@ -141,14 +142,13 @@ impl Config {
             lines.push(("basedir", layout.base().display().to_string()));
             lines.push(("statedir", state_dir.display().to_string()));
             let types = match event_types {
-                EventTypes::Any => "any".to_owned(),
+                EventTypes::Any => String::new(),
                 EventTypes::Only(types) => types.join(","),
             };
             lines.push(("valideventtypes", types));
             lines.push(("parallel", parallel.to_string()));
         }
         let Server { address, port, socket, exit_on_done, linger, grace, .. } = &self.server;
-        lines.push(("sharedsecret", "(set)".to_owned()));
         lines.push(("serveraddress", address.to_string()));
         lines.push(("serverport", port.to_string()));
         lines.extend(socket.iter().map(|socket| ("socket", socket.display().to_string())));
@@ -169,7 +169,7 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
         None if development => DEV_SECRET.to_owned(),
         None => {
             if *mode == Mode::Serve {
-                errors.push("sharedsecret", "is required: the module sends it in the header `secret`");
+                errors.push("sharedsecret", "is required; the module sends it in the header `secret`");
             }
             uuid::Uuid::new_v4().to_string()
         }
@@ -191,7 +191,7 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
         (Some(name), _) => name.clone(),
         (None, Mode::Run { name }) => name.clone(),
         (None, _) => {
-            errors.push("context.name", "is required: the module's name");
+            errors.push("context.name", "is required; the module's name");
             "?".to_owned()
         }
     };
@@ -200,13 +200,14 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
         (Some(id), _) => EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok(),
         (None, Mode::Run { .. }) => Some(EventId::from(uuid::Uuid::new_v4())),
         (None, _) => {
-            errors.push("context.eventid", "is required: the event that the module processes");
+            errors.push("context.eventid", "is required; the event that the module processes");
             None
         }
     };
     let parallel = errors.parse("parallel", &options.parallel).unwrap_or(Settings::DEFAULT_PARALLEL);
-    if parallel == 0 {
-        errors.push("parallel", "must be at least 1");
+    let types = EventTypes::parse(options.valideventtypes.as_deref().unwrap_or_default());
+    if options.valideventtypes.is_some() && types == EventTypes::Any {
+        errors.push("valideventtypes", "names no type; leave it out to allow any");
     }
     let (name, event_id) = (name?, event_id?);
     let base = match &options.basedir {
@@ -225,7 +226,7 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
     if let Some(dir) = &options.statedir {
         settings.state_dir = PathBuf::from(dir);
     }
-    settings.event_types = EventTypes::parse(options.valideventtypes.as_deref().unwrap_or_default());
-    settings.parallel = parallel.max(1);
+    settings.event_types = types;
+    settings.parallel = parallel;
     Some(settings)
 }

@@ -11,15 +11,17 @@ mod run;
 mod serve;
 mod signals;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sidecar_core::{Error, Session, Settings, Submission};
+use sidecar_core::{Error, EventTypes, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
 use crate::exit::Failure;
+use crate::progress::Bar;
 use crate::signals::Signals;
 
 fn main() -> ExitCode {
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
         Err(errors) => return configuration(&errors),
     };
     if config.print {
-        print!("{}", config.describe());
+        let _ = write!(std::io::stdout(), "{}", config.describe());
     }
     if let Err(failure) = logging::start(&config.log) {
         return configuration(&[failure.message]);
@@ -94,16 +96,24 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
     };
-    settings.rerun = matches!(command, Some(Command::Run { rerun: true, .. }));
+    // `run` starts its module from the beginning; whoever else calls ready or done goes on where they were.
+    settings.start = match command {
+        Some(Command::Run { rerun: true, .. }) => Start::Rerun,
+        Some(Command::Run { .. }) => Start::Restart,
+        _ => Start::Resume,
+    };
     let base = settings.layout.base().to_owned();
-    describe(&settings, &plane);
+    describe(&settings, &plane, config.development);
+    if matches!(command, Some(Command::Commit)) {
+        prepared(&settings).await?;
+    }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::local(&error))?;
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
-    let bar = progress::show(&session);
+    let bar = Bar::of(&session);
     let code = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            run::run(&session, &config.server, &base, &command, wrap, &mut signals).await
+            run::run(&session, &config.server, &base, &command, wrap, &bar, &mut signals).await
         }
         Some(Command::Prepare) => tokio::select! {
             prepared = session.ready() => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),
@@ -115,21 +125,37 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         },
         _ => serve::serve(&session, &config.server, &mut signals).await,
     };
-    if let Some(bar) = bar {
-        bar.abort();
-    }
+    drop(bar);
     if let Err(error) = session.tidy().await {
         warn!("{}", error.chain());
     }
     code
 }
 
-fn describe(settings: &Settings, plane: &sidecar_core::DataPlane) {
+/// `commit` goes on with what `prepare` began; it must not touch another execution.
+async fn prepared(settings: &Settings) -> Result<(), Failure> {
+    let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
+    let Settings { context, .. } = settings;
+    let found = match other {
+        Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
+        Some(other) => format!("was prepared for event {} of module {}", other.event_id, other.name),
+        None => "was not prepared".to_owned(),
+    };
+    let base = settings.layout.base().display();
+    let (event, module) = (&context.event_id, &context.name);
+    let message =
+        format!("{base} {found}, not for event {event} of module {module}: run sidecar prepare first");
+    Err(Failure::new(exit::CONFIGURATION, message))
+}
+
+fn describe(settings: &Settings, plane: &sidecar_core::DataPlane, development: bool) {
     let context = &settings.context;
     info!(module = %context.name, event = %context.event_id, base = %settings.layout.base().display(), "sidecar {}", env!("CARGO_PKG_VERSION"));
     info!("data plane: {plane}");
-    if settings.event_types == sidecar_core::EventTypes::Any {
-        warn!("--valideventtypes is not set: the module may publish events of any type");
+    match settings.event_types {
+        EventTypes::Only(_) => {}
+        EventTypes::Any if development => info!("--valideventtypes is not set: any event type is allowed"),
+        EventTypes::Any => warn!("--valideventtypes is not set: any event type is allowed"),
     }
 }
 
@@ -146,11 +172,21 @@ async fn submit(
         };
         submission = submission.value(key, value);
     }
-    let unusable = |error: Error| Failure::new(exit::INPUTS_FAILED, error.chain());
+    let unusable = |error: Error| match &error {
+        Error::Invalid(problems) => {
+            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+            Failure::new(exit::INPUTS_FAILED, format!("nothing was submitted:{lines}"))
+        }
+        other => Failure::new(exit::INPUTS_FAILED, other.chain()),
+    };
     for path in files {
         submission = submission.path(path).map_err(unusable)?;
     }
-    let id = submission.submit(plane).await.map_err(|error| Failure::at_done(&error))?;
-    println!("{id}");
+    let id = submission.submit(plane).await.map_err(|error| match error {
+        invalid @ Error::Invalid(_) => unusable(invalid),
+        other => Failure::at_done(&other),
+    })?;
+    // The event is published; a reader that is gone does not undo it.
+    let _ = writeln!(std::io::stdout(), "{id}");
     Ok(0)
 }

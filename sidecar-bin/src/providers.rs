@@ -24,7 +24,13 @@ pub(crate) enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(dir) => write!(f, "file://{}", dir.display()),
+            Self::Local(dir) => {
+                let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+                match Url::from_directory_path(&absolute) {
+                    Ok(url) => f.write_str(url.as_str()),
+                    Err(()) => write!(f, "file:{}", dir.display()),
+                }
+            }
             Self::Memory => f.write_str("memory:"),
         }
     }
@@ -55,25 +61,23 @@ struct IonProvider<'o> {
 
 /// The places that `options` name; what is wrong with them goes to `errors`.
 pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -> Option<PlaneConfig> {
-    for provider in ion_providers(options) {
-        ion(&provider, errors);
-    }
+    let [azure, mongodb, servicebus] = ion_providers(options).map(|provider| ion(&provider, errors));
     if let Some(port) = options.mongodbdocprovider_port.as_ref().filter(|port| port.parse::<u16>().is_err()) {
         errors.push("mongodbdocprovider.port", format!("{port:?} is no port number"));
     }
-    let mut place = |flag: &str, url: &Option<String>, ion: &Option<String>| match url {
+    let mut place = |flag: &str, url: &Option<String>, ion: bool| match url {
         Some(url) => place(url).map_err(|problem| errors.push(flag, problem)).ok(),
         None if development => Some(Place::Local(PathBuf::from(DEV_DIR))),
         // The original's switch was reported already.
-        None if ion.is_some() => None,
+        None if ion => None,
         None => {
-            errors.push(flag, format!("is required: say --{flag} file:///some/dir, or --development=true"));
+            errors.push(flag, format!("is required; say --{flag} file:///some/dir, or --development=true"));
             None
         }
     };
-    let blobs = place("blobs", &options.blobs, &options.azureblobprovider);
-    let documents = place("documents", &options.documents, &options.mongodbdocprovider);
-    let events = place("events", &options.events, &options.servicebuseventprovider);
+    let blobs = place("blobs", &options.blobs, azure);
+    let documents = place("documents", &options.documents, mongodb);
+    let events = place("events", &options.events, servicebus);
     Some(PlaneConfig { blobs: blobs?, documents: documents?, events: events? })
 }
 
@@ -135,9 +139,13 @@ fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
     ]
 }
 
-fn ion(provider: &IonProvider<'_>, errors: &mut Errors) {
+/// Whether the switch is on.
+fn ion(provider: &IonProvider<'_>, errors: &mut Errors) -> bool {
     if errors.switch(provider.flag, provider.enabled) != Some(true) {
-        return;
+        if let Some((flag, _)) = provider.required.iter().find(|(_, value)| value.is_some()) {
+            errors.push(flag, format!("has no effect without --{}=true", provider.flag));
+        }
+        return false;
     }
     for (flag, value) in &provider.required {
         if value.is_none() {
@@ -148,6 +156,7 @@ fn ion(provider: &IonProvider<'_>, errors: &mut Errors) {
         provider.flag,
         format!("this build has no such provider; say --{} file:///some/dir", provider.replaces),
     );
+    true
 }
 
 /// Opens the three providers.

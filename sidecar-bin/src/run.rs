@@ -9,10 +9,11 @@ use std::process::ExitStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use sidecar_core::{Phase, Session};
 use tokio::process::{Child, Command};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
+use crate::progress::Bar;
 use crate::serve::{Serving, finish_within_grace};
 use crate::signals::Signals;
 
@@ -34,12 +35,22 @@ pub(crate) async fn run(
     base: &Path,
     command: &[OsString],
     wrap: bool,
+    bar: &Bar,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
-    if session.idle().await == Phase::Done {
+    let phase = tokio::select! {
+        phase = session.idle() => phase,
+        _ = signals.end() => return Ok(finish_within_grace(session, config).await),
+    };
+    if phase == Phase::Done {
         let context = session.status().context;
-        info!(event = %context.event_id, "committed before: nothing to do (--rerun runs it again)");
+        let (event, module) = (&context.event_id, &context.name);
+        warn!("module {module} committed event {event} before: nothing to do (--rerun runs it again)");
         return Ok(0);
+    }
+    if session.is_publishing() {
+        // The module did its part before; starting it again could only confuse what is half published.
+        return session.done().await.map(|_| 0).map_err(|error| Failure::at_done(&error));
     }
     if wrap {
         tokio::select! {
@@ -47,10 +58,11 @@ pub(crate) async fn run(
             _ = signals.end() => return Ok(finish_within_grace(session, config).await),
         };
     }
+    bar.clear();
     let serving = Serving::start(session, config).await?;
     let status = module(config, base, command, &serving, signals).await?;
     let code = finish(session, status, wrap, config, signals).await;
-    serving.stop().await;
+    serving.stop_soon(config).await;
     code
 }
 
@@ -65,7 +77,13 @@ async fn module(
     let [program, arguments @ ..] = command else {
         return Err(Failure::new(exit::CONFIGURATION, "run: no command"));
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // The sidecar's settings, credentials among them, are none of the module's business.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SIDECAR_"))
+    {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(arguments)
         .env("SHARED_SECRET", &config.secret)
         .env("SIDECAR_PORT", serving.address.port().to_string())
@@ -113,10 +131,10 @@ async fn finish(
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     if !status.success() {
-        let reason = status.to_string();
-        warn!("the module ended with {reason}");
         // It may have failed after its outputs were committed; then they stay so.
-        let _ = session.fail(format!("the module ended with {reason}")).await;
+        if session.fail(format!("the module ended with {status}")).await.is_err() && session.is_publishing() {
+            return session.done().await.map(|_| 0).map_err(|error| Failure::at_done(&error));
+        }
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         return Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED));
     }
@@ -126,7 +144,11 @@ async fn finish(
             _ = signals.end() => Ok(finish_within_grace(session, config).await),
         };
     }
-    match session.idle().await {
+    let phase = tokio::select! {
+        phase = session.idle() => phase,
+        _ = signals.end() => return Ok(finish_within_grace(session, config).await),
+    };
+    match phase {
         Phase::Done => Ok(0),
         Phase::Failed => Ok(exit::MODULE_FAILED),
         _ => Err(Failure::new(

@@ -12,7 +12,7 @@ use sidecar_core::{Phase, Session};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
@@ -56,14 +56,19 @@ impl Serving {
         Ok(Self { address, stop, servers, socket: config.socket.clone() })
     }
 
-    /// Takes no more calls, and lets the running ones be answered.
-    pub(crate) async fn stop(mut self) {
+    /// Takes no more calls and lets the running ones be answered; a client that keeps its connection open
+    /// does not keep the sidecar alive.
+    pub(crate) async fn stop_soon(mut self, config: &Server) {
         self.stop.send_replace(true);
-        while let Some(served) = self.servers.join_next().await {
-            if let Ok(Err(failed)) = served {
-                error!("serving failed: {failed}");
+        let served = async {
+            while let Some(served) = self.servers.join_next().await {
+                if let Ok(Err(failed)) = served {
+                    error!("serving failed: {failed}");
+                }
             }
-        }
+        };
+        // Whoever is cut off now had nothing left to be answered.
+        let _ = tokio::time::timeout(config.grace.min(STOP_TIMEOUT), served).await;
         if let Some(path) = &self.socket {
             // A socket that is gone already needs no removing.
             let _ = fs::remove_file(path);
@@ -79,13 +84,13 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     let serving = Serving::start(session, config).await?;
     tokio::select! {
         ended = end(session, config) => {
-            stop_within(serving, config).await;
+            serving.stop_soon(config).await;
             Ok(if ended == Phase::Done { 0 } else { exit::MODULE_FAILED })
         }
         signal = signals.end() => {
-            info!("received {signal:?}, ending");
+            info!("received signal {}, ending", signal.as_raw());
             let code = finish_within_grace(session, config).await;
-            stop_within(serving, config).await;
+            serving.stop_soon(config).await;
             Ok(code)
         }
     }
@@ -98,6 +103,7 @@ async fn end(session: &Session, config: &Server) -> Phase {
         std::future::pending::<()>().await;
     }
     // After a restart the module may not have asked yet: it must not find nobody.
+    debug!("waiting up to {UNTOLD:?} for the module to ask");
     let _ = tokio::time::timeout(UNTOLD, session.told()).await;
     tokio::time::sleep(config.linger).await;
     ended
@@ -120,7 +126,7 @@ pub(crate) async fn finish_within_grace(session: &Session, config: &Server) -> u
         }
         Phase::Committing => {
             warn!(
-                "the grace period is over: the commit is unfinished and goes on when the sidecar is started again"
+                "the grace period is over: the commit is unfinished; start the sidecar again and repeat done"
             );
             exit::TERMINATED
         }
@@ -128,14 +134,6 @@ pub(crate) async fn finish_within_grace(session: &Session, config: &Server) -> u
             warn!(%phase, "ended before the outputs were committed; they are left where they are");
             exit::TERMINATED
         }
-    }
-}
-
-/// A client that keeps its connection open must not keep the sidecar alive.
-async fn stop_within(serving: Serving, config: &Server) {
-    let socket = serving.socket.clone();
-    if tokio::time::timeout(config.grace.min(STOP_TIMEOUT), serving.stop()).await.is_err() {
-        socket.inspect(|path| drop(fs::remove_file(path)));
     }
 }
 

@@ -49,7 +49,7 @@ impl Signals {
     pub(crate) async fn end(&mut self) -> Signal {
         loop {
             let signal = self.next().await;
-            if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT) {
+            if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP) {
                 return signal;
             }
         }

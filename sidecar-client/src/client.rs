@@ -20,6 +20,9 @@ const DEFAULT_PORT: u16 = 8080;
 /// How long a connection to the sidecar, usually on this machine, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a connection may be silent before its other end is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
 /// A module that is not ready yet.
 #[derive(Debug)]
 pub struct Client {
@@ -126,6 +129,8 @@ impl ClientBuilder {
         secret.set_sensitive(true);
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // A sidecar whose machine is gone would otherwise be waited for without end.
+            .tcp_keepalive(KEEPALIVE)
             // The sidecar is a neighbour; a proxy for the outside world does not know it.
             .no_proxy()
             .build()
@@ -185,6 +190,7 @@ async fn send(request: RequestBuilder) -> Result<Value, Attempt> {
     let transport = |error: reqwest::Error| Attempt {
         // A URL that cannot be used stays so; anything else may be a sidecar that is not there yet.
         transient: !error.is_builder(),
+        reached: !error.is_connect() && !error.is_builder(),
         cause: Cause::Transport(Box::new(error)),
         retry_after: None,
     };
@@ -207,7 +213,7 @@ async fn send(request: RequestBuilder) -> Result<Value, Attempt> {
             (answer, is_transient(status))
         }
     };
-    Err(Attempt { cause: Cause::Answer(answer), transient, retry_after })
+    Err(Attempt { cause: Cause::Answer(answer), transient, reached: true, retry_after })
 }
 
 fn is_transient(status: StatusCode) -> bool {

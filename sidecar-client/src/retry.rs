@@ -13,7 +13,7 @@ use crate::error::{Cause, Error};
 /// A wait that the sidecar asks for with `Retry-After` is kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Retry {
-    /// How long a call may go on without success.
+    /// How long a call may go on without success: all waits and all attempts to reach the sidecar together.
     ///
     /// The time in which the sidecar was at work on a call does not count: a transfer may take hours.
     pub budget: Duration,
@@ -50,7 +50,7 @@ impl Retry {
             max_interval: self.longest_wait,
             multiplier: self.growth,
             randomization_factor: 0.5,
-            max_elapsed_time: Some(self.budget),
+            max_elapsed_time: None,
             ..ExponentialBackoff::default()
         }
     }
@@ -61,6 +61,8 @@ impl Retry {
 pub(crate) struct Attempt {
     pub(crate) cause: Cause,
     pub(crate) transient: bool,
+    /// Whether the sidecar was reached, so that the attempt's time was spent at work.
+    pub(crate) reached: bool,
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -72,20 +74,22 @@ pub(crate) async fn retry<T>(
 ) -> Result<T, Error> {
     let started = Instant::now();
     let mut backoff = policy.backoff();
+    let mut spent = Duration::ZERO;
     for attempts in 1.. {
         let attempted = Instant::now();
         let failed = match attempt().await {
             Ok(value) => return Ok(value),
             Err(failed) => failed,
         };
-        // The sidecar was there and at work when the connection broke: patience begins anew.
-        if attempted.elapsed() > policy.longest_wait && policy.budget > Duration::ZERO {
-            backoff.reset();
+        if !failed.reached {
+            spent += attempted.elapsed();
         }
-        let wait = if failed.transient { backoff.next_backoff() } else { None };
-        match wait {
-            Some(wait) => tokio::time::sleep(failed.retry_after.map_or(wait, |asked| asked.max(wait))).await,
-            None => {
+        let wait = backoff.next_backoff().unwrap_or(policy.longest_wait);
+        let wait = failed.retry_after.map_or(wait, |asked| asked.max(wait));
+        spent += wait;
+        match failed.transient && spent <= policy.budget {
+            true => tokio::time::sleep(wait).await,
+            false => {
                 return Err(Error::Call { call, attempts, elapsed: started.elapsed(), source: failed.cause });
             }
         }
@@ -98,7 +102,7 @@ mod tests {
     use super::*;
 
     fn attempt(transient: bool) -> Attempt {
-        Attempt { cause: Cause::Transport("refused".into()), transient, retry_after: None }
+        Attempt { cause: Cause::Transport("refused".into()), transient, reached: false, retry_after: None }
     }
 
     #[tokio::test]

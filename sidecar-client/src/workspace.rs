@@ -25,7 +25,11 @@ pub struct Workspace {
 
 impl Workspace {
     pub(crate) fn open(layout: Layout) -> Result<Self, Error> {
-        let values = read_pairs(&layout.input_meta())?;
+        let meta = layout.input_meta();
+        let values = read_pairs(&meta)?.ok_or_else(|| {
+            let why = "the sidecar is ready, but not here: is SIDECAR_BASE_DIR its --basedir?";
+            Error::io("read", &meta)(io::Error::other(why))
+        })?;
         let workspace = Self { layout, values, insights: Mutex::default(), events: AtomicUsize::new(0) };
         // What an earlier try of this module had not finished.
         match fs::remove_dir_all(workspace.staging()) {
@@ -90,7 +94,7 @@ impl Workspace {
         self.stage(parsed.below(&dest))
     }
 
-    /// Records an insight; it is written to `out/meta.json` by `done`.
+    /// Records an insight; `done` writes all of them to `out/meta.json`, replacing what is there.
     pub fn insight(&self, key: impl Into<String>, value: impl ToString) {
         self.insights.lock().unwrap_or_else(PoisonError::into_inner).push(key, value.to_string());
     }
@@ -107,14 +111,12 @@ impl Workspace {
     }
 
     pub(crate) fn write_insights(&self) -> Result<(), Error> {
-        let mut insights = self.insights.lock().unwrap_or_else(PoisonError::into_inner);
+        let insights = self.insights.lock().unwrap_or_else(PoisonError::into_inner);
         if insights.is_empty() {
             return Ok(());
         }
-        // A module may also have written the file itself.
-        let mut all = read_pairs(&self.layout.output_meta())?;
-        all.0.append(&mut insights.0);
-        self.write_json(self.layout.output_meta(), &all)
+        // What an earlier try wrote is replaced: a repeat must not tell everything twice.
+        self.write_json(self.layout.output_meta(), &insights)
     }
 
     fn write_json(&self, path: PathBuf, pairs: &KeyValuePairs) -> Result<(), Error> {
@@ -141,13 +143,13 @@ impl Workspace {
     }
 }
 
-/// An absent or empty file has no pairs.
-fn read_pairs(path: &Path) -> Result<KeyValuePairs, Error> {
+/// The pairs of a file, if there is one.
+fn read_pairs(path: &Path) -> Result<Option<KeyValuePairs>, Error> {
     match fs::read(path) {
-        Ok(bytes) if bytes.trim_ascii().is_empty() => Ok(KeyValuePairs::default()),
         Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
             .map_err(|error| Error::io("understand", path)(io::Error::other(error))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(KeyValuePairs::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", path)(error)),
     }
 }
@@ -233,14 +235,17 @@ impl EventBuilder<'_> {
     pub fn write(self) -> Result<(), Error> {
         let mut pairs = KeyValuePairs::default();
         pairs.push(EVENT_TYPE, self.event_type);
-        let (single, list): (Vec<_>, Vec<_>) = self.files.into_iter().partition(|name| name.contains(','));
-        if !list.is_empty() {
-            pairs.push(FILES, list.join(","));
-        }
-        single.into_iter().for_each(|name| pairs.push(FILES, name));
+        // A pair for each: joined by commas they could be taken for one name that has a comma.
+        self.files.into_iter().for_each(|name| pairs.push(FILES, name));
         pairs.0.extend(self.values.0);
         let number = self.workspace.events.fetch_add(1, Ordering::Relaxed) + 1;
         let name = self.name.unwrap_or_else(|| format!("{number:06}"));
-        self.workspace.write_json(self.workspace.layout.output_events().join(format!("{name}.json")), &pairs)
+        let path = self.workspace.layout.output_events().join(format!("{name}.json"));
+        if name.starts_with('.') || name.contains(['/', '\0']) {
+            return Err(Error::io("create", &path)(io::Error::other(
+                "the name of an event is one file name",
+            )));
+        }
+        self.workspace.write_json(path, &pairs)
     }
 }

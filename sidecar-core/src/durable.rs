@@ -104,6 +104,20 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Makes the contents of staged files in `dir` durable.
+pub(crate) fn sync_staged<'s>(
+    dir: &Path,
+    staged: impl ExactSizeIterator<Item = &'s Staged>,
+) -> io::Result<()> {
+    if staged.len() > FEW {
+        return Ok(rustix::fs::syncfs(File::open(dir)?)?);
+    }
+    for staged in staged {
+        staged.file.sync_data()?;
+    }
+    Ok(())
+}
+
 /// Makes files below `root`, and the directories that lead to them, durable.
 pub(crate) fn sync(root: &Path, files: &[PathBuf]) -> io::Result<()> {
     if files.len() > FEW {

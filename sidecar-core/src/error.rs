@@ -93,6 +93,9 @@ pub enum Error {
     /// The base or state directory belongs to somebody else.
     #[error("{0}")]
     Busy(String),
+    /// A defect of this crate or of a provider, which should be reported.
+    #[error("internal error: {0}")]
+    Internal(String),
 }
 
 impl Error {

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-pub mod contract;
+mod contract;
 
 pub use contract::*;
 
@@ -26,11 +26,14 @@ mod local_dir;
 pub mod server;
 
 #[cfg(feature = "engine")]
+pub mod wrappers;
+
+#[cfg(feature = "engine")]
 pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
 pub use documents::DocumentProvider;
 #[cfg(feature = "engine")]
-pub use engine::{DataPlane, Session, Settings, Submission};
+pub use engine::{DataPlane, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]

@@ -1,6 +1,6 @@
 //! What the local providers are made of: a directory, and readable JSON documents in it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,34 @@ use serde::Serialize;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
-/// Makes the directory when it is absent, and names it absolutely.
+/// Makes the directory, durably, when it is absent, and names it absolutely.
 pub(crate) fn directory(dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-    dir.canonicalize().map_err(Error::io("open", dir))
+    let dir = dir.canonicalize().map_err(Error::io("open", dir))?;
+    for made in dir.ancestors().skip(1).take(2) {
+        File::open(made).and_then(|made| made.sync_all()).map_err(Error::io("sync", made))?;
+    }
+    Ok(dir)
+}
+
+/// What an I/O error of a store means to its caller: the module's own directories are not meant.
+pub(crate) fn store_error<'e>(
+    provider: &'e impl std::fmt::Display,
+    action: &'static str,
+    path: &'e Path,
+) -> impl FnOnce(io::Error) -> Error + 'e {
+    move |error| match (Error::io(action, path)(error), provider.to_string()) {
+        (Error::Io { source, .. }, provider) => {
+            let action = format!("{action} {}", path.display());
+            match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Error::Refused { provider, action, source: source.into() }
+                }
+                _ => Error::Unavailable { provider, action, retry_after: None, source: source.into() },
+            }
+        }
+        (disk_full, _) => disk_full,
+    }
 }
 
 /// Where the document with this id lies.
@@ -35,25 +59,39 @@ pub(crate) fn encode<'a, T: Serialize + 'a>(
     documents.into_iter().map(encode).collect()
 }
 
-/// Writes files into `dir`; all are durable when this returns. Blocks.
-pub(crate) fn write(dir: &Path, files: Vec<(PathBuf, Vec<u8>)>) -> Result<()> {
-    let write_one = |path: &Path, bytes: &[u8]| {
-        let mut staged = Staged::new_in(dir, false)?;
-        staged.write_all(bytes)?;
-        staged.persist(path)
-    };
-    for (path, bytes) in &files {
-        write_one(path, bytes).map_err(Error::io("write", path))?;
+/// Files staged together: enough for one sync to serve many, few enough for a limit of 1,024 open files.
+const STAGED_TOGETHER: usize = 256;
+
+/// Writes files into `dir`; each appears under its name only when it is durable, and all are when this
+/// returns. Blocks.
+pub(crate) fn write(
+    provider: &impl std::fmt::Display,
+    dir: &Path,
+    files: &[(PathBuf, Vec<u8>)],
+) -> Result<()> {
+    for files in files.chunks(STAGED_TOGETHER) {
+        let mut staged = Vec::with_capacity(files.len());
+        for (path, bytes) in files {
+            let stage = || {
+                let mut staged = Staged::new_in(dir, false)?;
+                staged.write_all(bytes).map(|()| staged)
+            };
+            staged.push((stage().map_err(store_error(provider, "write", path))?, path));
+        }
+        durable::sync_staged(dir, staged.iter().map(|(staged, _)| staged))
+            .map_err(store_error(provider, "sync", dir))?;
+        for (staged, path) in staged {
+            staged.persist(path).map_err(store_error(provider, "write", path))?;
+        }
     }
-    let paths: Vec<PathBuf> = files.into_iter().map(|(path, _)| path).collect();
-    durable::sync(dir, &paths).map_err(Error::io("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(store_error(provider, "sync", dir))
 }
 
 /// Reads a file; `None` when there is none. Blocks.
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+pub(crate) fn read(provider: &impl std::fmt::Display, path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path)(error)),
+        Err(error) => Err(store_error(provider, "read", path)(error)),
     }
 }

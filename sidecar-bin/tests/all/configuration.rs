@@ -107,10 +107,14 @@ fn secrets_are_not_printed() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &CONTEXT);
     command.args(["commit", "--sharedsecret=swordfish", "--printconfig", "--loglevel=trace"]);
-    command.args(["--mongodbdocprovider.password=swordfish", "--azureblobprovider.blobaccountkey=swordfish"]);
     let (_, out, log) = ended(&command.output().unwrap());
-    assert!(out.contains("sharedsecret") && !out.contains("swordfish"), "{out}");
+    assert!(out.contains("serverport") && !out.contains("swordfish"), "{out}");
     assert!(!log.contains("swordfish"), "{log}");
+    let mut command =
+        sidecar(&dir, &["commit", "--mongodbdocprovider=true", "--printconfig", "--loglevel=trace"]);
+    command.args(["--mongodbdocprovider.password=swordfish", "--azureblobprovider.blobaccountkey=swordfish"]);
+    let (code, out, log) = ended(&command.output().unwrap());
+    assert!(code == 64 && !out.contains("swordfish") && !log.contains("swordfish"), "{out}{log}");
     let help = ended(&sidecar(&dir, &["--help"]).env("SHARED_SECRET", "swordfish").output().unwrap());
     assert!(!help.1.contains("swordfish"));
 }
@@ -118,7 +122,7 @@ fn secrets_are_not_printed() {
 #[test]
 fn any_event_type_is_worth_one_line() {
     let dir = TempDir::new().unwrap();
-    let log = |flag: &[&str]| ended(&sidecar(&dir, &CONTEXT).arg("commit").args(flag).output().unwrap()).2;
+    let log = |flag: &[&str]| ended(&sidecar(&dir, &CONTEXT).arg("prepare").args(flag).output().unwrap()).2;
     assert_eq!(log(&[]).matches("--valideventtypes is not set").count(), 1);
     assert_eq!(log(&["--valideventtypes=a"]).matches("--valideventtypes").count(), 0);
 }

@@ -28,8 +28,21 @@ fn commit_needs_prepare() {
     let dir = TempDir::new().unwrap();
     write_outputs(&dir);
     let (code, log) = step(&dir, "commit");
-    assert_eq!(code, 1);
-    assert!(log.contains("call ready first"), "{log}");
+    assert_eq!(code, 64);
+    assert!(log.contains("was not prepared") && log.contains("run sidecar prepare first"), "{log}");
+}
+
+#[test]
+fn commit_does_not_touch_what_was_prepared_for_another_event() {
+    let dir = TempDir::new().unwrap();
+    step(&dir, "prepare");
+    write_outputs(&dir);
+    let mut typo = sidecar(&dir, &CONTEXT);
+    let (code, _, log) = ended(&typo.args(["--context.eventid=typo", "commit"]).output().unwrap());
+    assert_eq!(code, 64);
+    assert!(log.contains("was prepared for event e1 of module m"), "{log}");
+    assert_eq!(step(&dir, "commit").0, 0);
+    assert_eq!(files(dir.path().join("dev/events")).len(), 2);
 }
 
 #[test]

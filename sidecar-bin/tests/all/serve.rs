@@ -97,9 +97,9 @@ fn it_speaks_http_1_and_http_2_and_over_a_unix_socket() {
 fn the_log_can_go_to_a_file() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &CONTEXT);
-    let (code, _, stderr) = ended(&command.args(["commit", "--logfile=log.txt"]).output().unwrap());
-    assert_eq!((code, stderr.as_str()), (1, ""));
-    assert!(fs::read_to_string(dir.path().join("log.txt")).unwrap().contains("call ready first"));
+    let (code, _, stderr) = ended(&command.args(["prepare", "--logfile=log.txt"]).output().unwrap());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(fs::read_to_string(dir.path().join("log.txt")).unwrap().contains("ready"));
 }
 
 #[test]

@@ -34,7 +34,10 @@ impl Sidecar {
                 socket.write_all(answer.as_bytes()).await.unwrap();
             }
         });
-        Self { port, requests, base: TempDir::new().unwrap() }
+        let base = TempDir::new().unwrap();
+        fs::create_dir(base.path().join("in")).unwrap();
+        fs::write(base.path().join("in/meta.json"), "[]").unwrap();
+        Self { port, requests, base }
     }
 
     fn client(&self) -> Client {
@@ -129,6 +132,14 @@ async fn a_sidecar_that_is_not_there_is_told_within_the_budget() {
 }
 
 #[tokio::test]
+async fn a_base_directory_that_is_not_the_sidecars_is_told() {
+    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}")]).await;
+    fs::remove_file(sidecar.base.path().join("in/meta.json")).unwrap();
+    let error = sidecar.client().ready().await.unwrap_err();
+    assert!(error.chain().contains("SIDECAR_BASE_DIR"), "{}", error.chain());
+}
+
+#[tokio::test]
 async fn outputs_appear_whole_or_not_at_all() {
     let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &answer("200 OK", "")]).await;
     let input = sidecar.base.path().join("in/data/sub");
@@ -152,19 +163,20 @@ async fn outputs_appear_whole_or_not_at_all() {
     drop(module.output("never").unwrap());
     assert!(!data.join("never").exists());
     assert!(module.output("../escape").is_err());
+    assert!(module.event("t").name("../escape").write().is_err());
 
     module.event("created").file("x/y.txt").file("a,b").value("n", 3).write().unwrap();
     module.event("created").name("last").write().unwrap();
-    let event = sidecar.pairs("out/events/000001.json");
+    let event = sidecar.pairs("out/events/000002.json");
     let expected = [("eventType", "created"), ("files", "x/y.txt"), ("files", "a,b"), ("n", "3")];
     assert_eq!(event, KeyValuePairs::from_iter(expected));
     assert_eq!(sidecar.pairs("out/events/last.json").len(), 1);
 
-    fs::write(sidecar.base.path().join("out/meta.json"), r#"[{"key":"own","value":"1"}]"#).unwrap();
+    fs::write(sidecar.base.path().join("out/meta.json"), r#"[{"key":"old","value":"try"}]"#).unwrap();
     module.insight("pictures", 2);
     let base = sidecar.base.path().to_owned();
     module.done().await.unwrap();
-    assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("own", "1"), ("pictures", "2")]));
+    assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("pictures", "2")]));
     assert_eq!(fs::read_dir(base.join("out/.staging")).unwrap().count(), 0);
 }
 

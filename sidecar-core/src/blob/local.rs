@@ -1,6 +1,6 @@
 //! Blobs as plain files in one directory: nothing to install, and `ls` shows what is there.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +14,15 @@ use crate::blocking;
 use crate::contract::BlobKey;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
-use crate::local_dir;
+use crate::local_dir::{self, store_error};
 
 /// Blobs under `ROOT/blobs/{key}`, safe for several processes at once.
 #[derive(Debug, Clone)]
 pub struct Local {
     root: PathBuf,
     unflushed: Arc<Mutex<Vec<PathBuf>>>,
+    /// Held while a flush is at work: the next one must not answer before what it took is durable.
+    flushing: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Display for Local {
@@ -51,12 +53,13 @@ impl BlobProvider for Local {
     }
 
     async fn flush(&self) -> Result<()> {
-        let (root, files) = (self.root.clone(), std::mem::take(&mut *self.unflushed()));
-        let unflushed = self.clone();
+        let store = self.clone();
         blocking(move || {
-            durable::sync(&root, &files).map_err(|error| {
-                unflushed.unflushed().extend(files);
-                Error::io("sync", &root)(error)
+            let _flushing = store.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+            let files = std::mem::take(&mut *store.unflushed());
+            durable::sync(&store.root, &files).map_err(|error| {
+                store.unflushed().extend(files);
+                store_error(&store, "sync", &store.root)(error)
             })
         })
         .await
@@ -75,7 +78,11 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { root: local_dir::directory(&root.as_ref().join("blobs"))?, unflushed: Arc::default() })
+        Ok(Self {
+            root: local_dir::directory(&root.as_ref().join("blobs"))?,
+            unflushed: Arc::default(),
+            flushing: Arc::default(),
+        })
     }
 
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
@@ -85,16 +92,33 @@ impl Local {
     fn store(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
         let path = key.below(&self.root);
         let mut reader = source.open()?;
-        let mut staged =
-            Staged::new_in(&self.root, source.is_executable()).map_err(Error::io("write", &path))?;
+        let staged = Staged::new_in(&self.root, source.is_executable());
+        let mut staged = staged.map_err(store_error(self, "write", &path))?;
         let descriptor = copy(&mut reader, &mut staged, source.size()).map_err(|side| match side {
             Side::Read(error) => Error::io("read", source.path())(error),
-            Side::Write(error) => Error::io("write", &path)(error),
+            Side::Write(error) => store_error(self, "write", &path)(error),
         })?;
         reader.finish()?;
-        staged.persist(&path).map_err(Error::io("write", &path))?;
+        self.make_way(&path).map_err(store_error(self, "replace", &path))?;
+        staged.persist(&path).map_err(store_error(self, "write", &path))?;
         self.unflushed().push(path);
         Ok(descriptor)
+    }
+
+    /// Removes what an earlier attempt of the same execution stored where it is in the way now: a file where
+    /// a directory is needed, or a directory where a file is.
+    fn make_way(&self, path: &Path) -> io::Result<()> {
+        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return fs::remove_dir_all(path);
+        }
+        // Below the event's and the module's directory everything is this execution's.
+        let own = path.ancestors().skip(1).take_while(|above| {
+            above.strip_prefix(&self.root).is_ok_and(|below| below.components().count() > 2)
+        });
+        match own.into_iter().find(|above| above.symlink_metadata().is_ok_and(|found| found.is_file())) {
+            Some(file) => fs::remove_file(file),
+            None => Ok(()),
+        }
     }
 
     fn fetch(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
@@ -104,14 +128,14 @@ impl Local {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(not_found());
             }
-            opened => opened.map_err(Error::io("read", &path))?,
+            opened => opened.map_err(store_error(self, "read", &path))?,
         };
-        let metadata = file.metadata().map_err(Error::io("read", &path))?;
+        let metadata = file.metadata().map_err(store_error(self, "read", &path))?;
         if !metadata.is_file() {
             return Err(not_found());
         }
         copy(&mut file, &mut target.create()?, metadata.len()).map_err(|side| match side {
-            Side::Read(error) => Error::io("read", &path)(error),
+            Side::Read(error) => store_error(self, "read", &path)(error),
             Side::Write(error) => Error::io("write", target.path())(error),
         })
     }

@@ -9,12 +9,20 @@ use url::Url;
 use crate::contract::{BlobKey, Digest};
 use crate::error::Result;
 
+#[cfg(feature = "bucket")]
+mod bucket;
 #[cfg(feature = "local")]
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
 mod transfer;
 
+#[cfg(feature = "azure")]
+pub use bucket::AzureConfig;
+#[cfg(feature = "s3")]
+pub use bucket::S3Config;
+#[cfg(feature = "bucket")]
+pub use bucket::{Bucket, DEFAULT_EXPIRY};
 #[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
@@ -90,6 +98,11 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// A URI the blob can be fetched from, signed for as long as the provider is configured to.
     async fn uri(&self, key: &BlobKey) -> Result<Url>;
+
+    /// Checks that the store can be used: reachable, authorised, its container there or made.
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! forward {
@@ -113,6 +126,9 @@ macro_rules! forward {
             }
             async fn uri(&self, key: &BlobKey) -> Result<Url> {
                 (**self).uri(key).await
+            }
+            async fn check(&self) -> Result<()> {
+                (**self).check().await
             }
         }
     )*};

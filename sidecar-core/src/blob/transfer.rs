@@ -68,6 +68,11 @@ impl Source {
         Self { path, identity: Identity::of(metadata), executable, moved: Arc::default() }
     }
 
+    /// The counter of its bytes.
+    pub(crate) fn moved(&self) -> Arc<AtomicU64> {
+        self.moved.clone()
+    }
+
     /// Adds the bytes to `moved` as they are read.
     #[must_use]
     pub fn counted_by(mut self, moved: Arc<AtomicU64>) -> Self {
@@ -163,6 +168,11 @@ impl Target {
         self
     }
 
+    /// The counter of its bytes.
+    pub(crate) fn moved(&self) -> Arc<AtomicU64> {
+        self.moved.clone()
+    }
+
     /// Adds the bytes to `moved` as they are written.
     #[must_use]
     pub fn counted_by(mut self, moved: Arc<AtomicU64>) -> Self {
@@ -218,6 +228,12 @@ impl Hasher {
         self.size += bytes.len() as u64;
     }
 
+    fn clone_updated(&self, bytes: &[u8]) -> Self {
+        let mut updated = self.clone();
+        updated.update(bytes);
+        updated
+    }
+
     /// Describes all bytes so far.
     pub fn finish(&self) -> Descriptor {
         Descriptor { size: self.size, digest: Digest(*self.blake3.finalize().as_bytes()) }
@@ -236,24 +252,34 @@ pub(super) fn copy(from: &mut impl Read, to: &mut impl Write, size: u64) -> Resu
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; (size + 1).min(BUFFER) as usize];
     loop {
-        let n = from.read(&mut buffer).map_err(Side::Read)?;
-        let bytes = &buffer[..n];
-        if (n as u64) < BUFFER {
-            hasher.update(bytes);
-            to.write_all(bytes).map_err(Side::Write)?;
-        } else {
-            // Hashing takes about as long as writing: side by side, a large file passes at the speed of a copy.
-            std::thread::scope(|scope| {
-                scope.spawn(|| hasher.update(bytes));
-                to.write_all(bytes)
-            })
-            .map_err(Side::Write)?;
-        }
-        // A regular file that does not fill the buffer has met its end.
-        if n < buffer.len() {
-            return Ok(hasher.finish());
-        }
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Side::Read(error)),
+        };
+        hash_and_write(&mut hasher, to, &buffer[..n]).map_err(Side::Write)?;
     }
+}
+
+/// Hashing takes about as long as writing: side by side, a large file passes at the speed of a copy.
+pub(super) fn hash_and_write(hasher: &mut Hasher, to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    if (bytes.len() as u64) < BUFFER {
+        hasher.update(bytes);
+        return to.write_all(bytes);
+    }
+    let before = &*hasher;
+    let (hashed, written) = std::thread::scope(|scope| {
+        let hashing = std::thread::Builder::new().spawn_scoped(scope, || before.clone_updated(bytes));
+        let written = to.write_all(bytes);
+        (hashing.map(std::thread::ScopedJoinHandle::join), written)
+    });
+    // Where no thread is to be had, one after the other.
+    *hasher = match hashed {
+        Ok(Ok(hashed)) => hashed,
+        _ => hasher.clone_updated(bytes),
+    };
+    written
 }
 
 /// Makes the regular file at `path` anew, and its directory if need be.

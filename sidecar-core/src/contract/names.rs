@@ -94,7 +94,7 @@ name_type!(
     /// assert!(ModuleName::parse("face-detector").is_ok());
     /// assert!(ModuleName::parse("../face-detector").is_err());
     /// ```
-    ModuleName, "module name", segment
+    ModuleName, "module name", module_name
 );
 
 name_type!(
@@ -159,6 +159,11 @@ fn segment(text: &str) -> Result<String, &'static str> {
         _ if text.contains(char::is_control) => Err("has a control character"),
         _ => Ok(text.to_owned()),
     }
+}
+
+/// A leading dot is kept for this project's own keys.
+fn module_name(text: &str) -> Result<String, &'static str> {
+    if text.starts_with('.') { Err("begins with a dot") } else { segment(text) }
 }
 
 fn relative(text: &str) -> Result<String, &'static str> {

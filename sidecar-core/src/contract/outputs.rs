@@ -244,16 +244,18 @@ impl<'t> Reader<'t> {
     }
 
     fn report(&mut self, at: usize, message: impl Into<String>) {
-        if self.problems.len() == MAX_PROBLEMS {
-            return;
-        }
+        let message = match self.problems.len().cmp(&MAX_PROBLEMS) {
+            std::cmp::Ordering::Less => message.into(),
+            std::cmp::Ordering::Equal => "more problems follow".to_owned(),
+            std::cmp::Ordering::Greater => return,
+        };
         let before = &self.text[..at.min(self.text.len())];
         let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
         self.problems.push(Problem {
             file: self.file.to_owned(),
             line: Some(before.iter().filter(|b| **b == b'\n').count() + 1),
             column: Some(before.len() - line_start + 1),
-            message: message.into(),
+            message,
         });
     }
 

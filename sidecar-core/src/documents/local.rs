@@ -33,7 +33,7 @@ impl DocumentProvider for Local {
 
     async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
         let named = contexts.iter().map(|context| (context.context.event_id.as_str(), context));
-        write(&self.contexts, named).await
+        self.write(&self.contexts, named).await
     }
 
     async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
@@ -41,7 +41,7 @@ impl DocumentProvider for Local {
     }
 
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
-        write(&self.insights, [(insight.id.as_str(), insight)]).await
+        self.write(&self.insights, [(insight.id.as_str(), insight)]).await
     }
 }
 
@@ -61,7 +61,7 @@ impl Local {
     async fn read<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Result<Option<T>> {
         let provider = self.to_string();
         blocking(move || {
-            local_dir::read(&path)?
+            local_dir::read(&provider, &path)?
                 .map(|bytes| {
                     serde_json::from_slice(&bytes).map_err(|error| Error::Corrupt {
                         provider,
@@ -73,13 +73,14 @@ impl Local {
         })
         .await
     }
-}
 
-async fn write<'a, T: Serialize + 'a>(
-    dir: &Path,
-    documents: impl IntoIterator<Item = (&'a str, &'a T)>,
-) -> Result<()> {
-    let files = local_dir::encode(dir, documents)?;
-    let dir = dir.to_owned();
-    blocking(move || local_dir::write(&dir, files)).await
+    async fn write<'a, T: Serialize + 'a>(
+        &self,
+        dir: &Path,
+        documents: impl IntoIterator<Item = (&'a str, &'a T)>,
+    ) -> Result<()> {
+        let files = local_dir::encode(dir, documents)?;
+        let (provider, dir) = (self.to_string(), dir.to_owned());
+        blocking(move || local_dir::write(&provider, &dir, &files)).await
+    }
 }

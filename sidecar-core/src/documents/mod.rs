@@ -54,6 +54,11 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
 
     /// Stores an insight under its id.
     async fn put_insight(&self, insight: &Insight) -> Result<()>;
+
+    /// Checks that the store can be used: reachable, authorised, its tables there or made.
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! forward {
@@ -71,6 +76,9 @@ macro_rules! forward {
             }
             async fn put_insight(&self, insight: &Insight) -> Result<()> {
                 (**self).put_insight(insight).await
+            }
+            async fn check(&self) -> Result<()> {
+                (**self).check().await
             }
         }
     )*};

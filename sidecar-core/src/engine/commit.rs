@@ -4,9 +4,11 @@
 //! overwrites under the same ids; from there on a repeat only needs the journal.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::stream::{self, StreamExt};
+use tracing::warn;
 
 use super::data_plane::DataPlane;
 use super::journal::{Journal, Step, StoredFile};
@@ -46,12 +48,15 @@ pub(super) async fn commit(
             }
             Step::Published { prepared, receipt } => {
                 let (layout, trash) = (settings.layout.clone(), settings.trash());
-                blocking(move || directories::clear_outputs(&layout, &trash)).await?;
+                // Everything was published: what cannot be cleared is untidy, not a failure.
+                if let Err(error) = blocking(move || directories::clear_outputs(&layout, &trash)).await {
+                    warn!(error = error.chain(), "the outputs could not be cleared");
+                }
                 fault::point("outputs.clear");
                 Step::Done { prepared, receipt }
             }
             Step::Done { receipt, .. } => return Ok(receipt),
-            Step::New | Step::Failed { .. } => return Err(Error::Busy("the commit lost its journal".into())),
+            Step::New | Step::Failed { .. } => return Err(Error::Internal("a commit without inputs".into())),
         };
         advance(journal, next).await?;
     }
@@ -83,18 +88,20 @@ async fn store(
     };
 
     let mut stored = HashMap::with_capacity(files.len());
-    let mut failed = None;
+    let (mut failed, stop) = (None, AtomicBool::new(false));
     {
         let files = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
         let mut puts = stream::iter(files)
+            .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
             .map(|group| put(settings, plane, progress, &known, group))
-            .buffer_unordered(settings.parallel);
+            .buffer_unordered(settings.parallel.get());
+        // After a failure nothing new begins, but what is on its way is waited for: a repeat must not meet it.
         while let Some(put) = puts.next().await {
             match put {
                 Ok(group) => stored.extend(group),
                 Err(error) => {
-                    failed = Some(error);
-                    break;
+                    stop.store(true, Ordering::Relaxed);
+                    failed.get_or_insert(error);
                 }
             }
         }
@@ -160,6 +167,10 @@ async fn put(
     for ((name, (key, source)), descriptor) in names.into_iter().zip(files).zip(descriptors) {
         progress.file_moved();
         let Descriptor { size, digest } = descriptor;
+        if size != source.size() {
+            let problem = format!("{size} bytes were stored instead of {}", source.size());
+            return Err(Error::Corrupt { provider: plane.blobs.to_string(), what: key.to_string(), problem });
+        }
         let blob = Blob { name: name.clone(), key, size, digest, executable: source.is_executable() };
         stored.push((name, StoredFile { blob, identity: source.identity() }));
     }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::contract::Layout;
 use crate::durable::Staged;
 use crate::error::{Error, Result};
@@ -18,6 +20,11 @@ pub(super) fn make(layout: &Layout) -> Result<()> {
 
 /// Empties `in/`. Blocks.
 pub(super) fn clear(layout: &Layout) -> Result<()> {
+    let input = layout.base().join("in");
+    if fs::symlink_metadata(&input).is_ok_and(|found| found.is_symlink()) {
+        // Whoever made the link would choose what is removed and written.
+        return Err(Error::io("empty", &input)(io::Error::other("it is a link, and must be a directory")));
+    }
     // The values go first: whoever sees them may count on the files.
     remove(&layout.input_meta())?;
     remove(&layout.input_data())?;
@@ -39,8 +46,8 @@ pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
 ///
 /// Removing many files takes as long as committing them; the module need not wait for it.
 pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
-    remove(trash)?;
-    let moved = fs::create_dir_all(trash)
+    let trash = trash.join(Uuid::new_v4().simple().to_string());
+    let moved = fs::create_dir_all(&trash)
         .and_then(|()| fs::rename(layout.output_data(), trash.join("data")))
         .and_then(|()| fs::rename(layout.output_events(), trash.join("events")));
     if moved.is_err() {
@@ -52,17 +59,27 @@ pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
     make(layout)
 }
 
-/// Moves the outputs of an earlier execution to `out.previous`, in place of older ones. Blocks.
+/// Moves the outputs of an earlier execution to a new directory in `out/.previous`. Blocks.
 ///
 /// Returns where they are, unless there were none.
 pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
-    let (from, to) = (layout.base().join("out"), layout.base().join("out.previous"));
-    if is_empty(&layout.output_data()) && is_empty(&layout.output_events()) && !layout.output_meta().exists()
-    {
+    let (data, events, meta) = (layout.output_data(), layout.output_events(), layout.output_meta());
+    if is_empty(&data) && is_empty(&events) && !meta.exists() {
         return Ok(None);
     }
-    remove(&to)?;
-    fs::rename(&from, &to).map_err(Error::io("move", &from))?;
+    let previous = layout.base().join("out/.previous");
+    fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
+    let free = (1..).map(|n| previous.join(format!("{n}"))).find(|path| !path.exists());
+    let to = free.unwrap_or(previous);
+    fs::create_dir(&to).map_err(Error::io("create", &to))?;
+    for (from, name) in [(data, "data"), (events, "events"), (meta, "meta.json")] {
+        match fs::rename(&from, to.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("move", &from)(error));
+            }
+            _ => {}
+        }
+    }
     Ok(Some(to))
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::session::{Settings, Start};
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, Event, FileName, Prepared, Receipt};
 use crate::error::{Error, Result};
@@ -34,6 +35,11 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// Whether events may have been seen, so that only finishing is left.
+    pub(super) fn is_publishing(&self) -> bool {
+        matches!(self, Self::Publishing { .. } | Self::Published { .. })
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::New => "new",
@@ -59,6 +65,8 @@ struct Record {
     /// The format of this file.
     version: u32,
     context: Context,
+    /// Where the step was taken: another data plane has none of what this one stored.
+    plane: String,
     #[serde(flatten)]
     step: Step,
 }
@@ -69,45 +77,50 @@ const VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Journal {
     dir: PathBuf,
-    lock: File,
+    base: PathBuf,
+    locks: [File; 2],
     record: Record,
 }
 
 impl Journal {
-    /// Locks `dir` and reads the journal in it; a new one begins where none is.
+    /// Locks the directories and reads the journal; a new one begins where none is.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another sidecar holds it.
-    pub(super) fn open(dir: &Path, context: &Context, rerun: bool) -> Result<(Self, Option<Earlier>)> {
-        let lock = lock(dir)?;
-        let path = dir.join(FILE);
+    /// [`Error::Busy`] when another sidecar holds them, or when they hold what must be finished first.
+    pub(super) fn open(settings: &Settings, plane: String) -> Result<(Self, Option<Earlier>)> {
+        let (dir, base) = (settings.state_dir.as_path(), settings.layout.base());
+        let context = &settings.context;
+        let locks = lock(base, dir)?;
         let mut journal = Self {
             dir: dir.to_owned(),
-            lock,
-            record: Record { version: VERSION, context: context.clone(), step: Step::New },
+            base: base.to_owned(),
+            locks,
+            record: Record { version: VERSION, context: context.clone(), plane, step: Step::New },
         };
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((journal, None)),
-            Err(error) => return Err(Error::io("read", &path)(error)),
-        };
-        let record: Record = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::io("understand", &path)(io::Error::other(error)))?;
-        if record.version != VERSION {
-            let why = format!("its version is {}, this sidecar knows {VERSION}", record.version);
-            return Err(Error::io("understand", &path)(io::Error::other(why)));
-        }
+        let Some(record) = read(dir)? else { return Ok((journal, None)) };
         let same = record.context.event_id == context.event_id && record.context.name == context.name;
         let anew = match record.step {
             Step::Failed { .. } => true,
-            Step::Done { .. } => rerun,
+            Step::Ready { .. } | Step::Stored { .. } => settings.start != Start::Resume,
+            Step::Done { .. } => settings.start == Start::Rerun,
             _ => false,
         };
         if same && !anew {
-            journal.record.step = record.step;
+            journal.record.step = match record.step {
+                step if record.plane == journal.record.plane => step,
+                Step::Stored { prepared, .. } => Step::Ready { prepared },
+                Step::Publishing { .. } => {
+                    return Err(Error::Busy(format!(
+                        "{} holds a commit that was begun on another data plane ({}): finish it there first",
+                        dir.display(),
+                        record.plane,
+                    )));
+                }
+                step => step,
+            };
             return Ok((journal, None));
         }
-        if matches!(record.step, Step::Publishing { .. } | Step::Published { .. }) {
+        if record.step.is_publishing() {
             return Err(Error::Busy(format!(
                 "{} holds the unfinished commit of event {:?} by module {:?}: start the sidecar with that context first",
                 dir.display(),
@@ -115,8 +128,15 @@ impl Journal {
                 record.context.name.as_str(),
             )));
         }
-        let earlier = Earlier { context: record.context, worked: record.step != Step::New };
+        // What a finished execution wrote was cleared; what lies there now is not its work.
+        let worked = !matches!(record.step, Step::New | Step::Done { .. });
+        let earlier = Earlier { context: record.context, worked };
         Ok((journal, Some(earlier)))
+    }
+
+    /// The execution that the journal in `dir` remembers.
+    pub(super) fn context_in(dir: &Path) -> Result<Option<Context>> {
+        Ok(read(dir)?.map(|record| record.context))
     }
 
     /// The last finished step.
@@ -127,6 +147,7 @@ impl Journal {
     /// Records a step; it is durable when this returns.
     pub(super) fn advance(&mut self, step: Step) -> Result<()> {
         fault::point(&format!("journal.{}.before", step.name()));
+        self.survive_wipe()?;
         let before = std::mem::replace(&mut self.record.step, step);
         if let Err(error) = self.write() {
             self.record.step = before;
@@ -138,12 +159,19 @@ impl Journal {
 
     /// Takes the lock again if the module wiped the directory that held it.
     pub(super) fn survive_wipe(&mut self) -> Result<()> {
-        let path = self.dir.join(LOCK);
-        let held = self.lock.metadata().map_err(Error::io("lock", &path))?;
-        if fs::metadata(&path).is_ok_and(|now| now.ino() == held.ino() && now.dev() == held.dev()) {
-            return Ok(());
+        let lock_file = self.dir.join(LOCK);
+        let held = |lock: &File, path: &Path| match (lock.metadata(), fs::metadata(path)) {
+            (Ok(held), Ok(now)) => held.ino() == now.ino() && held.dev() == now.dev(),
+            _ => false,
+        };
+        let [base, file] = &self.locks;
+        if !held(base, &self.base) || !held(file, &lock_file) {
+            if held(base, &self.base) {
+                // It is ours: taking it a second time through another file would find it taken.
+                base.unlock().map_err(Error::io("lock", &self.base))?;
+            }
+            self.locks = lock(&self.base, &self.dir)?;
         }
-        self.lock = lock(&self.dir)?;
         Ok(())
     }
 
@@ -166,22 +194,49 @@ pub(super) struct Earlier {
 const FILE: &str = "journal.json";
 const LOCK: &str = "lock";
 
-fn lock(dir: &Path) -> Result<File> {
-    // State is nobody else's business: it names keys and ids.
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io("create", dir))?;
-    let path = dir.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(Error::io("lock", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
-            "another sidecar works in {}: give this one its own --basedir or --statedir",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+fn read(dir: &Path) -> Result<Option<Record>> {
+    let path = dir.join(FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    let record: Record = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::io("understand", &path)(io::Error::other(error)))?;
+    if record.version != VERSION {
+        let why = format!("its version is {}, this sidecar knows {VERSION}", record.version);
+        return Err(Error::io("understand", &path)(io::Error::other(why)));
     }
+    Ok(Some(record))
+}
+
+/// Locks the base directory and the state directory, making them when they are absent.
+fn lock(base: &Path, dir: &Path) -> Result<[File; 2]> {
+    fs::create_dir_all(base).map_err(Error::io("create", base))?;
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
+    // State is nobody else's business: it names keys and ids.
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("create", dir)(error));
+        }
+        _ => {}
+    }
+    let path = dir.join(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let locks = [File::open(base).map_err(Error::io("lock", base))?, file.map_err(Error::io("lock", &path))?];
+    for (lock, path) in locks.iter().zip([base, dir]) {
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Busy(format!(
+                    "another sidecar works in {}: give this one its own --basedir and --statedir",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        }
+    }
+    Ok(locks)
 }

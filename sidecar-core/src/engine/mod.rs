@@ -17,5 +17,5 @@ mod submit;
 mod tree;
 
 pub use data_plane::DataPlane;
-pub use session::{Session, Settings};
+pub use session::{Session, Settings, Start};
 pub use submit::Submission;

@@ -32,7 +32,7 @@ pub(super) struct Outputs {
 pub(super) fn read(settings: &Settings) -> Result<Outputs> {
     let layout = &settings.layout;
     let mut problems = Vec::new();
-    let files = tree::walk(&layout.output_data(), &mut problems)?;
+    let files = tree::walk(&layout.output_data(), Layout::OUTPUT_DATA, &mut problems)?;
     problems.extend(files.keys().filter_map(|name| key(settings, name).err()));
     let insights = match read_bounded(&layout.output_meta(), Layout::OUTPUT_META, MAX_META_FILE) {
         Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
@@ -79,6 +79,10 @@ pub(super) fn key(settings: &Settings, name: &FileName) -> Result<BlobKey, Probl
 
 /// The names of the event files, sorted, so that every repeat publishes in the same order.
 fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
+    if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
+        problems.push(Problem::of(Layout::OUTPUT_EVENTS, "is a link, and must be a directory"));
+        return Ok(Vec::new());
+    }
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,8 +1,9 @@
 //! What `ready` does: stage the inputs of the event.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 
 use super::data_plane::DataPlane;
 use super::directories;
@@ -22,7 +23,9 @@ pub(super) async fn prepare(settings: &Settings, plane: &DataPlane, progress: &P
     let staged = stage(settings, plane, progress).await;
     if staged.is_err() {
         let layout = settings.layout.clone();
-        blocking(move || directories::clear(&layout)).await?;
+        if let Err(error) = blocking(move || directories::clear(&layout)).await {
+            tracing::error!(error = error.chain(), "the inputs could not be cleared");
+        }
     }
     staged
 }
@@ -31,16 +34,33 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
     // No context is the first event of a graph; a store that cannot answer is an error, not "no inputs".
     let context = plane.documents.event_context(&settings.context.event_id).await?;
     let (blobs, mut values) = match context {
-        None => (Vec::new(), KeyValuePairs::default()),
+        None => {
+            let event = &settings.context.event_id;
+            tracing::warn!(%event, "{} know no such event: the module starts without inputs", plane.documents);
+            (Vec::new(), KeyValuePairs::default())
+        }
         Some(context) => (manifest(plane, &context)?, context.data),
     };
-    let bytes = blobs.iter().map(|blob| blob.size).sum();
+    // A foreign document may claim any sizes.
+    let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
     progress.start(blobs.len() as u64, bytes);
-    stream::iter(groups(blobs.clone(), settings.parallel, |blob| blob.size))
+    let stop = AtomicBool::new(false);
+    let fetches = stream::iter(groups(blobs.clone(), settings.parallel, |blob| blob.size))
+        .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
         .map(|group| fetch(settings, plane, progress, group))
-        .buffer_unordered(settings.parallel)
-        .try_collect::<()>()
-        .await?;
+        .buffer_unordered(settings.parallel.get());
+    // After a failure nothing new begins, but what is on its way is waited for: it writes into `in/`.
+    let mut failed = None;
+    let mut fetches = std::pin::pin!(fetches);
+    while let Some(fetched) = fetches.next().await {
+        if let Err(error) = fetched {
+            stop.store(true, Ordering::Relaxed);
+            failed.get_or_insert(error);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
+    }
     for blob in &blobs {
         values.push(blob.name.as_str(), plane.blobs.uri(&blob.key).await?);
     }

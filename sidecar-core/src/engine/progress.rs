@@ -1,5 +1,6 @@
 //! How a transfer is cut into calls, and how far it is.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,8 +42,8 @@ const SMALL: u64 = 64 * 1024;
 const LARGEST_GROUP: usize = 64;
 
 /// Cuts files into groups for one call each: small files together, but not so many that calls run short.
-pub(super) fn groups<T>(files: Vec<T>, parallel: usize, size: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
-    let most = files.len().div_ceil(parallel).clamp(1, LARGEST_GROUP);
+pub(super) fn groups<T>(files: Vec<T>, parallel: NonZeroUsize, size: impl Fn(&T) -> u64) -> Vec<Vec<T>> {
+    let most = files.len().div_ceil(parallel.get()).clamp(1, LARGEST_GROUP);
     let mut groups: Vec<Vec<T>> = Vec::new();
     let mut open = false;
     for file in files {
@@ -62,7 +63,9 @@ mod tests {
 
     #[test]
     fn small_files_share_a_call_and_large_ones_do_not() {
-        let groups = |sizes: &[u64], parallel| groups(sizes.to_vec(), parallel, |size| *size);
+        let groups = |sizes: &[u64], parallel| {
+            groups(sizes.to_vec(), NonZeroUsize::new(parallel).unwrap(), |size| *size)
+        };
         assert_eq!(groups(&[], 2), Vec::<Vec<u64>>::new());
         assert_eq!(groups(&[1, 2, 3, 4, 5], 2), [vec![1, 2, 3], vec![4, 5]]);
         assert_eq!(groups(&[1, SMALL + 1, 2, 3], 2), [vec![1], vec![SMALL + 1], vec![2, 3]]);

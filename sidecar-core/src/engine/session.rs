@@ -3,8 +3,11 @@
 //! A call that does work runs as a task of its own, so that a dropped connection does not cancel it and a
 //! repeat joins it.
 
+use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -31,20 +34,32 @@ pub struct Settings {
     /// Which events the module may publish.
     pub event_types: EventTypes,
     /// How many files are moved at once.
-    pub parallel: usize,
-    /// Whether to begin anew what was committed already; the same ids make the repeat harmless.
-    pub rerun: bool,
+    pub parallel: NonZeroUsize,
+    /// What to do with an execution that the journal remembers.
+    pub start: Start,
+}
+
+/// What to do with an execution that the journal remembers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Go on with it: its module may be working still.
+    #[default]
+    Resume,
+    /// Its module starts again from the beginning: what an unfinished attempt wrote is set aside.
+    Restart,
+    /// The same, even if it was committed already; equal ids make the repeat harmless.
+    Rerun,
 }
 
 impl Settings {
     /// Files moved at once where nothing else is said: enough to hide latency, few enough to bound memory.
-    pub const DEFAULT_PARALLEL: usize = 16;
+    pub const DEFAULT_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
     /// The usual settings: state under `.sidecar` in the base directory, any event type.
     pub fn new(context: Context, layout: Layout) -> Self {
         let state_dir = layout.base().join(".sidecar");
         let (event_types, parallel) = (EventTypes::Any, Self::DEFAULT_PARALLEL);
-        Self { context, layout, state_dir, event_types, parallel, rerun: false }
+        Self { context, layout, state_dir, event_types, parallel, start: Start::Resume }
     }
 
     /// Where cleared outputs wait to be removed.
@@ -104,6 +119,8 @@ struct State {
     prepared: Option<Prepared>,
     receipt: Option<Receipt>,
     reason: Option<String>,
+    /// Whether events may have been seen, so that only finishing is left.
+    publishing: bool,
     preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
     committing: Option<Shared<BoxFuture<'static, Outcome<Receipt>>>>,
 }
@@ -112,22 +129,27 @@ impl Session {
     /// Opens an execution: a new one, or the one that the journal remembers.
     ///
     /// A commit that had begun to publish when the sidecar was killed goes on at once.
-    /// Outputs of an earlier, unfinished execution in the same base directory are moved to `out.previous`.
+    /// Outputs of an earlier, unfinished execution in the same base directory are moved to `out/.previous`.
     ///
     /// # Errors
     /// [`Error::Busy`] when another sidecar holds the directory, or when it holds the unfinished commit of
     /// another execution; [`Error::Io`] when a directory cannot be made or the journal not be read.
     pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
-        let opened = settings.clone();
+        let (opened, place) = (settings.clone(), plane.to_string());
         let (journal, aside) = blocking(move || {
-            let (journal, earlier) = Journal::open(&opened.state_dir, &opened.context, opened.rerun)?;
-            let aside = match earlier {
-                Some(earlier) if earlier.worked => {
-                    directories::set_outputs_aside(&opened.layout)?.map(|path| (earlier.context, path))
+            let (mut journal, earlier) = Journal::open(&opened, place)?;
+            let mut aside = None;
+            if let Some(earlier) = earlier {
+                if earlier.worked {
+                    aside =
+                        directories::set_outputs_aside(&opened.layout)?.map(|path| (earlier.context, path));
                 }
-                _ => None,
-            };
-            directories::remove(&opened.trash())?;
+                // From here on the outputs are this execution's, also for whoever starts next.
+                journal.advance(Step::New)?;
+            }
+            if let Err(error) = directories::remove(&opened.trash()) {
+                warn!(error = error.chain(), "cleared outputs could not be removed");
+            }
             directories::make(&opened.layout)?;
             Ok((journal, aside))
         })
@@ -159,6 +181,15 @@ impl Session {
         Ok(session)
     }
 
+    /// The execution that the journal in this state directory remembers, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is a journal that cannot be read.
+    pub async fn context_in(state_dir: impl Into<PathBuf>) -> Result<Option<Context>> {
+        let dir = state_dir.into();
+        blocking(move || Journal::context_in(&dir)).await
+    }
+
     /// Stages the inputs, or answers again what it answered before.
     ///
     /// # Errors
@@ -171,7 +202,9 @@ impl Session {
                 (Phase::Failed, ..) => return Err(state.out_of_order("prepare")),
                 (_, Some(running), _) => running.clone(),
                 (Phase::New, ..) => self.start_prepare(&mut state),
-                (Phase::Ready, ..) if !state.staged => self.start_prepare(&mut state),
+                (Phase::Ready, ..) if !state.staged || self.inner.inputs_are_gone() => {
+                    self.start_prepare(&mut state)
+                }
                 (_, None, Some(prepared)) => return Ok(prepared.clone()),
                 (_, None, None) => return Err(state.out_of_order("prepare")),
             }
@@ -216,6 +249,7 @@ impl Session {
                 match state.phase {
                     Phase::Failed => return Ok(()),
                     Phase::Done => return Err(state.out_of_order("fail")),
+                    _ if state.publishing => return Err(state.out_of_order("fail")),
                     Phase::New | Phase::Ready => {
                         // The journal is small and local: writing it under the lock keeps other calls out.
                         let failed = Step::Failed { reason: reason.clone() };
@@ -254,6 +288,12 @@ impl Session {
             bytes_total,
             reason: state.reason.clone(),
         }
+    }
+
+    /// Whether a commit has begun to publish and is not finished yet; then nothing else can be done.
+    pub fn is_publishing(&self) -> bool {
+        let state = self.inner.state();
+        state.publishing && state.phase != Phase::Done
     }
 
     /// Where the execution stands.
@@ -301,7 +341,7 @@ impl Session {
         let inner = self.inner.clone();
         let task = tokio::spawn(async move {
             info!("preparing the inputs");
-            let prepared = inner.prepare().await.map_err(Arc::new);
+            let prepared = caught(inner.prepare()).await.map_err(Arc::new);
             let mut state = inner.state();
             state.preparing = None;
             match &prepared {
@@ -313,7 +353,9 @@ impl Session {
                 }
                 Err(failed) => {
                     error!(error = failed.chain(), "the inputs could not be prepared");
-                    inner.enter(&mut state, Phase::New);
+                    // A module that was ready once may still be done.
+                    let ready = *inner.journal().step() != Step::New;
+                    inner.enter(&mut state, if ready { Phase::Ready } else { Phase::New });
                 }
             }
             prepared
@@ -328,9 +370,8 @@ impl Session {
         let inner = self.inner.clone();
         let task = tokio::spawn(async move {
             info!("committing the outputs");
-            let committed =
-                commit::commit(&inner.settings, &inner.plane, &inner.journal, &inner.progress).await;
-            let committed = committed.map_err(Arc::new);
+            let commit = commit::commit(&inner.settings, &inner.plane, &inner.journal, &inner.progress);
+            let committed = caught(commit).await.map_err(Arc::new);
             let mut state = inner.state();
             state.committing = None;
             match &committed {
@@ -344,6 +385,12 @@ impl Session {
                     error!(error = failed.chain(), "the outputs could not be committed");
                     if let Error::Invalid(problems) = &**failed {
                         problems.iter().for_each(|problem| error!("{problem}"));
+                    }
+                    state.publishing = inner.journal().step().is_publishing();
+                    if state.publishing {
+                        // The inputs are of no use any more, and what is half published must be finished.
+                        state.staged = true;
+                        tokio::spawn(finish_later(Arc::downgrade(&inner)));
                     }
                     inner.enter(&mut state, Phase::Ready);
                 }
@@ -366,8 +413,16 @@ impl Inner {
         })
         .await?;
         let prepared = prepare::prepare(&self.settings, &self.plane, &self.progress).await?;
-        commit::advance(&self.journal, Step::Ready { prepared: prepared.clone() }).await?;
+        // Later steps know more: staging the inputs again must not make the journal forget it.
+        if *self.journal().step() == Step::New {
+            commit::advance(&self.journal, Step::Ready { prepared: prepared.clone() }).await?;
+        }
         Ok(prepared)
+    }
+
+    /// Whether a module wiped the base directory after it was ready, as one that starts again does.
+    fn inputs_are_gone(&self) -> bool {
+        !self.journal().step().is_publishing() && !self.settings.layout.input_meta().exists()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -401,6 +456,7 @@ impl State {
             prepared: prepared.cloned(),
             receipt: receipt.cloned(),
             reason: None,
+            publishing: step.is_publishing(),
             preparing: None,
             committing: None,
         }
@@ -413,10 +469,33 @@ impl State {
             (Phase::Failed, _) => {
                 format!("the module gave up: {}", self.reason.as_deref().unwrap_or("no reason given"))
             }
-            (Phase::Ready | Phase::Committing, _) => "the inputs are staged already".to_owned(),
+            (Phase::Ready | Phase::Committing, _) => {
+                "events were published already, and the commit is finished as soon as it can be".to_owned()
+            }
         };
         Arc::new(Error::OutOfOrder { call, phase: self.phase, hint })
     }
+}
+
+/// How long a commit that has begun to publish waits before it is tried again without being asked.
+const FINISH_AFTER: Duration = Duration::from_secs(5);
+
+async fn finish_later(inner: Weak<Inner>) {
+    tokio::time::sleep(FINISH_AFTER).await;
+    if let Some(inner) = inner.upgrade() {
+        // It reports itself, and comes back here if it fails again.
+        let _ = Session { inner }.done().await;
+    }
+}
+
+/// The outcome of a call, a panic in a provider included: it must not leave the phase as it was.
+async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let panicked = |panic: Box<dyn std::any::Any + Send>| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Error::Internal(text.unwrap_or_else(|| "a panic".into())))
+    };
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(panicked)
 }
 
 /// A task that any number of callers wait for, and that goes on when none does.

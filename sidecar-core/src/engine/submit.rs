@@ -10,7 +10,7 @@ use super::session::Settings;
 use super::tree::{self, Tree};
 use crate::blob::Source;
 use crate::contract::{
-    Blob, BlobKey, Event, EventContext, EventId, FileName, KeyValuePairs, Lineage, ModuleName, Problem,
+    Blob, BlobKey, Event, EventContext, EventId, FileName, KeyValuePairs, Lineage, Problem,
 };
 use crate::error::{Error, Result};
 
@@ -23,8 +23,8 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The module name in the keys of submitted files.
-    const MODULE: &'static str = "submit";
+    /// Stands for the module in the keys of submitted files; no module can have this name.
+    const MODULE: &'static str = ".submit";
 
     /// An event of this type, without files and values.
     pub fn new(event_type: impl Into<String>) -> Self {
@@ -50,7 +50,7 @@ impl Submission {
         let metadata = fs::symlink_metadata(&real).map_err(Error::io("read", path))?;
         let found = if metadata.is_dir() {
             let mut problems = Vec::new();
-            let found = tree::walk(&real, &mut problems)?;
+            let found = tree::walk(&real, &path.display().to_string(), &mut problems)?;
             if !problems.is_empty() {
                 return Err(Error::Invalid(problems));
             }
@@ -81,10 +81,9 @@ impl Submission {
     /// What the providers report; nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
         let id = EventId::from(uuid::Uuid::new_v4());
-        let module = ModuleName::parse(Self::MODULE).map_err(|error| Error::Busy(error.to_string()))?;
         let blobs: Vec<Blob> = stream::iter(self.files.clone())
-            .map(|(name, source)| put(plane, &id, &module, name, source))
-            .buffered(Settings::DEFAULT_PARALLEL)
+            .map(|(name, source)| put(plane, &id, name, source))
+            .buffered(Settings::DEFAULT_PARALLEL.get())
             .try_collect()
             .await?;
         plane.blobs.flush().await?;
@@ -117,14 +116,8 @@ impl Submission {
     }
 }
 
-async fn put(
-    plane: &DataPlane,
-    id: &EventId,
-    module: &ModuleName,
-    name: FileName,
-    source: Source,
-) -> Result<Blob> {
-    let key = BlobKey::new(id, module, &name)
+async fn put(plane: &DataPlane, id: &EventId, name: FileName, source: Source) -> Result<Blob> {
+    let key = BlobKey::parse(&format!("{id}/{}/{name}", Submission::MODULE))
         .map_err(|invalid| Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())]))?;
     let descriptor = plane.blobs.put(&key, &source).await?;
     Ok(Blob {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use crate::blob::Source;
-use crate::contract::{FileName, Layout, Problem};
+use crate::contract::{FileName, Problem};
 use crate::error::{Error, Result};
 
 /// The files under a directory, by name.
@@ -18,8 +18,15 @@ pub(super) type Tree = BTreeMap<FileName, Source>;
 ///
 /// A symbolic link that stays inside `root` stands for what it points to.
 /// An absent root is an empty tree.
-pub(super) fn walk(root: &Path, problems: &mut Vec<Problem>) -> Result<Tree> {
-    let mut walk = Walk { root: root.to_owned(), real_root: PathBuf::new(), tree: Tree::new(), problems };
+pub(super) fn walk(root: &Path, label: &str, problems: &mut Vec<Problem>) -> Result<Tree> {
+    let mut walk =
+        Walk { root: root.to_owned(), label, real_root: PathBuf::new(), tree: Tree::new(), problems };
+    for dir in [root.parent(), Some(root)].into_iter().flatten() {
+        if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
+            walk.problem("", format!("{} is a link, and must be a directory", dir.display()));
+            return Ok(walk.tree);
+        }
+    }
     walk.real_root = match root.canonicalize() {
         Ok(real) => real,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(walk.tree),
@@ -32,6 +39,8 @@ pub(super) fn walk(root: &Path, problems: &mut Vec<Problem>) -> Result<Tree> {
 
 struct Walk<'p> {
     root: PathBuf,
+    /// How the root is called in a problem.
+    label: &'p str,
     real_root: PathBuf,
     tree: Tree,
     problems: &'p mut Vec<Problem>,
@@ -106,7 +115,7 @@ impl Walk<'_> {
     }
 
     fn problem(&mut self, name: &str, message: impl Into<String>) {
-        let file = format!("{}/{name}", Layout::OUTPUT_DATA);
+        let file = format!("{}/{name}", self.label);
         self.problems.push(Problem::of(file.trim_end_matches('/'), message));
     }
 }

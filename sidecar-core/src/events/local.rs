@@ -27,8 +27,8 @@ impl std::fmt::Display for Local {
 impl EventProvider for Local {
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let files = local_dir::encode(&self.dir, events.iter().map(|e| (e.context.event_id.as_str(), e)))?;
-        let dir = self.dir.clone();
-        blocking(move || local_dir::write(&dir, files)).await
+        let store = self.clone();
+        blocking(move || local_dir::write(&store, &store.dir, &files)).await
     }
 }
 

@@ -42,6 +42,11 @@ pub use memory::Memory;
 pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Publishes events.
     async fn publish(&self, events: &[Event]) -> Result<()>;
+
+    /// Checks that the bus can be used: reachable, authorised, its stream there or made.
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 macro_rules! forward {
@@ -50,6 +55,9 @@ macro_rules! forward {
         impl<P: EventProvider + ?Sized> EventProvider for $pointer<P> {
             async fn publish(&self, events: &[Event]) -> Result<()> {
                 (**self).publish(events).await
+            }
+            async fn check(&self) -> Result<()> {
+                (**self).check().await
             }
         }
     )*};

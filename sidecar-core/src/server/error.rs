@@ -64,7 +64,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::OutOfOrder { .. } => StatusCode::CONFLICT,
         Error::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        Error::Io { .. } | Error::Busy(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Io { .. } | Error::Busy(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

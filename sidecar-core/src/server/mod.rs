@@ -46,20 +46,23 @@ pub fn router(session: Session, secret: Secret) -> Router {
     let api = Arc::new(Api { metrics: Metrics::new(), session, secret });
     let call = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
-        .route("/ready", on(call, ready))
-        .route("/done", on(call, done))
-        .route("/fail", on(call, fail))
+        .route("/ready", on(call, ready).head(not_allowed))
+        .route("/done", on(call, done).head(not_allowed))
+        .route("/fail", on(call, fail).head(not_allowed))
         .route("/status", get(status))
         .route_layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json"))
-        .method_not_allowed_fallback(async || {
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
-        })
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), observe))
         .with_state(api)
+}
+
+/// HEAD too, which would otherwise do what GET does.
+async fn not_allowed() -> Failure {
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Result<Json<Prepared>, Failure> {

@@ -2,8 +2,11 @@
 
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
+use sidecar_core::wrappers::{Retry, Timeout};
 use sidecar_core::{BlobProvider, DocumentProvider, Event, EventProvider, blob, documents, events};
 use tempfile::TempDir;
+
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A directory that outlives the expression that opens a provider in it; `cargo clean` removes it.
 fn dir() -> std::path::PathBuf {
@@ -95,4 +98,24 @@ mod events_boxed {
     sidecar_core::conformance_events!(Memory::new(|memory| Box::new(
         Box::new(memory) as Box<dyn EventProvider>
     )));
+}
+
+mod blob_retry_timeout {
+    use super::*;
+    sidecar_core::conformance_blob!(Retry::new(Timeout::new(blob::Memory::default(), LIMIT), LIMIT));
+}
+
+mod documents_retry_timeout {
+    use super::*;
+    sidecar_core::conformance_documents!(Retry::new(
+        Timeout::new(documents::Memory::default(), LIMIT),
+        LIMIT
+    ));
+}
+
+mod events_retry_timeout {
+    use super::*;
+    sidecar_core::conformance_events!(Memory::new(|memory| {
+        Box::new(Retry::new(Timeout::new(memory, LIMIT), LIMIT))
+    }));
 }

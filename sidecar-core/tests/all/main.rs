@@ -1,10 +1,12 @@
 //! The tests of the crate as an embedder sees it: one binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+mod buckets;
 mod conformance;
 mod golden;
 mod never_again;
 mod scene;
 mod server;
+mod servers;
 mod session;
 mod tree;

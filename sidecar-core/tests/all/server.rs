@@ -78,6 +78,11 @@ async fn unknown_paths_and_methods_are_json_errors() {
     assert_eq!(get(&router, "/nowhere").await.1["statusCode"], 404);
     assert_eq!(call(&router, Method::DELETE, "/ready", Some("s")).await.1["statusCode"], 405);
     assert_eq!(call(&router, Method::POST, "/healthz", None).await.1["statusCode"], 405);
+    // HEAD would otherwise do what GET does.
+    for path in ["/ready", "/done", "/fail"] {
+        assert_eq!(call(&router, Method::HEAD, path, Some("s")).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+    assert_eq!(get(&router, "/status").await.1["phase"], "new");
 }
 
 #[tokio::test]

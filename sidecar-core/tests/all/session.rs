@@ -1,6 +1,6 @@
 //! The state machine: what each call does in each phase, and what a restart remembers.
 
-use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session};
+use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Start};
 use tempfile::TempDir;
 
 use crate::scene::{Scene, Scripted, files};
@@ -167,7 +167,7 @@ async fn a_failed_execution_starts_anew_with_its_outputs_set_aside() {
     drop(session);
     let session = scene.ready().await;
     assert_eq!(session.done().await.unwrap().files, 0);
-    assert_eq!(scene.read("out.previous/data/a/x"), "ax");
+    assert_eq!(scene.read("out/.previous/1/data/a/x"), "ax");
 }
 
 #[tokio::test]
@@ -271,6 +271,140 @@ async fn an_unfinished_commit_is_not_forgotten_for_another_event() {
     assert_eq!(session.ended().await, Phase::Done);
     assert_eq!(scripted.events.published().len(), 2);
     assert_eq!(files(scene.path("out")), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_half_published_is_finished_whatever_is_called() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("publish", 2);
+    session.done().await.unwrap_err();
+    assert!(session.is_publishing());
+    // The module gives up, or starts again: neither may forget the events.
+    let error = session.fail("gave up").await.unwrap_err();
+    assert!(matches!(*error, Error::OutOfOrder { .. }) && error.to_string().contains("published"), "{error}");
+    session.ready().await.unwrap();
+    assert_eq!(session.ended().await, Phase::Done);
+    assert_eq!(scripted.events.published().len(), 2);
+
+    let again = Scene { event: sidecar_core::EventId::parse("e2").unwrap(), ..Scene::new(scripted.plane()) };
+    let session = again.ready().await;
+    again.write_outputs();
+    scripted.script.fail("publish", 3);
+    session.done().await.unwrap_err();
+    drop(session);
+    let session = again.open().await;
+    session.idle().await;
+    session.ready().await.unwrap();
+    assert_eq!(session.ended().await, Phase::Done);
+    assert_eq!(scripted.events.published().len(), 4);
+}
+
+#[tokio::test]
+async fn another_data_plane_gets_everything_anew_or_nothing() {
+    let [one, other] = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let scripted = Scripted::default();
+    let plane = |dir: &TempDir| {
+        let local = DataPlane::local(dir.path()).unwrap();
+        DataPlane { documents: std::sync::Arc::new(scripted.clone()), ..local }
+    };
+    let mut scene = Scene::new(plane(&one));
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("put_event_contexts", 1);
+    session.done().await.unwrap_err();
+    drop(session);
+    scene.plane = plane(&other);
+    scene.open().await.done().await.unwrap();
+    assert_eq!(files(other.path().join("blobs")).len(), 2);
+}
+
+#[tokio::test]
+async fn a_commit_that_began_to_publish_stays_on_its_data_plane() {
+    let scripted = Scripted::default();
+    let mut scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("publish", 1);
+    session.done().await.unwrap_err();
+    drop(session);
+    scene.plane = DataPlane::memory();
+    let error = Session::open(scene.settings(), scene.plane.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("another data plane"), "{error}");
+}
+
+#[tokio::test]
+async fn a_module_that_wipes_everything_and_starts_again_gets_its_inputs() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    std::fs::remove_dir_all(scene.base.path()).unwrap();
+    std::fs::create_dir(scene.base.path()).unwrap();
+    session.ready().await.unwrap();
+    assert_eq!(scene.read("in/meta.json"), "[]\n");
+    scene.write_outputs();
+    assert_eq!(session.done().await.unwrap().files, 2);
+}
+
+#[tokio::test]
+async fn a_module_that_is_started_anew_does_not_inherit_its_dead_attempt() {
+    let scene = Scene::new(DataPlane::memory());
+    drop(scene.ready().await);
+    scene.write_outputs();
+    let mut settings = scene.settings();
+    settings.start = Start::Restart;
+    for attempt in 1..3 {
+        let session = Session::open(settings.clone(), scene.plane.clone()).await.unwrap();
+        session.ready().await.unwrap();
+        assert_eq!(scene.read("out/.previous/1/data/a/x"), "ax");
+        scene.write("out/data/new", format!("attempt {attempt}"));
+    }
+    let session = scene.open().await;
+    assert_eq!(session.done().await.unwrap().files, 1);
+    assert_eq!(scene.read("out/.previous/2/data/new"), "attempt 1");
+}
+
+#[tokio::test]
+async fn a_directory_may_take_the_place_of_a_file_in_the_next_attempt() {
+    let dir = TempDir::new().unwrap();
+    let scripted = Scripted::default();
+    let local = DataPlane::local(dir.path()).unwrap();
+    let scene = Scene::new(DataPlane { documents: std::sync::Arc::new(scripted.clone()), ..local });
+    let session = scene.ready().await;
+    scene.write("out/data/a", "file");
+    scene.write("out/data/b/c", "directory");
+    scene.write("out/meta.json", r#"[{"key":"k","value":"v"}]"#);
+    scripted.script.fail("put_insight", 1);
+    session.done().await.unwrap_err();
+    std::fs::remove_dir_all(scene.path("out/data")).unwrap();
+    scene.write("out/data/a/b", "directory");
+    scene.write("out/data/b", "file");
+    assert_eq!(session.done().await.unwrap().files, 2);
+    assert_eq!(files(dir.path().join("blobs/e1/first")), ["a/b", "b"]);
+}
+
+#[tokio::test]
+async fn one_base_directory_has_one_sidecar_whatever_its_state_directory() {
+    let scene = Scene::new(DataPlane::memory());
+    let _first = scene.open().await;
+    let mut settings = scene.settings();
+    settings.state_dir = TempDir::new().unwrap().path().join("state");
+    assert!(matches!(Session::open(settings, scene.plane.clone()).await.unwrap_err(), Error::Busy(_)));
+}
+
+#[tokio::test]
+async fn outputs_that_cannot_be_cleared_do_not_undo_a_commit() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    // A mount point can be neither renamed nor removed; a file in its place cannot be made a directory.
+    std::fs::create_dir_all(scene.path(".sidecar/trash")).unwrap();
+    std::fs::remove_dir(scene.path(".sidecar/trash")).unwrap();
+    std::fs::write(scene.path(".sidecar/trash"), "in the way").unwrap();
+    session.done().await.unwrap();
+    drop(session);
+    scene.open().await;
 }
 
 #[tokio::test]

@@ -113,6 +113,26 @@ async fn links_outside_are_refused_by_name() {
 }
 
 #[tokio::test]
+async fn the_directories_themselves_are_no_links() {
+    for name in ["out/data", "out/events"] {
+        let found = problems(|scene| {
+            scene.write("elsewhere/secret.json", "[]");
+            fs::remove_dir(scene.path(name)).unwrap();
+            symlink(scene.path("elsewhere"), scene.path(name)).unwrap();
+        })
+        .await;
+        assert!(found.contains("is a link, and must be a directory"), "{found}");
+    }
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.open().await;
+    scene.write("victim/data/precious", "");
+    fs::remove_dir_all(scene.path("in")).unwrap();
+    symlink(scene.path("victim"), scene.path("in")).unwrap();
+    assert!(session.ready().await.unwrap_err().chain().contains("it is a link"));
+    assert!(scene.path("victim/data/precious").exists());
+}
+
+#[tokio::test]
 async fn two_links_to_each_other_end() {
     let found = problems(|scene| {
         scene.write("out/data/a/file", "");

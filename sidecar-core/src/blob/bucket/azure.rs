@@ -1,0 +1,128 @@
+//! Azure Blob Storage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use object_store::azure::{AzureAuthorizer, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::client::HttpRequestBody;
+use serde::Deserialize;
+use url::Url;
+
+use super::Bucket;
+use crate::error::{Cause, Error, Result};
+
+/// The version of the storage REST API that the container is made with.
+const API_VERSION: &str = "2023-11-03";
+
+/// The account and how to get in; what is absent comes from the environment (`AZURE_STORAGE_…`, a managed or
+/// workload identity).
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AzureConfig {
+    /// The storage account.
+    pub account: Option<String>,
+    /// Its access key, in base 64.
+    pub key: Option<String>,
+    /// A shared access signature instead of a key: the query string.
+    pub sas: Option<String>,
+    /// An endpoint other than Azure's, such as an emulator's `http://127.0.0.1:10000/devstoreaccount1`.
+    pub endpoint: Option<String>,
+}
+
+impl std::fmt::Debug for AzureConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { account, endpoint, .. } = self;
+        f.debug_struct("AzureConfig")
+            .field("account", account)
+            .field("endpoint", endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// Blobs in the container of `az://container/prefix`; [`check`](crate::BlobProvider::check) makes it,
+    /// private, when it is absent.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the settings contradict each other.
+    pub fn azure(root: &Url, config: &AzureConfig, expiry: Duration) -> Result<Self> {
+        let refused = |source: Cause| Error::Refused {
+            provider: root.to_string(),
+            action: "take these settings".into(),
+            source,
+        };
+        let name = root.host_str().unwrap_or_default();
+        let mut builder =
+            MicrosoftAzureBuilder::from_env().with_container_name(name).with_retry(super::part_retry());
+        if let Some(account) = &config.account {
+            builder = builder.with_account(account);
+        }
+        if let Some(key) = &config.key {
+            builder = builder.with_access_key(key);
+        }
+        if let Some(sas) = &config.sas {
+            let pairs: Vec<(String, String)> =
+                url::form_urlencoded::parse(sas.trim_start_matches('?').as_bytes()).into_owned().collect();
+            builder = builder.with_sas_authorization(pairs);
+        }
+        if let Some(endpoint) = &config.endpoint {
+            builder =
+                builder.with_endpoint(endpoint.clone()).with_allow_http(endpoint.starts_with("http://"));
+        }
+        let store = Arc::new(builder.build().map_err(|error| refused(error.into()))?);
+        let account = config.account.clone().or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
+        let container = account.map(|account| Container::new(&account, name, config, &store));
+        let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);
+        bucket.container = container.transpose().map_err(|error| refused(error.into()))?;
+        Ok(bucket)
+    }
+}
+
+/// The container itself, which the object store's crate cannot make.
+#[derive(Debug, Clone)]
+pub(super) struct Container {
+    account: String,
+    url: Url,
+    credentials: AzureCredentialProvider,
+}
+
+impl Container {
+    fn new(
+        account: &str,
+        name: &str,
+        config: &AzureConfig,
+        store: &MicrosoftAzure,
+    ) -> Result<Self, url::ParseError> {
+        let endpoint = match &config.endpoint {
+            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            None => format!("https://{account}.blob.core.windows.net"),
+        };
+        let url = Url::parse(&format!("{endpoint}/{name}?restype=container"))?;
+        Ok(Self { account: account.to_owned(), url, credentials: store.credentials().clone() })
+    }
+
+    /// Makes the container, private; one that is there already is fine.
+    pub(super) async fn create(&self) -> Result<(), Cause> {
+        let credential = self.credentials.get_credential().await?;
+        let mut request = reqwest::Request::new(reqwest::Method::PUT, self.url.clone());
+        let mut signed = http_request(&self.url)?;
+        AzureAuthorizer::new(&credential, &self.account).try_authorize(&mut signed)?;
+        *request.url_mut() = Url::parse(&signed.uri().to_string())?;
+        *request.headers_mut() = signed.headers().clone();
+        let response = reqwest::Client::new().execute(request).await?;
+        match response.status().as_u16() {
+            201 | 409 => Ok(()),
+            status => Err(format!("the store answered {status}: {}", response.text().await?).into()),
+        }
+    }
+}
+
+fn http_request(url: &Url) -> Result<object_store::client::HttpRequest, Cause> {
+    let mut request = object_store::client::HttpRequest::new(HttpRequestBody::empty());
+    *request.method_mut() = reqwest::Method::PUT;
+    *request.uri_mut() = url.as_str().parse()?;
+    request.headers_mut().insert("x-ms-version", reqwest::header::HeaderValue::from_static(API_VERSION));
+    request.headers_mut().insert("content-length", reqwest::header::HeaderValue::from_static("0"));
+    Ok(request)
+}

@@ -1,0 +1,362 @@
+//! Blobs in an object store: S3 and its compatibles, Azure Blob Storage, or any other
+//! implementation of [`ObjectStore`].
+//!
+//! Large files pass in parts, several at a time, through a fixed amount of memory shared by all transfers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use object_store::path::Path;
+use object_store::signer::Signer;
+use object_store::{
+    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use url::Url;
+
+use super::transfer::hash_and_write;
+use super::{BlobProvider, Descriptor, Hasher, Source, Target};
+use crate::blocking;
+use crate::contract::BlobKey;
+use crate::error::{Error, Result};
+
+#[cfg(feature = "azure")]
+mod azure;
+#[cfg(feature = "s3")]
+mod s3;
+
+#[cfg(feature = "azure")]
+pub use azure::AzureConfig;
+#[cfg(feature = "s3")]
+pub use s3::S3Config;
+
+/// The size of a part, in bytes: above the 5 MiB that S3 asks for, and enough to hide a round trip.
+const PART: u64 = 8 << 20;
+/// The most parts of one upload: S3's limit of 10,000, less a margin.
+const MOST_PARTS: u64 = 9_000;
+/// Parts of one file on their way at once.
+const IN_FLIGHT: usize = 8;
+/// Memory for the parts of all transfers together, in units of [`UNIT`].
+const MEMORY: u32 = 96;
+/// The unit in which memory is counted, in bytes.
+const UNIT: u64 = 1 << 20;
+
+/// How long a signed URI is valid where nothing else is said.
+pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(3600);
+
+/// Blobs as objects below a prefix; clones share connections and memory.
+#[derive(Clone)]
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    signer: Option<Arc<dyn Signer>>,
+    expiry: Duration,
+    /// `s3://bucket/prefix`, for names and for URIs that are not signed.
+    root: Url,
+    memory: Arc<Semaphore>,
+    #[cfg(feature = "azure")]
+    container: Option<azure::Container>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket").field("root", &self.root.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.root.as_str().trim_end_matches('/'))
+    }
+}
+
+#[async_trait]
+impl BlobProvider for Bucket {
+    async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+        let path = self.path(key)?;
+        if source.size() > PART {
+            return self.put_in_parts(key, &path, source).await;
+        }
+        let permit = self.permit(source.size()).await;
+        let opened = source.clone();
+        let (bytes, descriptor) = blocking(move || {
+            let mut reader = opened.open()?;
+            let mut bytes = Vec::with_capacity(opened.size() as usize + 1);
+            reader.read_to_end(&mut bytes).map_err(Error::io("read", opened.path()))?;
+            reader.finish()?;
+            let mut hasher = Hasher::default();
+            hasher.update(&bytes);
+            Ok((bytes, hasher.finish()))
+        })
+        .await?;
+        self.store
+            .put(&path, PutPayload::from(bytes))
+            .await
+            .map_err(|e| self.error("store", key.as_str(), e))?;
+        drop(permit);
+        Ok(descriptor)
+    }
+
+    async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+        let path = self.path(key)?;
+        let permit = self.permit(PART).await;
+        let options = GetOptions { range: Some(GetRange::Bounded(0..PART)), ..GetOptions::default() };
+        let first = match self.store.get_opts(&path, options).await {
+            Ok(first) => first,
+            // An empty object has no first byte: the store says so in one way or another.
+            Err(error) if !matches!(error, object_store::Error::NotFound { .. }) => {
+                match self.store.head(&path).await {
+                    Ok(meta) if meta.size == 0 => return self.get_empty(target).await,
+                    _ => return Err(self.error("fetch", key.as_str(), error)),
+                }
+            }
+            Err(error) => return Err(self.error("fetch", key.as_str(), error)),
+        };
+        let size = first.meta.size;
+        let bytes = first.bytes().await.map_err(|error| self.error("fetch", key.as_str(), error))?;
+        let writer = {
+            let target = target.clone();
+            blocking(move || target.create()).await?
+        };
+        let mut state = (writer, Hasher::default());
+        state = write(state, target, bytes, permit).await?;
+
+        // Parts arrive in any order and are written in theirs; memory is granted in their order too, so that
+        // the part that is waited for always has its share.
+        let mut parts = VecDeque::new();
+        let mut next = PART;
+        loop {
+            while parts.len() < IN_FLIGHT && next < size {
+                let range = next..(next + PART).min(size);
+                let permit = match self.try_permit(PART) {
+                    Some(permit) => permit,
+                    None if parts.is_empty() => self.permit(PART).await,
+                    // No memory for one more: go on with those on their way.
+                    None => break,
+                };
+                next = range.end;
+                let (store, path) = (self.store.clone(), path.clone());
+                let fetched = tokio::spawn(async move { store.get_range(&path, range).await });
+                parts.push_back((AbortOnDrop(fetched), permit));
+            }
+            let Some((mut fetched, permit)) = parts.pop_front() else { break };
+            let bytes = match (&mut fetched.0).await {
+                Ok(fetched) => fetched.map_err(|error| self.error("fetch", key.as_str(), error))?,
+                Err(error) => return Err(self.unavailable("fetch", key.as_str(), error)),
+            };
+            state = write(state, target, bytes, permit).await?;
+        }
+        Ok(state.1.finish())
+    }
+
+    async fn uri(&self, key: &BlobKey) -> Result<Url> {
+        let path = self.path(key)?;
+        if let Some(signer) = &self.signer
+            && let Ok(url) = signer.signed_url(reqwest::Method::GET, &path, self.expiry).await
+        {
+            return Ok(url);
+        }
+        // These credentials cannot sign: whoever fetches it brings credentials of their own.
+        let mut uri = self.root.clone();
+        uri.set_path(&format!("{}/{key}", self.root.path().trim_end_matches('/')));
+        Ok(uri)
+    }
+
+    async fn check(&self) -> Result<()> {
+        // The one right that is needed for sure is to write below the prefix.
+        let path = Path::from(format!("{}/.sidecar-check", self.prefix()));
+        let probe = || self.store.put(&path, PutPayload::default());
+        let outcome = probe().await;
+        #[cfg(feature = "azure")]
+        if let (Err(object_store::Error::NotFound { .. }), Some(container)) = (&outcome, &self.container) {
+            container.create().await.map_err(|error| self.refused("create", "the container", error))?;
+            probe().await.map_err(|error| self.error("store", path.as_ref(), error))?;
+            return Ok(());
+        }
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { source, .. }) => {
+                Err(self.refused("find", "the bucket: make it first", source))
+            }
+            Err(error) => Err(self.error("store", path.as_ref(), error)),
+        }
+    }
+}
+
+impl Bucket {
+    /// Blobs below `root` in any object store; `root` is `scheme://bucket/prefix`, and is shown in logs.
+    ///
+    /// With a `signer`, URIs are signed for `expiry`.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        signer: Option<Arc<dyn Signer>>,
+        root: Url,
+        expiry: Duration,
+    ) -> Self {
+        Self {
+            store,
+            signer,
+            expiry,
+            root,
+            memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            #[cfg(feature = "azure")]
+            container: None,
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        self.root.path().trim_matches('/')
+    }
+
+    fn path(&self, key: &BlobKey) -> Result<Path> {
+        let path = format!("{}/{key}", self.prefix());
+        Path::parse(path.trim_start_matches('/')).map_err(|error| self.refused("name", key.as_str(), error))
+    }
+
+    async fn permit(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.memory.clone().acquire_many_owned(units(bytes)).await.ok()
+    }
+
+    #[allow(clippy::option_option)]
+    fn try_permit(&self, bytes: u64) -> Option<Option<OwnedSemaphorePermit>> {
+        self.memory.clone().try_acquire_many_owned(units(bytes)).ok().map(Some)
+    }
+
+    async fn get_empty(&self, target: &Target) -> Result<Descriptor> {
+        let target = target.clone();
+        blocking(move || target.create().map(drop)).await?;
+        Ok(Hasher::default().finish())
+    }
+
+    async fn put_in_parts(&self, key: &BlobKey, path: &Path, source: &Source) -> Result<Descriptor> {
+        let failed = |error| self.error("store", key.as_str(), error);
+        let mut upload = self.store.put_multipart(path).await.map_err(failed)?;
+        match self.send_parts(&mut *upload, key, source).await {
+            Ok(descriptor) => {
+                upload.complete().await.map_err(failed)?;
+                Ok(descriptor)
+            }
+            Err(error) => {
+                // Parts that stay behind cost money; an upload that cannot be aborted is the store's to expire.
+                let _ = upload.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        key: &BlobKey,
+        source: &Source,
+    ) -> Result<Descriptor> {
+        let size = PART.max(source.size().div_ceil(MOST_PARTS));
+        let opened = source.clone();
+        let mut reader = blocking(move || opened.open()).await?;
+        let mut hasher = Hasher::default();
+        let mut sending = FuturesUnordered::new();
+        let mut rest = source.size();
+        while rest > 0 {
+            while sending.len() >= IN_FLIGHT {
+                self.sent(sending.next().await, key)?;
+            }
+            let permit = loop {
+                match self.try_permit(size) {
+                    Some(permit) => break permit,
+                    None if sending.is_empty() => break self.permit(size).await,
+                    None => self.sent(sending.next().await, key)?,
+                }
+            };
+            let (length, read_from) = (rest.min(size), source.clone());
+            let part;
+            (reader, hasher, part) = blocking(move || {
+                let mut part = vec![0; length as usize];
+                reader.read_exact(&mut part).map_err(Error::io("read", read_from.path()))?;
+                hasher.update(&part);
+                Ok((reader, hasher, part))
+            })
+            .await?;
+            rest -= length;
+            let sent = upload.put_part(PutPayload::from(part));
+            sending.push(async move {
+                let sent = sent.await;
+                drop(permit);
+                sent
+            });
+        }
+        while !sending.is_empty() {
+            self.sent(sending.next().await, key)?;
+        }
+        reader.finish()?;
+        Ok(hasher.finish())
+    }
+
+    fn sent(&self, part: Option<object_store::Result<()>>, key: &BlobKey) -> Result<()> {
+        part.unwrap_or(Ok(())).map_err(|error| self.error("store", key.as_str(), error))
+    }
+
+    /// The one table from the store's errors to ours.
+    fn error(&self, action: &str, key: &str, error: object_store::Error) -> Error {
+        use object_store::Error as Store;
+        match error {
+            Store::NotFound { .. } => Error::NotFound { provider: self.to_string(), key: key.to_owned() },
+            Store::Generic { source, .. } => self.unavailable(action, key, source),
+            other => self.refused(action, key, other),
+        }
+    }
+
+    fn unavailable(&self, action: &str, key: &str, source: impl Into<crate::Cause>) -> Error {
+        let action = format!("{action} {key}");
+        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
+    }
+
+    fn refused(&self, action: &str, key: &str, source: impl Into<crate::Cause>) -> Error {
+        Error::Refused {
+            provider: self.to_string(),
+            action: format!("{action} {key}"),
+            source: source.into(),
+        }
+    }
+}
+
+/// A part of a download goes on where its connection broke; whole calls are repeated by a wrapper.
+#[cfg_attr(not(any(feature = "s3", feature = "azure")), expect(dead_code))]
+fn part_retry() -> RetryConfig {
+    RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(MEMORY).clamp(1, MEMORY)
+}
+
+type Written = (super::Writer, Hasher);
+
+async fn write(
+    (mut writer, mut hasher): Written,
+    target: &Target,
+    bytes: Bytes,
+    permit: Option<OwnedSemaphorePermit>,
+) -> Result<Written> {
+    let target = target.clone();
+    blocking(move || {
+        hash_and_write(&mut hasher, &mut writer, &bytes).map_err(Error::io("write", target.path()))?;
+        drop(permit);
+        Ok((writer, hasher))
+    })
+    .await
+}
+
+/// A download that nobody waits for any more is not worth its traffic.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

