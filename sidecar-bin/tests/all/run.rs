@@ -67,6 +67,43 @@ fn what_is_committed_is_not_run_again_unless_told() {
 }
 
 #[test]
+fn an_attempt_does_not_inherit_what_a_failed_one_wrote() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(
+        run(
+            &dir,
+            &["--wrap"],
+            "echo '[]' > $SIDECAR_BASE_DIR/out/events/bad.json; echo x > $SIDECAR_BASE_DIR/out/data/stale"
+        )
+        .0,
+        65
+    );
+    assert_eq!(run(&dir, &[], "true").0, 1);
+    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+    assert_eq!(code, 0, "{log}");
+    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(committed, ["e1/m/a"]);
+    assert!(base(&dir).join("out/.previous/1/data/stale").exists());
+}
+
+#[test]
+fn the_settings_of_the_sidecar_are_not_the_modules() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run", "--wrap"]);
+    command.args(CONTEXT).env("SIDECAR_GRACE", "7s").args(["--", "env"]);
+    let (code, out, log) = ended(&command.output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    assert!(out.contains("SIDECAR_PORT=") && !out.contains("SIDECAR_GRACE"), "{out}");
+}
+
+#[test]
+fn a_value_is_not_taken_for_the_command() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run", "--wrap", "--development", "true", "--", "echo", "hi"]);
+    assert_eq!(ended(&command.output().unwrap()).0, 64);
+}
+
+#[test]
 fn signals_reach_the_module() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &["run"]);
