@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Prepare,
     /// Commits the outputs of a prepared module and exits
     Commit,
+    /// Checks that the data plane can be used, and exits
+    Check,
     /// Puts files and values into the data plane as a first event and prints its id
     Submit {
         /// The event's type
@@ -203,7 +205,7 @@ pub(crate) struct Options {
         help_heading = "Server"
     )]
     pub(crate) grace: Option<String>,
-    /// Where files go: file:///DIR, memory:
+    /// Where files go: file:///DIR, memory:, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX
     #[arg(
         long = "blobs",
         env = "SIDECAR_BLOBS",
@@ -233,6 +235,36 @@ pub(crate) struct Options {
         help_heading = "Data plane"
     )]
     pub(crate) events: Option<String>,
+    /// How long a provider may go without an answer, or a transfer without moving [default: 1m]
+    #[arg(
+        long = "timeout",
+        env = "SIDECAR_TIMEOUT",
+        hide_env_values = true,
+        value_name = "DURATION",
+        global = true,
+        help_heading = "Data plane"
+    )]
+    pub(crate) timeout: Option<String>,
+    /// How long a provider that is away is tried again [default: 1m]
+    #[arg(
+        long = "retry-for",
+        env = "SIDECAR_RETRY_FOR",
+        hide_env_values = true,
+        value_name = "DURATION",
+        global = true,
+        help_heading = "Data plane"
+    )]
+    pub(crate) retry_for: Option<String>,
+    /// How long signed URIs are valid [default: 1h]
+    #[arg(
+        long = "uri-expiry",
+        env = "SIDECAR_URI_EXPIRY",
+        hide_env_values = true,
+        value_name = "DURATION",
+        global = true,
+        help_heading = "Data plane"
+    )]
+    pub(crate) uri_expiry: Option<String>,
     /// Keep everything in ./dev, with a secret of `dev`; nothing else is needed but a context
     #[arg(long = "development", env = "SIDECAR_DEVELOPMENT", hide_env_values = true, value_name = "BOOL", global = true, help_heading = "Data plane", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) development: Option<String>,
@@ -412,6 +444,9 @@ impl Options {
             &mut self.blobs,
             &mut self.documents,
             &mut self.events,
+            &mut self.timeout,
+            &mut self.retry_for,
+            &mut self.uri_expiry,
             &mut self.development,
             &mut self.azureblobprovider,
             &mut self.azureblobprovider_blobaccountname,

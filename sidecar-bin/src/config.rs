@@ -27,7 +27,8 @@ pub(crate) enum Mode {
     },
     /// `prepare` and `commit`.
     OneShot,
-    Submit,
+    /// `submit` and `check`, which process no event.
+    NoEvent,
 }
 
 /// Where to listen, and for how long. Deliberately without `Debug`: it holds the secret.
@@ -52,7 +53,7 @@ pub(crate) struct Log {
 /// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// Absent for `submit`, which processes no event.
+    /// Absent where no event is processed.
     pub(crate) settings: Option<Settings>,
     pub(crate) server: Server,
     pub(crate) plane: PlaneConfig,
@@ -87,7 +88,7 @@ impl Errors {
         }
     }
 
-    fn duration(&mut self, flag: &str, text: &Option<String>, default: Duration) -> Duration {
+    pub(crate) fn duration(&mut self, flag: &str, text: &Option<String>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         humantime::parse_duration(text).unwrap_or_else(|error| {
             self.push(flag, format!("{text:?} is no duration such as 30s or 5m: {error}"));
@@ -112,7 +113,7 @@ impl Config {
         let plane = providers::parse(options, development, &mut errors);
         let server = server(options, mode, development, &mut errors);
         let settings = match mode {
-            Mode::Submit => None,
+            Mode::NoEvent => None,
             _ => settings(options, mode, development, &mut errors),
         };
         let level = match options.loglevel.as_deref() {
@@ -158,6 +159,13 @@ impl Config {
         lines.push(("blobs", self.plane.blobs.to_string()));
         lines.push(("documents", self.plane.documents.to_string()));
         lines.push(("events", self.plane.events.to_string()));
+        for (flag, duration) in [
+            ("timeout", self.plane.timeout),
+            ("retry-for", self.plane.retry_for),
+            ("uri-expiry", self.plane.uri_expiry),
+        ] {
+            lines.push((flag, humantime::format_duration(duration).to_string()));
+        }
         lines.push(("loglevel", self.log.level.to_string()));
         lines.into_iter().map(|(flag, value)| format!("{flag} = {value:?}\n")).collect()
     }

@@ -12,7 +12,7 @@ pub(crate) const CONFIGURATION: u8 = 64;
 pub(crate) const OUTPUTS_INVALID: u8 = 65;
 /// The inputs could not be staged.
 pub(crate) const INPUTS_FAILED: u8 = 66;
-/// A provider failed during the commit; the commit can be repeated.
+/// A provider cannot be used, or failed during the commit, which can be repeated.
 pub(crate) const PROVIDER_FAILED: u8 = 69;
 /// A local file, directory or socket cannot be used.
 pub(crate) const LOCAL_FAILED: u8 = 71;
@@ -27,7 +27,7 @@ Exit codes:
    64  the configuration is wrong
    65  the module's outputs are invalid
    66  the inputs could not be staged
-   69  a provider failed during the commit; repeat it
+   69  a provider cannot be used, or failed during the commit; repeat it
    71  a local file, directory or socket cannot be used
   143  ended by a signal before the outputs were committed";
 
@@ -57,6 +57,14 @@ impl Failure {
             _ => PROVIDER_FAILED,
         };
         Self::new(code, describe(error))
+    }
+
+    /// An error while the providers were opened.
+    pub(crate) fn at_start(error: &Error) -> Self {
+        match error {
+            Error::Refused { .. } => Self::new(CONFIGURATION, describe(error)),
+            other => Self::local(other),
+        }
     }
 
     /// An error of this machine.

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         None => Mode::Serve,
         Some(Command::Run { command, .. }) => Mode::Run { name: run::module_name(command) },
         Some(Command::Prepare | Command::Commit) => Mode::OneShot,
-        Some(Command::Submit { .. }) => Mode::Submit,
+        Some(Command::Submit { .. } | Command::Check) => Mode::NoEvent,
     };
     let config = match Config::parse(options, &mode) {
         Ok(config) => config,
@@ -89,7 +89,11 @@ fn configuration(errors: &[String]) -> ExitCode {
 }
 
 async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
-    let plane = providers::open(&config.plane).map_err(|error| Failure::local(&error))?;
+    let plane = providers::open(&config.plane).map_err(|error| Failure::at_start(&error))?;
+    check(&plane).await?;
+    if matches!(command, Some(Command::Check)) {
+        return Ok(0);
+    }
     if let Some(Command::Submit { event_type, values, files }) = command {
         return submit(event_type, values, files, &plane).await;
     }
@@ -103,7 +107,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         _ => Start::Resume,
     };
     let base = settings.layout.base().to_owned();
-    describe(&settings, &plane, config.development);
+    describe(&settings, config.development);
     if matches!(command, Some(Command::Commit)) {
         prepared(&settings).await?;
     }
@@ -132,6 +136,24 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     code
 }
 
+/// Finds out before any module runs whether all three providers can be used.
+async fn check(plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
+    let (blobs, documents, events) =
+        tokio::join!(plane.blobs.check(), plane.documents.check(), plane.events.check());
+    let mut failures = Vec::new();
+    for (name, outcome) in [
+        (plane.blobs.to_string(), blobs),
+        (plane.documents.to_string(), documents),
+        (plane.events.to_string(), events),
+    ] {
+        match outcome {
+            Ok(()) => info!("{name}: usable"),
+            Err(error) => failures.push(error.chain()),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(Failure::new(exit::PROVIDER_FAILED, failures.join("\n"))) }
+}
+
 /// `commit` goes on with what `prepare` began; it must not touch another execution.
 async fn prepared(settings: &Settings) -> Result<(), Failure> {
     let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
@@ -148,10 +170,9 @@ async fn prepared(settings: &Settings) -> Result<(), Failure> {
     Err(Failure::new(exit::CONFIGURATION, message))
 }
 
-fn describe(settings: &Settings, plane: &sidecar_core::DataPlane, development: bool) {
+fn describe(settings: &Settings, development: bool) {
     let context = &settings.context;
     info!(module = %context.name, event = %context.event_id, base = %settings.layout.base().display(), "sidecar {}", env!("CARGO_PKG_VERSION"));
-    info!("data plane: {plane}");
     match settings.event_types {
         EventTypes::Only(_) => {}
         EventTypes::Any if development => info!("--valideventtypes is not set: any event type is allowed"),

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+#[cfg(any(feature = "s3", feature = "azure"))]
+use sidecar_core::wrappers::{Retry, Timeout};
 use sidecar_core::{
-    BlobProvider, DataPlane, DocumentProvider, EventProvider, Result, blob, documents, events,
+    BlobProvider, DataPlane, DocumentProvider, Error, EventProvider, Result, blob, documents, events,
 };
 use url::Url;
 
@@ -13,12 +16,18 @@ use crate::cli::Options;
 use crate::config::{DEV_DIR, Errors};
 
 /// Where one kind of data goes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum Place {
     /// Readable files under this directory.
     Local(PathBuf),
     /// As long as the process lives.
     Memory,
+    /// Blobs in a bucket of S3 or a compatible store.
+    #[cfg(feature = "s3")]
+    S3(Url, blob::S3Config),
+    /// Blobs in a container of Azure Blob Storage.
+    #[cfg(feature = "azure")]
+    Azure(Url, blob::AzureConfig),
 }
 
 impl fmt::Display for Place {
@@ -32,41 +41,65 @@ impl fmt::Display for Place {
                 }
             }
             Self::Memory => f.write_str("memory:"),
+            #[cfg(feature = "s3")]
+            Self::S3(root, config) => {
+                let mut url = root.clone();
+                let settings = [("endpoint", &config.endpoint), ("region", &config.region)];
+                let set = settings.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+                url.query_pairs_mut().extend_pairs(set);
+                f.write_str(url.as_str().trim_end_matches('?'))
+            }
+            #[cfg(feature = "azure")]
+            Self::Azure(root, _) => f.write_str(root.as_str()),
         }
     }
 }
 
-/// Where all three kinds go.
-#[derive(Debug, Clone)]
+/// Where all three kinds go, and how patiently.
+#[derive(Clone)]
 pub(crate) struct PlaneConfig {
     pub(crate) blobs: Place,
     pub(crate) documents: Place,
     pub(crate) events: Place,
+    /// How long a call may go on without an answer, or a transfer without moving.
+    pub(crate) timeout: Duration,
+    /// How long a provider that is away is tried again.
+    pub(crate) retry_for: Duration,
+    /// How long a signed URI is valid.
+    pub(crate) uri_expiry: Duration,
 }
 
 /// Schemes that this project knows but this build has no provider for.
-const PLANNED: [(&str, &[&str]); 3] = [
-    ("blobs", &["az", "s3", "gs"]),
-    ("documents", &["mongodb", "mongodb+srv", "postgres"]),
-    ("events", &["servicebus", "nats", "amqp"]),
-];
+const PLANNED: [&str; 9] =
+    ["s3", "az", "gs", "mongodb", "mongodb+srv", "postgres", "servicebus", "nats", "amqp"];
 
 /// One switch of the original with the flags that it needs.
 struct IonProvider<'o> {
     flag: &'static str,
     replaces: &'static str,
     enabled: &'o Option<String>,
+    /// Whether this build has it.
+    built: bool,
+    /// Whether a URL names the same provider.
+    url: bool,
     required: Vec<(&'static str, &'o Option<String>)>,
 }
 
 /// The places that `options` name; what is wrong with them goes to `errors`.
 pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -> Option<PlaneConfig> {
     let [azure, mongodb, servicebus] = ion_providers(options).map(|provider| ion(&provider, errors));
+    // Another spelling of the same URL.
+    let container = options.azureblobprovider_containername.as_ref().filter(|_| azure);
+    if azure && options.blobs.is_some() {
+        errors.push("azureblobprovider", "says where files go, and so does --blobs: leave one out");
+    }
+    let ion_blobs = container.map(|container| format!("az://{container}/"));
+    let blobs = options.blobs.clone().or(ion_blobs);
     if let Some(port) = options.mongodbdocprovider_port.as_ref().filter(|port| port.parse::<u16>().is_err()) {
         errors.push("mongodbdocprovider.port", format!("{port:?} is no port number"));
     }
     let mut place = |flag: &str, url: &Option<String>, ion: bool| match url {
-        Some(url) => place(url).map_err(|problem| errors.push(flag, problem)).ok(),
+        Some(url) => place(flag, url, options).map_err(|problem| errors.push(flag, problem)).ok(),
         None if development => Some(Place::Local(PathBuf::from(DEV_DIR))),
         // The original's switch was reported already.
         None if ion => None,
@@ -75,13 +108,23 @@ pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -
             None
         }
     };
-    let blobs = place("blobs", &options.blobs, azure);
+    let blobs = place("blobs", &blobs, azure);
     let documents = place("documents", &options.documents, mongodb);
     let events = place("events", &options.events, servicebus);
-    Some(PlaneConfig { blobs: blobs?, documents: documents?, events: events? })
+    let timeout = errors.duration("timeout", &options.timeout, Duration::from_secs(60));
+    let retry_for = errors.duration("retry-for", &options.retry_for, Duration::from_secs(60));
+    let uri_expiry = errors.duration("uri-expiry", &options.uri_expiry, Duration::from_secs(3600));
+    Some(PlaneConfig {
+        blobs: blobs?,
+        documents: documents?,
+        events: events?,
+        timeout,
+        retry_for,
+        uri_expiry,
+    })
 }
 
-fn place(url: &str) -> Result<Place, String> {
+fn place(flag: &str, url: &str, options: &Options) -> Result<Place, String> {
     let (scheme, rest) =
         url.split_once(':').ok_or_else(|| format!("{url:?} is no URL such as file:///some/dir"))?;
     match scheme {
@@ -93,11 +136,64 @@ fn place(url: &str) -> Result<Place, String> {
         "file" if !rest.is_empty() && !rest.starts_with("//") => Ok(Place::Local(PathBuf::from(rest))),
         "file" => Err(format!("{url:?} names no directory: say file:///absolute or file:relative")),
         "memory" => Ok(Place::Memory),
-        planned if PLANNED.iter().any(|(_, schemes)| schemes.contains(&planned)) => {
-            Err(format!("this build has no provider for {planned}: URLs; it has file: and memory:"))
+        #[cfg(feature = "s3")]
+        "s3" if flag == "blobs" => s3(url),
+        #[cfg(feature = "azure")]
+        "az" if flag == "blobs" => azure(url, options),
+        known if PLANNED.contains(&known) => {
+            let _ = options;
+            Err(format!("this build keeps no {flag} in {known}: URLs; file: and memory: it does"))
         }
-        unknown => Err(format!("{unknown:?} is no scheme of a provider; this build has file: and memory:")),
+        unknown => Err(format!("{unknown:?} is no scheme of a provider; file: and memory: are")),
     }
+}
+
+/// The bucket's URL without its query, and the query.
+#[cfg(any(feature = "s3", feature = "azure"))]
+fn bucket(url: &str) -> Result<(Url, Vec<(String, String)>), String> {
+    let mut root = Url::parse(url)
+        .map_err(|error| format!("{error}: say s3://bucket/prefix or az://container/prefix"))?;
+    if root.host_str().is_none_or(str::is_empty) {
+        return Err("names no bucket".into());
+    }
+    if !root.username().is_empty() || root.password().is_some() {
+        return Err("holds credentials: give them in the environment instead, where no log shows them".into());
+    }
+    let query = root.query_pairs().into_owned().collect();
+    root.set_query(None);
+    Ok((root, query))
+}
+
+#[cfg(feature = "s3")]
+fn s3(url: &str) -> Result<Place, String> {
+    let (root, query) = bucket(url)?;
+    let mut config = blob::S3Config::default();
+    for (name, value) in query {
+        match name.as_str() {
+            "endpoint" => config.endpoint = Some(value),
+            "region" => config.region = Some(value),
+            _ => return Err(format!("{name:?} is none of endpoint, region")),
+        }
+    }
+    Ok(Place::S3(root, config))
+}
+
+#[cfg(feature = "azure")]
+fn azure(url: &str, options: &Options) -> Result<Place, String> {
+    let (root, query) = bucket(url)?;
+    let mut config = blob::AzureConfig {
+        account: options.azureblobprovider_blobaccountname.clone(),
+        key: options.azureblobprovider_blobaccountkey.clone(),
+        ..blob::AzureConfig::default()
+    };
+    for (name, value) in query {
+        match name.as_str() {
+            "endpoint" => config.endpoint = Some(value),
+            "account" => config.account = Some(value),
+            _ => return Err(format!("{name:?} is none of account, endpoint")),
+        }
+    }
+    Ok(Place::Azure(root, config))
 }
 
 fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
@@ -106,6 +202,8 @@ fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
             flag: "azureblobprovider",
             replaces: "blobs",
             enabled: &options.azureblobprovider,
+            built: cfg!(feature = "azure"),
+            url: options.blobs.as_ref().is_some_and(|url| url.starts_with("az:")),
             required: vec![
                 ("azureblobprovider.blobaccountname", &options.azureblobprovider_blobaccountname),
                 ("azureblobprovider.blobaccountkey", &options.azureblobprovider_blobaccountkey),
@@ -116,6 +214,8 @@ fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
             flag: "mongodbdocprovider",
             replaces: "documents",
             enabled: &options.mongodbdocprovider,
+            built: false,
+            url: false,
             required: vec![
                 ("mongodbdocprovider.name", &options.mongodbdocprovider_name),
                 ("mongodbdocprovider.password", &options.mongodbdocprovider_password),
@@ -126,6 +226,8 @@ fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
             flag: "servicebuseventprovider",
             replaces: "events",
             enabled: &options.servicebuseventprovider,
+            built: false,
+            url: false,
             required: vec![
                 ("servicebuseventprovider.namespace", &options.servicebuseventprovider_namespace),
                 ("servicebuseventprovider.topic", &options.servicebuseventprovider_topic),
@@ -142,7 +244,9 @@ fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
 /// Whether the switch is on.
 fn ion(provider: &IonProvider<'_>, errors: &mut Errors) -> bool {
     if errors.switch(provider.flag, provider.enabled) != Some(true) {
-        if let Some((flag, _)) = provider.required.iter().find(|(_, value)| value.is_some()) {
+        // With a URL of the same provider they are its credentials.
+        let unused = provider.required.iter().find(|(_, value)| value.is_some() && !provider.url);
+        if let Some((flag, _)) = unused {
             errors.push(flag, format!("has no effect without --{}=true", provider.flag));
         }
         return false;
@@ -152,14 +256,15 @@ fn ion(provider: &IonProvider<'_>, errors: &mut Errors) -> bool {
             errors.push(flag, format!("is required by --{}", provider.flag));
         }
     }
-    errors.push(
-        provider.flag,
-        format!("this build has no such provider; say --{} file:///some/dir", provider.replaces),
-    );
+    if !provider.built {
+        let message =
+            format!("this build has no such provider; say --{} file:///some/dir", provider.replaces);
+        errors.push(provider.flag, message);
+    }
     true
 }
 
-/// Opens the three providers.
+/// Opens the three providers; those on the network with a deadline, and with patience.
 ///
 /// # Errors
 /// What a provider reports.
@@ -167,14 +272,30 @@ pub(crate) fn open(config: &PlaneConfig) -> Result<DataPlane> {
     let blobs: Arc<dyn BlobProvider> = match &config.blobs {
         Place::Local(dir) => Arc::new(blob::Local::open(dir)?),
         Place::Memory => Arc::new(blob::Memory::default()),
+        #[cfg(feature = "s3")]
+        Place::S3(root, s3) => Arc::new(patient(config, blob::Bucket::s3(root, s3, config.uri_expiry)?)),
+        #[cfg(feature = "azure")]
+        Place::Azure(root, azure) => {
+            Arc::new(patient(config, blob::Bucket::azure(root, azure, config.uri_expiry)?))
+        }
     };
+    let elsewhere = |kind: &str| Error::Internal(format!("{kind} have no such provider"));
     let documents: Arc<dyn DocumentProvider> = match &config.documents {
         Place::Local(dir) => Arc::new(documents::Local::open(dir)?),
         Place::Memory => Arc::new(documents::Memory::default()),
+        #[allow(unreachable_patterns, reason = "there are more places with more features")]
+        _ => return Err(elsewhere("documents")),
     };
     let events: Arc<dyn EventProvider> = match &config.events {
         Place::Local(dir) => Arc::new(events::Local::open(dir)?),
         Place::Memory => Arc::new(events::Memory::default()),
+        #[allow(unreachable_patterns, reason = "there are more places with more features")]
+        _ => return Err(elsewhere("events")),
     };
     Ok(DataPlane { blobs, documents, events })
+}
+
+#[cfg(any(feature = "s3", feature = "azure"))]
+fn patient<P: fmt::Display>(config: &PlaneConfig, provider: P) -> Retry<Timeout<P>> {
+    Retry::new(Timeout::new(provider, config.timeout), config.retry_for)
 }

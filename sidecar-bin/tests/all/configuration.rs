@@ -15,7 +15,7 @@ fn every_mistake_is_reported_at_once_by_its_flag() {
             "--serverport=x",
             "--linger=soon",
             "--development=maybe",
-            "--blobs=s3://bucket",
+            "--blobs=ftp://bucket",
             "--documents=http://x",
             "--events=nonsense",
             "--context.name=a/b",

@@ -8,3 +8,6 @@ mod one_shot;
 mod process;
 mod run;
 mod serve;
+#[path = "../../../sidecar-core/tests/all/servers.rs"]
+mod servers;
+mod stores;
