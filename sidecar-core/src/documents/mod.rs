@@ -12,11 +12,15 @@ use crate::error::Result;
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 
 #[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
 
 /// A store of JSON documents under their ids.
 ///

@@ -12,11 +12,15 @@ use crate::error::Result;
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 
 #[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "nats")]
+pub use nats::{Nats, NatsConfig};
 
 /// A bus that carries events to their consumers.
 ///

@@ -4,7 +4,9 @@
 mod buckets;
 mod conformance;
 mod golden;
+mod nats;
 mod never_again;
+mod postgres;
 mod scene;
 mod server;
 mod servers;

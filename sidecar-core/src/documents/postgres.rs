@@ -1,0 +1,213 @@
+//! Documents in PostgreSQL: two tables of `jsonb`, with what is searched for in columns of its own.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio_postgres::Config;
+use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Url;
+
+use super::DocumentProvider;
+use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::error::{Error, Result};
+
+/// Connections at once: documents are few and written in batches.
+const CONNECTIONS: usize = 4;
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The prefix of the tables where nothing else is said.
+const DEFAULT_TABLE: &str = "sidecar";
+
+/// Event contexts in the table `{table}_contexts` and insights in `{table}_insights`, made by
+/// [`check`](DocumentProvider::check); clones share the connections.
+#[derive(Clone)]
+pub struct Postgres {
+    pool: Pool,
+    name: String,
+    table: String,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("name", &self.name)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}?table={}", self.name, self.table)
+    }
+}
+
+#[async_trait]
+impl DocumentProvider for Postgres {
+    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
+        self.find("contexts", id.as_str()).await
+    }
+
+    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
+        let rows = contexts.iter().map(|document| {
+            let context = &document.context;
+            (context.event_id.as_str(), context.correlation_id.as_str(), document)
+        });
+        self.upsert("contexts", rows).await
+    }
+
+    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
+        self.find("insights", id.as_str()).await
+    }
+
+    async fn put_insight(&self, insight: &Insight) -> Result<()> {
+        let row = (insight.id.as_str(), insight.context.correlation_id.as_str(), insight);
+        self.upsert("insights", [row]).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let mut statements = String::new();
+        for kind in ["contexts", "insights"] {
+            let table = self.table(kind);
+            let index = format!("\"{}_{kind}_correlation\"", self.table);
+            statements += &format!(
+                "CREATE TABLE IF NOT EXISTS {table} (
+                    id text PRIMARY KEY, correlation_id text NOT NULL, document jsonb NOT NULL);
+                CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);"
+            );
+        }
+        // Two sidecars that make the tables at once would meet in the catalogue; any number is as good.
+        let statements = format!("BEGIN; SELECT pg_advisory_xact_lock(7305804402); {statements} COMMIT;");
+        let client = self.client("make the tables").await?;
+        client.batch_execute(&statements).await.map_err(|error| self.error("make the tables", error))
+    }
+}
+
+impl Postgres {
+    /// The database of `postgres://user:password@host:port/database?table=prefix`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the URL cannot be used.
+    pub fn open(url: &Url) -> Result<Self> {
+        let name = format!("postgres://{}{}", url.host_str().unwrap_or_default(), url.path());
+        let refused = |source: crate::Cause| Error::Refused {
+            provider: name.clone(),
+            action: "take these settings".into(),
+            source,
+        };
+        let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
+        connection.set_query(None);
+        for (key, value) in url.query_pairs() {
+            match &*key {
+                "table" => table = value.into_owned(),
+                _ => drop(connection.query_pairs_mut().append_pair(&key, &value)),
+            }
+        }
+        if table.is_empty() || !table.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(refused(format!("table {table:?} is not made of letters, digits and _").into()));
+        }
+        let mut config: Config =
+            connection.as_str().parse().map_err(|error: tokio_postgres::Error| refused(error.into()))?;
+        config.connect_timeout(CONNECT_TIMEOUT).application_name("sidecar");
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config, tls().map_err(refused)?, manager);
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| refused(error.into()))?;
+        Ok(Self { pool, name, table })
+    }
+
+    fn table(&self, kind: &str) -> String {
+        format!("\"{}_{kind}\"", self.table)
+    }
+
+    async fn client(&self, action: &str) -> Result<Object> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => self.error(action, error),
+            other => self.unavailable(action, other),
+        })
+    }
+
+    async fn find<T: DeserializeOwned>(&self, kind: &str, id: &str) -> Result<Option<T>> {
+        let action = "look a document up";
+        let client = self.client(action).await?;
+        let query = format!("SELECT document FROM {} WHERE id = $1", self.table(kind));
+        let row = client.query_opt(&query, &[&id]).await.map_err(|error| self.error(action, error))?;
+        let document: Option<Value> =
+            row.map(|row| row.try_get(0)).transpose().map_err(|e| self.error(action, e))?;
+        let parse = |document| {
+            serde_json::from_value(document).map_err(|error| Error::Corrupt {
+                provider: self.to_string(),
+                what: format!("document {id:?}"),
+                problem: error.to_string(),
+            })
+        };
+        document.map(parse).transpose()
+    }
+
+    async fn upsert<'d, T: Serialize + 'd>(
+        &self,
+        kind: &str,
+        rows: impl IntoIterator<Item = (&'d str, &'d str, &'d T)>,
+    ) -> Result<()> {
+        let action = "store documents";
+        let (mut ids, mut correlations, mut documents) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, correlation, document) in rows {
+            ids.push(id.to_owned());
+            correlations.push(correlation.to_owned());
+            documents.push(serde_json::to_value(document).map_err(|error| self.refused(action, error))?);
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = format!(
+            "INSERT INTO {} (id, correlation_id, document) SELECT * FROM unnest($1::text[], $2::text[], $3::jsonb[])
+             ON CONFLICT (id) DO UPDATE SET correlation_id = EXCLUDED.correlation_id, document = EXCLUDED.document",
+            self.table(kind)
+        );
+        let client = self.client(action).await?;
+        let stored = client.execute(&query, &[&ids, &correlations, &documents]).await;
+        stored.map(drop).map_err(|error| self.error(action, error))
+    }
+
+    /// The one table from the server's errors to ours.
+    fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
+        // Classes of SQLSTATE: connection, rolled back, out of resources, operator intervention, system.
+        let transient = match error.code() {
+            Some(code) => ["08", "40", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)),
+            // No answer of the server at all; a value that cannot be sent stays so.
+            None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
+        };
+        if transient { self.unavailable(action, error) } else { self.refused(action, error) }
+    }
+
+    fn unavailable(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
+        let action = action.to_owned();
+        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
+    }
+
+    fn refused(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
+        Error::Refused { provider: self.to_string(), action: action.to_owned(), source: source.into() }
+    }
+}
+
+/// TLS where the server has it, as `sslmode` says; it trusts what the system trusts.
+fn tls() -> Result<MakeRustlsConnect, crate::Cause> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}

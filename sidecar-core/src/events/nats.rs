@@ -1,0 +1,152 @@
+//! Events on NATS JetStream.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, context::PublishErrorKind, message::PublishMessage, stream};
+use async_nats::{ConnectOptions, HeaderMap};
+use async_trait::async_trait;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::EventProvider;
+use crate::contract::Event;
+use crate::error::{Error, Result};
+
+/// Publishes whose acknowledgement is waited for at once.
+const WINDOW: usize = 256;
+/// How long the stream remembers ids, so that it drops repeats.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
+
+/// Where events go on the server.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsConfig {
+    /// The subject they are published on.
+    pub subject: String,
+    /// The stream that keeps them, made by [`check`](EventProvider::check) when it is absent.
+    pub stream: String,
+    /// A file with the credentials of a user, as `nsc` writes it.
+    pub credentials: Option<std::path::PathBuf>,
+}
+
+/// Events as messages of one subject, with the event's id as `Nats-Msg-Id`; clones share the connection.
+#[derive(Clone)]
+pub struct Nats {
+    url: Url,
+    config: NatsConfig,
+    context: std::sync::Arc<OnceCell<jetstream::Context>>,
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nats").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.url.host_str().unwrap_or_default();
+        write!(f, "nats://{host}/{}?stream={}", self.config.subject, self.config.stream)
+    }
+}
+
+#[async_trait]
+impl EventProvider for Nats {
+    async fn publish(&self, events: &[Event]) -> Result<()> {
+        let context = self.context().await?;
+        let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
+        futures_util::stream::iter(messages)
+            .map(async |message| {
+                let sent = context.send_publish(self.config.subject.clone(), message).await;
+                sent.map_err(|error| self.error(error))?.await.map_err(|error| self.error(error))
+            })
+            .buffered(WINDOW)
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let config = stream::Config {
+            name: self.config.stream.clone(),
+            subjects: vec![self.config.subject.clone()],
+            duplicate_window: DUPLICATE_WINDOW,
+            ..stream::Config::default()
+        };
+        let context = self.context().await?;
+        let mut stream = context
+            .get_or_create_stream(config)
+            .await
+            .map_err(|error| self.refused("find or make the stream", error))?;
+        let info = stream.info().await.map_err(|error| self.unavailable("look at the stream", error))?;
+        // A wildcard subject may contain ours; what a stream does not listen to is never acknowledged.
+        let subject = &self.config.subject;
+        let listens = |wanted: &String| wanted == subject || wanted.contains(['*', '>']);
+        if info.config.subjects.iter().any(listens) {
+            return Ok(());
+        }
+        let subjects = info.config.subjects.join(", ");
+        Err(self.refused("publish", format!("the stream listens to {subjects}, not to {subject}")))
+    }
+}
+
+impl Nats {
+    /// The server of `nats://host:port` or `tls://host:port`; it is connected by the first call.
+    pub fn open(server: &Url, config: NatsConfig) -> Self {
+        Self { url: server.clone(), config, context: std::sync::Arc::default() }
+    }
+
+    async fn context(&self) -> Result<&jetstream::Context> {
+        let connect = async || {
+            let mut options = ConnectOptions::new().name("sidecar");
+            if let Some(file) = &self.config.credentials {
+                let read = options.credentials_file(file).await;
+                options = read.map_err(|error| self.refused("read its credentials", error))?;
+            }
+            let client = options.connect(self.url.as_str()).await.map_err(|error| match error.kind() {
+                async_nats::ConnectErrorKind::Authentication
+                | async_nats::ConnectErrorKind::AuthorizationViolation
+                | async_nats::ConnectErrorKind::ServerParse => self.refused("connect", error),
+                _ => self.unavailable("connect", error),
+            })?;
+            Ok(jetstream::new(client))
+        };
+        self.context.get_or_try_init(connect).await
+    }
+
+    fn message(&self, event: &Event) -> Result<PublishMessage> {
+        let json = serde_json::to_vec(event).map_err(|error| self.refused("encode an event", error))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("Event-Type", &event.event_type), ("Correlation-Id", &event.context.correlation_id)]
+        {
+            // A convenience for filters: what no header can carry is in the message.
+            if !value.contains(char::is_control) {
+                headers.insert(name, value.as_str());
+            }
+        }
+        let message = PublishMessage::build().payload(json.into()).headers(headers);
+        Ok(message.message_id(event.context.event_id.as_str()))
+    }
+
+    /// The one table from the server's errors to ours.
+    fn error(&self, error: jetstream::context::PublishError) -> Error {
+        match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded
+            | PublishErrorKind::WrongLastMessageId
+            | PublishErrorKind::WrongLastSequence => self.refused("publish an event", error),
+            _ => self.unavailable("publish an event", error),
+        }
+    }
+
+    fn unavailable(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
+        let action = action.to_owned();
+        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
+    }
+
+    fn refused(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
+        Error::Refused { provider: self.to_string(), action: action.to_owned(), source: source.into() }
+    }
+}

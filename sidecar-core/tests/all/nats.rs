@@ -1,0 +1,76 @@
+//! NATS JetStream, against a real server.
+
+use async_nats::jetstream::{self, consumer::pull};
+use async_trait::async_trait;
+use futures_util::{StreamExt, TryStreamExt};
+use sidecar_core::conformance::events::Consumer;
+use sidecar_core::events::{Nats, NatsConfig};
+use sidecar_core::{Error, Event, EventProvider};
+
+use crate::servers;
+
+/// A stream of its own for every test.
+struct Stream {
+    provider: Nats,
+    server: String,
+    name: String,
+}
+
+async fn stream() -> Option<Stream> {
+    let server = servers::nats()?;
+    let name = format!("test-{}", uuid::Uuid::new_v4().simple());
+    let config = NatsConfig { subject: format!("events.{name}"), stream: name.clone(), credentials: None };
+    let provider = Nats::open(&server.parse().unwrap(), config);
+    provider.check().await.unwrap();
+    provider.check().await.unwrap();
+    Some(Stream { provider, server, name })
+}
+
+#[async_trait]
+impl Consumer for Stream {
+    fn provider(&self) -> &dyn EventProvider {
+        &self.provider
+    }
+
+    async fn arrived(&self) -> Vec<Event> {
+        let context = jetstream::new(async_nats::connect(&self.server).await.unwrap());
+        let stream = context.get_stream(&self.name).await.unwrap();
+        let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
+        let messages = consumer.fetch().max_messages(10_000).messages().await.unwrap();
+        let parse = |message: jetstream::Message| {
+            let event: Event = serde_json::from_slice(&message.payload).unwrap();
+            let headers = message.headers.as_ref().unwrap();
+            assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), event.context.event_id.as_str());
+            event
+        };
+        messages.map_ok(parse).collect::<Vec<_>>().await.into_iter().map(Result::unwrap).collect()
+    }
+
+    fn drops_repeats(&self) -> bool {
+        true
+    }
+}
+
+mod nats {
+    sidecar_core::conformance_events!(optional: super::stream().await);
+}
+
+#[tokio::test]
+async fn a_stream_that_listens_elsewhere_is_refused() {
+    let Some(stream) = stream().await else { return };
+    let config = NatsConfig { subject: "elsewhere".into(), stream: stream.name, credentials: None };
+    let error = Nats::open(&stream.server.parse().unwrap(), config).check().await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { .. }) && error.chain().contains("not to elsewhere"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_unavailable() {
+    let config = NatsConfig { subject: "s".into(), stream: "s".into(), credentials: None };
+    let away = Nats::open(&"nats://user:swordfish@127.0.0.1:1".parse().unwrap(), config);
+    let error = away.publish(&[]).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(!format!("{away:?} {away} {}", error.chain()).contains("swordfish"));
+}

@@ -1,0 +1,73 @@
+//! PostgreSQL, against a real server.
+
+use sidecar_core::documents::Postgres;
+use sidecar_core::{DocumentProvider, Error, EventId};
+use tokio::sync::OnceCell;
+
+use crate::servers;
+
+fn open(query: &str) -> Option<Postgres> {
+    let url = format!("{}{query}", servers::postgres()?);
+    // It listens a moment before it answers.
+    Some(Postgres::open(&url.parse().unwrap()).unwrap())
+}
+
+/// The tables are made by the first check, which waits until the server answers.
+async fn provider() -> Option<Postgres> {
+    static MADE: OnceCell<()> = OnceCell::const_new();
+    let provider = open("?table=conformance")?;
+    MADE.get_or_init(async || answering(&provider).await).await;
+    Some(provider)
+}
+
+async fn answering(provider: &Postgres) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while let Err(error) = provider.check().await {
+        assert!(std::time::Instant::now() < deadline, "{}", error.chain());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+mod postgres {
+    sidecar_core::conformance_documents!(optional: super::provider().await);
+}
+
+#[tokio::test]
+async fn checks_at_once_make_the_tables_once() {
+    if provider().await.is_none() {
+        return;
+    }
+    let providers: Vec<_> = (0..8).filter_map(|_| open("?table=raced")).collect();
+    let checks = futures_util::future::join_all(providers.iter().map(|provider| provider.check())).await;
+    assert!(checks.iter().all(Result::is_ok), "{checks:?}");
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_ours_is_corrupt() {
+    let Some(provider) = provider().await else { return };
+    let (client, connection) =
+        tokio_postgres::connect(&servers::postgres().unwrap(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let foreign = "INSERT INTO conformance_contexts VALUES ('foreign', 'c', '[1]') ON CONFLICT DO NOTHING";
+    client.batch_execute(foreign).await.unwrap();
+    let error = provider.event_context(&EventId::parse("foreign").unwrap()).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_unavailable_and_a_missing_database_is_refused() {
+    let away = Postgres::open(&"postgres://u:swordfish@127.0.0.1:1/d".parse().unwrap()).unwrap();
+    let error = away.check().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(!format!("{away:?} {error:?} {}", error.chain()).contains("swordfish"));
+    let Some(_) = provider().await else { return };
+    let url = servers::postgres().unwrap().replace("/postgres", "/absent");
+    let error = Postgres::open(&url.parse().unwrap()).unwrap().check().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+}
+
+#[test]
+fn table_names_are_names() {
+    let url = "postgres://h/d?table=a%22;drop".parse().unwrap();
+    assert!(matches!(Postgres::open(&url).unwrap_err(), Error::Refused { .. }));
+}
