@@ -215,7 +215,7 @@ pub(crate) struct Options {
         help_heading = "Data plane"
     )]
     pub(crate) blobs: Option<String>,
-    /// Where insights and event contexts go: file:///DIR, memory:
+    /// Where insights and event contexts go: file:///DIR, memory:, postgres://USER@HOST/DATABASE?table=PREFIX
     #[arg(
         long = "documents",
         env = "SIDECAR_DOCUMENTS",
@@ -225,7 +225,7 @@ pub(crate) struct Options {
         help_heading = "Data plane"
     )]
     pub(crate) documents: Option<String>,
-    /// Where events go: file:///DIR, memory:
+    /// Where events go: file:///DIR, memory:, nats://HOST/SUBJECT?stream=NAME
     #[arg(
         long = "events",
         env = "SIDECAR_EVENTS",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(any(feature = "s3", feature = "azure"))]
+#[cfg(any(feature = "s3", feature = "azure", feature = "postgres", feature = "nats"))]
 use sidecar_core::wrappers::{Retry, Timeout};
 use sidecar_core::{
     BlobProvider, DataPlane, DocumentProvider, Error, EventProvider, Result, blob, documents, events,
@@ -16,7 +16,7 @@ use crate::cli::Options;
 use crate::config::{DEV_DIR, Errors};
 
 /// Where one kind of data goes.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub(crate) enum Place {
     /// Readable files under this directory.
     Local(PathBuf),
@@ -28,6 +28,12 @@ pub(crate) enum Place {
     /// Blobs in a container of Azure Blob Storage.
     #[cfg(feature = "azure")]
     Azure(Url, blob::AzureConfig),
+    /// Documents in a database of PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(documents::Postgres),
+    /// Events in a stream of NATS JetStream.
+    #[cfg(feature = "nats")]
+    Nats(events::Nats),
 }
 
 impl fmt::Display for Place {
@@ -51,6 +57,10 @@ impl fmt::Display for Place {
             }
             #[cfg(feature = "azure")]
             Self::Azure(root, _) => f.write_str(root.as_str()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(provider) => provider.fmt(f),
+            #[cfg(feature = "nats")]
+            Self::Nats(provider) => provider.fmt(f),
         }
     }
 }
@@ -140,6 +150,10 @@ fn place(flag: &str, url: &str, options: &Options) -> Result<Place, String> {
         "s3" if flag == "blobs" => s3(url),
         #[cfg(feature = "azure")]
         "az" if flag == "blobs" => azure(url, options),
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" if flag == "documents" => postgres(url),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" if flag == "events" => nats(url),
         known if PLANNED.contains(&known) => {
             let _ = options;
             Err(format!("this build keeps no {flag} in {known}: URLs; file: and memory: it does"))
@@ -194,6 +208,35 @@ fn azure(url: &str, options: &Options) -> Result<Place, String> {
         }
     }
     Ok(Place::Azure(root, config))
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(url: &str) -> Result<Place, String> {
+    let url = Url::parse(url).map_err(|error| format!("{error}: say postgres://user@host/database"))?;
+    documents::Postgres::open(&url).map(Place::Postgres).map_err(|error| error.chain())
+}
+
+#[cfg(feature = "nats")]
+fn nats(url: &str) -> Result<Place, String> {
+    let mut server =
+        Url::parse(url).map_err(|error| format!("{error}: say nats://host/subject?stream=NAME"))?;
+    let subject = server.path().trim_matches('/').to_owned();
+    if subject.is_empty() {
+        return Err("names no subject: say nats://host/subject?stream=NAME".into());
+    }
+    // A stream's name has no dots.
+    let (mut stream, mut credentials) = (subject.replace('.', "_"), None);
+    for (name, value) in server.query_pairs() {
+        match &*name {
+            "stream" => stream = value.into_owned(),
+            "credentials" => credentials = Some(PathBuf::from(value.into_owned())),
+            _ => return Err(format!("{name:?} is none of stream, credentials")),
+        }
+    }
+    server.set_path("");
+    server.set_query(None);
+    let config = events::NatsConfig { subject, stream, credentials };
+    Ok(Place::Nats(events::Nats::open(&server, config)))
 }
 
 fn ion_providers(options: &Options) -> [IonProvider<'_>; 3] {
@@ -269,6 +312,8 @@ fn ion(provider: &IonProvider<'_>, errors: &mut Errors) -> bool {
 /// # Errors
 /// What a provider reports.
 pub(crate) fn open(config: &PlaneConfig) -> Result<DataPlane> {
+    // `place` lets no other combination through.
+    let elsewhere = |kind: &str| Error::Internal(format!("{kind} have no such provider"));
     let blobs: Arc<dyn BlobProvider> = match &config.blobs {
         Place::Local(dir) => Arc::new(blob::Local::open(dir)?),
         Place::Memory => Arc::new(blob::Memory::default()),
@@ -278,24 +323,29 @@ pub(crate) fn open(config: &PlaneConfig) -> Result<DataPlane> {
         Place::Azure(root, azure) => {
             Arc::new(patient(config, blob::Bucket::azure(root, azure, config.uri_expiry)?))
         }
+        #[allow(unreachable_patterns, reason = "there are more places with more features")]
+        _ => return Err(elsewhere("blobs")),
     };
-    let elsewhere = |kind: &str| Error::Internal(format!("{kind} have no such provider"));
     let documents: Arc<dyn DocumentProvider> = match &config.documents {
         Place::Local(dir) => Arc::new(documents::Local::open(dir)?),
         Place::Memory => Arc::new(documents::Memory::default()),
+        #[cfg(feature = "postgres")]
+        Place::Postgres(provider) => Arc::new(patient(config, provider.clone())),
         #[allow(unreachable_patterns, reason = "there are more places with more features")]
         _ => return Err(elsewhere("documents")),
     };
     let events: Arc<dyn EventProvider> = match &config.events {
         Place::Local(dir) => Arc::new(events::Local::open(dir)?),
         Place::Memory => Arc::new(events::Memory::default()),
+        #[cfg(feature = "nats")]
+        Place::Nats(provider) => Arc::new(patient(config, provider.clone())),
         #[allow(unreachable_patterns, reason = "there are more places with more features")]
         _ => return Err(elsewhere("events")),
     };
     Ok(DataPlane { blobs, documents, events })
 }
 
-#[cfg(any(feature = "s3", feature = "azure"))]
+#[cfg(any(feature = "s3", feature = "azure", feature = "postgres", feature = "nats"))]
 fn patient<P: fmt::Display>(config: &PlaneConfig, provider: P) -> Retry<Timeout<P>> {
     Retry::new(Timeout::new(provider, config.timeout), config.retry_for)
 }

@@ -77,3 +77,37 @@ fn a_wrong_key_is_found_before_any_module_runs() {
     assert!(log.contains("s3://test/x refused to"), "{log}");
     assert!(!dir.path().join("ran").exists());
 }
+
+/// The mix that a cluster without a cloud runs.
+#[test]
+fn over_s3_seaweedfs_and_postgres_and_nats() {
+    let (Some(s3), Some(postgres), Some(nats)) = (servers::seaweedfs(), servers::postgres(), servers::nats())
+    else {
+        return;
+    };
+    let dir = TempDir::new().unwrap();
+    let subject = format!("mix.{}", std::process::id());
+    let run = |arguments: &[&str]| {
+        let mut command: Command = sidecar(&dir, arguments);
+        command.env("SIDECAR_BLOBS", format!("s3://test/mix?endpoint={s3}&region=us-east-1"));
+        command.env("SIDECAR_DOCUMENTS", format!("{postgres}?table=mix"));
+        command.env("SIDECAR_EVENTS", format!("{nats}/{subject}"));
+        command.env("AWS_ACCESS_KEY_ID", servers::S3_KEY).env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET);
+        let (code, out, log) = ended(&command.output().unwrap());
+        assert_eq!(code, 0, "{log}");
+        (out.trim().to_owned(), log)
+    };
+    fs::write(dir.path().join("input.txt"), "through three stores").unwrap();
+    let (first, _) = run(&["submit", "--value", "k=v", "input.txt"]);
+    let copy = "cd $SIDECAR_BASE_DIR && cp in/data/* out/data/ && echo '[{\"key\":\"n\",\"value\":\"1\"}]' > out/meta.json &&
+        echo '[{\"key\":\"eventType\",\"value\":\"t\"},{\"key\":\"files\",\"value\":\"input.txt\"}]' > out/events/1.json";
+    let event = |id: &str| format!("--context.eventid={id}");
+    let base = ["--basedir=base", "--context.name=copy", "--wrap"];
+    run(&[&["run"], &base[..], &[&event(&first), "--", "sh", "-c", copy]].concat());
+    let receipt: serde_json::Value =
+        serde_json::from_slice(&fs::read(dir.path().join("base/.sidecar/journal.json")).unwrap()).unwrap();
+    let second = receipt["receipt"]["events"][0]["eventId"].as_str().unwrap().to_owned();
+    run(&["prepare", "--basedir=next", "--context.name=next", &event(&second)]);
+    let staged = fs::read_to_string(dir.path().join("next/in/data/input.txt")).unwrap();
+    assert_eq!(staged, "through three stores");
+}

@@ -106,6 +106,13 @@ async fn a_store_that_cannot_sign_gives_the_plain_uri() {
 }
 
 #[tokio::test]
+async fn a_name_that_azure_cannot_sign_gives_the_plain_uri() {
+    let Some(bucket) = azure().await else { return };
+    let uri = bucket.uri(&BlobKey::parse("e/m/a b.txt").unwrap()).await.unwrap();
+    assert_eq!(uri.as_str(), "az://test/some/prefix/e/m/a%20b.txt");
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_refused_and_not_shown() {
     let wrong = "d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmc=";
     for bucket in [s3_with("test", wrong), azure_with("test", wrong)].into_iter().flatten() {

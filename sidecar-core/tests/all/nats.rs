@@ -51,7 +51,7 @@ impl Consumer for Stream {
     }
 }
 
-mod nats {
+mod jetstream_server {
     sidecar_core::conformance_events!(optional: super::stream().await);
 }
 

@@ -28,7 +28,7 @@ async fn answering(provider: &Postgres) {
     }
 }
 
-mod postgres {
+mod postgres_server {
     sidecar_core::conformance_documents!(optional: super::provider().await);
 }
 

@@ -157,6 +157,7 @@ impl BlobProvider for Bucket {
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
         let path = self.path(key)?;
         if let Some(signer) = &self.signer
+            && self.can_sign(key)
             && let Ok(url) = signer.signed_url(reqwest::Method::GET, &path, self.expiry).await
         {
             return Ok(url);
@@ -226,6 +227,16 @@ impl Bucket {
     #[allow(clippy::option_option)]
     fn try_permit(&self, bytes: u64) -> Option<Option<OwnedSemaphorePermit>> {
         self.memory.clone().try_acquire_many_owned(units(bytes)).ok().map(Some)
+    }
+
+    /// Azure's signer signs the encoded name, which the service does not accept: such a URI would open nothing.
+    fn can_sign(&self, key: &BlobKey) -> bool {
+        #[cfg(feature = "azure")]
+        if self.container.is_some() {
+            return key.as_str().bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./~".contains(&b));
+        }
+        let _ = key;
+        true
     }
 
     async fn get_empty(&self, target: &Target) -> Result<Descriptor> {
