@@ -5,7 +5,9 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 pictures=${1:-$root/examples/pictures}
-cargo build --release --manifest-path "$root/Cargo.toml" -p sidecar-bin -p thumbnail -p contact-sheet
+# Local files need none of the providers on the network, which take minutes to build.
+cargo build --release --no-default-features --manifest-path "$root/Cargo.toml" \
+    -p sidecar-bin -p thumbnail -p contact-sheet
 bin=${CARGO_TARGET_DIR:-$root/target}/release
 export SIDECAR_DEVELOPMENT=true SIDECAR_LOGLEVEL=${SIDECAR_LOGLEVEL:-warn}
 

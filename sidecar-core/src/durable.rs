@@ -41,7 +41,7 @@ impl Staged {
     }
 
     /// Gives the file its name, replacing what had it; makes the directory if need be.
-    pub(crate) fn persist(mut self, dest: &Path) -> io::Result<()> {
+    pub(crate) fn persist(&mut self, dest: &Path) -> io::Result<()> {
         match self.link(dest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(parent) = dest.parent() {

@@ -80,7 +80,7 @@ pub(crate) fn write(
         }
         durable::sync_staged(dir, staged.iter().map(|(staged, _)| staged))
             .map_err(store_error(provider, "sync", dir))?;
-        for (staged, path) in staged {
+        for (mut staged, path) in staged {
             staged.persist(path).map_err(store_error(provider, "write", path))?;
         }
     }

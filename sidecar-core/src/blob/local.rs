@@ -99,25 +99,30 @@ impl Local {
             Side::Write(error) => store_error(self, "write", &path)(error),
         })?;
         reader.finish()?;
-        self.make_way(&path).map_err(store_error(self, "replace", &path))?;
-        staged.persist(&path).map_err(store_error(self, "write", &path))?;
+        if let Err(error) = staged.persist(&path) {
+            // Rare, so that it is only looked at when it happened.
+            if !self.make_way(&path).map_err(store_error(self, "replace", &path))? {
+                return Err(store_error(self, "write", &path)(error));
+            }
+            staged.persist(&path).map_err(store_error(self, "write", &path))?;
+        }
         self.unflushed().push(path);
         Ok(descriptor)
     }
 
     /// Removes what an earlier attempt of the same execution stored where it is in the way now: a file where
-    /// a directory is needed, or a directory where a file is.
-    fn make_way(&self, path: &Path) -> io::Result<()> {
+    /// a directory is needed, or a directory where a file is. Says whether there was such a thing.
+    fn make_way(&self, path: &Path) -> io::Result<bool> {
         if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            return fs::remove_dir_all(path);
+            return fs::remove_dir_all(path).map(|()| true);
         }
         // Below the event's and the module's directory everything is this execution's.
         let own = path.ancestors().skip(1).take_while(|above| {
             above.strip_prefix(&self.root).is_ok_and(|below| below.components().count() > 2)
         });
         match own.into_iter().find(|above| above.symlink_metadata().is_ok_and(|found| found.is_file())) {
-            Some(file) => fs::remove_file(file),
-            None => Ok(()),
+            Some(file) => fs::remove_file(file).map(|()| true),
+            None => Ok(false),
         }
     }
 
