@@ -63,7 +63,9 @@ impl Staged {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let name = sibling(dest);
                 self.link_new(&name)?;
-                fs::rename(&name, dest).inspect_err(|_| drop(fs::remove_file(&name)))
+                // From here on it has a name, and could not be linked again without one.
+                self.name = Some(name);
+                self.link(dest)
             }
             linked => linked,
         }
