@@ -36,7 +36,10 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
     let (blobs, mut values) = match context {
         None => {
             let event = &settings.context.event_id;
-            tracing::warn!(%event, "{} know no such event: the module starts without inputs", plane.documents);
+            tracing::info!(
+                "no context of event {event} in {}: the module starts without inputs",
+                plane.documents
+            );
             (Vec::new(), KeyValuePairs::default())
         }
         Some(context) => (manifest(plane, &context)?, context.data),
