@@ -4,16 +4,14 @@
 //! overwrites under the same ids; from there on a repeat only needs the journal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::stream::{self, StreamExt};
 use tracing::warn;
 
 use super::data_plane::DataPlane;
 use super::journal::{Journal, Step, StoredFile};
 use super::outputs::{self, Outputs};
-use super::progress::{Progress, groups};
+use super::progress::{Progress, groups, move_groups};
 use super::session::Settings;
 use super::{directories, ids};
 use crate::blob::{Descriptor, Source};
@@ -87,25 +85,10 @@ async fn store(
         events: events.iter().map(|(file, event)| published(settings, file, event)).collect(),
     };
 
-    let mut stored = HashMap::with_capacity(files.len());
-    let (mut failed, stop) = (None, AtomicBool::new(false));
-    {
-        let files = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
-        let mut puts = stream::iter(files)
-            .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
-            .map(|group| put(settings, plane, progress, &known, group))
-            .buffer_unordered(settings.parallel.get());
-        // After a failure nothing new begins, but what is on its way is waited for: a repeat must not meet it.
-        while let Some(put) = puts.next().await {
-            match put {
-                Ok(group) => stored.extend(group),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-    }
+    let groups = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
+    let put = |group| put(settings, plane, progress, &known, group);
+    let (stored, failed) = move_groups(groups, settings.parallel, put).await;
+    let stored: HashMap<FileName, StoredFile> = stored.into_iter().flatten().collect();
     if !stored.is_empty() {
         if let Err(error) = plane.blobs.flush().await {
             return Err(failed.unwrap_or(error));

@@ -1,13 +1,10 @@
 //! What `ready` does: stage the inputs of the event.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use futures_util::stream::{self, StreamExt};
 
 use super::data_plane::DataPlane;
 use super::directories;
-use super::progress::{Progress, groups};
+use super::progress::{Progress, groups, move_groups};
 use super::session::Settings;
 use crate::blob::Target;
 use crate::blocking;
@@ -47,20 +44,9 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
     // A foreign document may claim any sizes.
     let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
     progress.start(blobs.len() as u64, bytes);
-    let stop = AtomicBool::new(false);
-    let fetches = stream::iter(groups(blobs.clone(), settings.parallel, |blob| blob.size))
-        .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
-        .map(|group| fetch(settings, plane, progress, group))
-        .buffer_unordered(settings.parallel.get());
-    // After a failure nothing new begins, but what is on its way is waited for: it writes into `in/`.
-    let mut failed = None;
-    let mut fetches = std::pin::pin!(fetches);
-    while let Some(fetched) = fetches.next().await {
-        if let Err(error) = fetched {
-            stop.store(true, Ordering::Relaxed);
-            failed.get_or_insert(error);
-        }
-    }
+    let groups = groups(blobs.clone(), settings.parallel, |blob| blob.size);
+    let fetch = |group| fetch(settings, plane, progress, group);
+    let (_, failed) = move_groups(groups, settings.parallel, fetch).await;
     if let Some(error) = failed {
         return Err(error);
     }

@@ -2,7 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::stream::{self, StreamExt};
+
+use crate::error::{Error, Result};
 
 /// Counters of the running or last transfer; only ever read to be shown.
 #[derive(Debug, Default)]
@@ -55,6 +59,34 @@ pub(super) fn groups<T>(files: Vec<T>, parallel: NonZeroUsize, size: impl Fn(&T)
         open = small;
     }
     groups
+}
+
+/// Makes one call for each group, several at once, and gathers their results and the first error.
+///
+/// After an error nothing new begins, but what is on its way is waited for: it may still write where a repeat,
+/// or a clean-up, is about to.
+pub(super) async fn move_groups<G, T, F: Future<Output = Result<T>>>(
+    groups: Vec<G>,
+    parallel: NonZeroUsize,
+    call: impl FnMut(G) -> F,
+) -> (Vec<T>, Option<Error>) {
+    let stop = AtomicBool::new(false);
+    let calls = stream::iter(groups)
+        .take_while(|_| std::future::ready(!stop.load(Ordering::Relaxed)))
+        .map(call)
+        .buffer_unordered(parallel.get());
+    let mut calls = std::pin::pin!(calls);
+    let (mut moved, mut failed) = (Vec::new(), None);
+    while let Some(outcome) = calls.next().await {
+        match outcome {
+            Ok(result) => moved.push(result),
+            Err(error) => {
+                stop.store(true, Ordering::Relaxed);
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    (moved, failed)
 }
 
 #[cfg(test)]

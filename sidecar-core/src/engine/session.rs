@@ -406,12 +406,8 @@ impl Session {
 
 impl Inner {
     async fn prepare(&self) -> Result<Prepared> {
-        let (journal, layout) = (self.journal.clone(), self.settings.layout.clone());
-        blocking(move || {
-            journal.lock().unwrap_or_else(PoisonError::into_inner).survive_wipe()?;
-            directories::make(&layout)
-        })
-        .await?;
+        let journal = self.journal.clone();
+        blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).survive_wipe()).await?;
         let prepared = prepare::prepare(&self.settings, &self.plane, &self.progress).await?;
         // Later steps know more: staging the inputs again must not make the journal forget it.
         if *self.journal().step() == Step::New {
