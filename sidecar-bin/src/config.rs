@@ -9,7 +9,7 @@ use std::time::Duration;
 use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, Settings};
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::Options;
+use crate::options::Options;
 use crate::providers::{self, PlaneConfig};
 
 /// Where development mode keeps everything.
@@ -72,7 +72,7 @@ impl Errors {
     }
 
     /// The parsed value; an unusable one is noted.
-    fn parse<T: FromStr<Err: Display>>(&mut self, flag: &str, text: &Option<String>) -> Option<T> {
+    pub(crate) fn parse<T: FromStr<Err: Display>>(&mut self, flag: &str, text: &Option<String>) -> Option<T> {
         let text = text.as_ref()?;
         text.parse().map_err(|error| self.push(flag, format!("{text:?}: {error}"))).ok()
     }
@@ -108,6 +108,7 @@ impl Config {
         for text in options.all_mut() {
             text.take_if(|text| text.is_empty());
         }
+        read_files(&mut options, &mut errors);
         let options = &options;
         let development = errors.switch("development", &options.development).unwrap_or(false);
         let plane = providers::parse(options, development, &mut errors);
@@ -156,18 +157,32 @@ impl Config {
         lines.push(("exit-on-done", exit_on_done.to_string()));
         lines.push(("linger", humantime::format_duration(*linger).to_string()));
         lines.push(("grace", humantime::format_duration(*grace).to_string()));
-        lines.push(("blobs", self.plane.blobs.to_string()));
-        lines.push(("documents", self.plane.documents.to_string()));
-        lines.push(("events", self.plane.events.to_string()));
-        for (flag, duration) in [
-            ("timeout", self.plane.timeout),
-            ("retry-for", self.plane.retry_for),
-            ("uri-expiry", self.plane.uri_expiry),
-        ] {
-            lines.push((flag, humantime::format_duration(duration).to_string()));
-        }
+        lines.extend(self.plane.describe());
         lines.push(("loglevel", self.log.level.to_string()));
         lines.into_iter().map(|(flag, value)| format!("{flag} = {value:?}\n")).collect()
+    }
+}
+
+/// Takes the settings that were given as files.
+fn read_files(options: &mut Options, errors: &mut Errors) {
+    for (flag, value, file) in options.in_files() {
+        let Some(file) = file else { continue };
+        let flag_file = format!("{flag}-file");
+        if value.is_some() {
+            errors.push(&flag_file, format!("says the same as --{flag}: leave one out"));
+            continue;
+        }
+        match std::fs::read_to_string(file) {
+            // An editor ends the last line; no secret does.
+            Ok(text) => *value = Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => errors.push(&flag_file, format!("cannot read {file}: {error}")),
+        }
+    }
+    if let Some(file) = &options.ca_file
+        && let Err(error) = std::fs::File::open(file)
+    {
+        errors.push("ca-file", format!("cannot read {file}: {error}"));
+        options.ca_file = None;
     }
 }
 

@@ -1,9 +1,8 @@
 //! The file given by `--config`: TOML whose keys are the long flags, turned into those flags.
 
-use clap::CommandFactory;
 use toml::{Table, Value};
 
-use crate::cli::Cli;
+use crate::cli;
 
 /// The file's settings as flags, less those that the environment sets.
 ///
@@ -15,7 +14,7 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
     let mut settings = Vec::new();
     flatten("", table, &mut settings);
 
-    let command = Cli::command();
+    let command = cli::command();
     let (mut flags, mut errors) = (Vec::new(), Vec::new());
     for (key, value) in settings {
         // `azureblobprovider` is both a switch and a table; in TOML the switch is called `enabled`.

@@ -5,6 +5,7 @@ mod config;
 mod config_file;
 mod exit;
 mod logging;
+mod options;
 mod progress;
 mod providers;
 mod run;
@@ -14,7 +15,7 @@ mod signals;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use sidecar_core::{Error, EventTypes, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
@@ -63,13 +64,13 @@ fn parse_cli() -> Result<Cli, ExitCode> {
     let parse = |flags: Vec<String>| {
         let mut arguments = std::env::args_os();
         let program = arguments.next().into_iter();
-        Cli::try_parse_from(program.chain(flags.into_iter().map(Into::into)).chain(arguments)).map_err(
-            |error| {
-                // Where stdout or stderr is closed nobody can be told.
-                let _ = error.print();
-                ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
-            },
-        )
+        let arguments = program.chain(flags.into_iter().map(Into::into)).chain(arguments);
+        let matches = cli::command().try_get_matches_from(arguments);
+        matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+            // Where stdout or stderr is closed nobody can be told.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
+        })
     };
     let cli = parse(Vec::new())?;
     let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };

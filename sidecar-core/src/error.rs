@@ -1,6 +1,7 @@
 //! What can go wrong, sorted by what the caller does next.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,6 +100,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// `provider` cannot `action`, a verb phrase, for now.
+    pub fn unavailable(
+        provider: &impl fmt::Display,
+        action: impl Into<String>,
+        source: impl Into<Cause>,
+    ) -> Self {
+        let (provider, action) = (provider.to_string(), action.into());
+        Self::Unavailable { provider, action, retry_after: None, source: source.into() }
+    }
+
+    /// `provider` will not `action`, a verb phrase.
+    pub fn refused(
+        provider: &impl fmt::Display,
+        action: impl Into<String>,
+        source: impl Into<Cause>,
+    ) -> Self {
+        Self::Refused { provider: provider.to_string(), action: action.into(), source: source.into() }
+    }
+
     /// An I/O error with its path; a full disk becomes [`Error::DiskFull`].
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();

@@ -20,6 +20,8 @@ mod error;
 pub mod events;
 #[cfg(feature = "engine")]
 mod fault;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "local")]
 mod local_dir;
 #[cfg(feature = "server")]

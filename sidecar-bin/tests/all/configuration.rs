@@ -50,18 +50,75 @@ fn every_mistake_is_reported_at_once_by_its_flag() {
 }
 
 #[test]
-fn choosing_a_provider_that_is_not_built_is_an_error() {
+fn the_flags_of_the_original_are_another_spelling() {
     let dir = TempDir::new().unwrap();
     let flags = [
+        "check",
+        "--printconfig",
+        // It ends after it has printed and before it connects to anything.
+        "--logfile=absent/log",
+        "--azureblobprovider=true",
+        "--azureblobprovider.blobaccountname=a",
+        "--azureblobprovider.blobaccountkey=a2V5",
+        "--azureblobprovider.containername=box",
+        "--mongodbdocprovider=true",
+        "--mongodbdocprovider.name=acct",
+        "--mongodbdocprovider.password=swordfish",
+        "--mongodbdocprovider.collection=docs",
         "--servicebuseventprovider=true",
         "--servicebuseventprovider.namespace=n",
         "--servicebuseventprovider.topic=t",
-        "--servicebuseventprovider.key=k",
+        "--servicebuseventprovider.key=swordfish",
         "--servicebuseventprovider.authorizationrulename=r",
     ];
-    let (code, _, errors) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
+    let (code, out, errors) = output(&dir, &flags);
+    assert_eq!(code, 64, "{errors}");
+    for line in [
+        "blobs = \"az://box/?account=a\"",
+        "documents = \"mongodb://acct.documents.azure.com/acct.docs\"",
+        "events = \"servicebus://n/t\"",
+    ] {
+        assert!(out.contains(line), "{line} is not in\n{out}");
+    }
+    assert!(!out.contains("swordfish") && !errors.contains("swordfish"), "{out}{errors}");
+}
+
+#[test]
+fn a_switch_of_the_original_and_a_url_contradict() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, errors) = output(&dir, &["check", "--mongodbdocprovider=true", "--documents=memory:"]);
     assert_eq!(code, 64);
-    assert!(errors.contains("--servicebuseventprovider: this build has no such provider"), "{errors}");
+    for problem in ["so does --documents", "--mongodbdocprovider.password: is required"] {
+        assert!(errors.contains(problem), "{errors}");
+    }
+}
+
+#[test]
+fn the_composition_of_the_wrappers_is_printed() {
+    let dir = TempDir::new().unwrap();
+    let flags = ["check", "--development", "--printconfig", "--rate-limit=50", "--circuit-breaker=0"];
+    let (code, out, _) = output(&dir, &flags);
+    assert_eq!(code, 0);
+    let composition = "wrappers = \"retry-for 1m > rate-limit 50/s > circuit-breaker none > timeout 1m";
+    assert!(out.contains(composition), "{out}");
+}
+
+#[test]
+fn secrets_can_come_from_files() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("secret"), "swordfish\n").unwrap();
+    let serving = crate::process::Serving::start(&dir, &["--sharedsecret-file=secret"]);
+    let status = |secret: &str| {
+        let client = reqwest::blocking::Client::new();
+        client.get(serving.url("status")).header("secret", secret).send().unwrap().status().as_u16()
+    };
+    assert_eq!((status("swordfish"), status("dev")), (200, 401));
+    let both = ["check", "--development", "--sharedsecret=a", "--sharedsecret-file=secret"];
+    assert!(output(&dir, &both).2.contains("--sharedsecret-file: says the same as --sharedsecret"));
+    let (_, _, errors) = output(&dir, &["check", "--events=nats://h/s", "--ca-file=absent"]);
+    assert_eq!(errors.matches("absent").count(), 1, "{errors}");
+    let absent = ["check", "--development", "--events-file=absent"];
+    assert!(output(&dir, &absent).2.contains("--events-file: cannot read absent"));
 }
 
 #[test]

@@ -10,4 +10,6 @@ mod run;
 mod serve;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
+#[path = "../../../sidecar-core/tests/all/service_bus_double.rs"]
+mod service_bus_double;
 mod stores;

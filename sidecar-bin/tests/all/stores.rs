@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::process::{ended, files, sidecar};
 use crate::servers;
+use crate::service_bus_double::{self, Double};
 
 /// The well-known key of the emulator's account.
 const AZURITE_KEY: &str =
@@ -78,36 +79,109 @@ fn a_wrong_key_is_found_before_any_module_runs() {
     assert!(!dir.path().join("ran").exists());
 }
 
+/// Where a mix keeps each kind of data, and the credentials for it.
+struct Mix {
+    name: &'static str,
+    blobs: String,
+    documents: String,
+    events: String,
+    credentials: Vec<(&'static str, String)>,
+}
+
+impl Mix {
+    /// Submits a file, passes it through two modules, and gives what the second one finds.
+    fn passes_two_modules(&self) {
+        let dir = TempDir::new().unwrap();
+        let run = |arguments: &[&str]| {
+            let mut command: Command = sidecar(&dir, arguments);
+            command.env("SIDECAR_BLOBS", &self.blobs).env("SIDECAR_DOCUMENTS", &self.documents);
+            command.env("SIDECAR_EVENTS", &self.events).env("SIDECAR_VALIDEVENTTYPES", "t");
+            command.envs(self.credentials.iter().map(|(name, value)| (name, value)));
+            let (code, out, log) = ended(&command.output().unwrap());
+            assert_eq!(code, 0, "{}: {log}", self.name);
+            for (name, secret) in &self.credentials {
+                assert!(!log.contains(secret.as_str()), "{name} is in the log:\n{log}");
+            }
+            out.trim().to_owned()
+        };
+        fs::write(dir.path().join("input.txt"), "through three stores").unwrap();
+        let first = run(&["submit", "--type=t", "--value", "k=v", "input.txt"]);
+        let copy = "cd $SIDECAR_BASE_DIR && cp in/data/* out/data/ && echo '[{\"key\":\"n\",\"value\":\"1\"}]' > out/meta.json &&
+            echo '[{\"key\":\"eventType\",\"value\":\"t\"},{\"key\":\"files\",\"value\":\"input.txt\"},{\"key\":\"k2\",\"value\":\"v2\"}]' > out/events/1.json";
+        let event = |id: &str| format!("--context.eventid={id}");
+        let base = ["--basedir=base", "--context.name=copy", "--wrap"];
+        run(&[&["run"], &base[..], &[&event(&first), "--", "sh", "-c", copy]].concat());
+        let receipt: serde_json::Value =
+            serde_json::from_slice(&fs::read(dir.path().join("base/.sidecar/journal.json")).unwrap())
+                .unwrap();
+        let second = receipt["receipt"]["events"][0]["eventId"].as_str().unwrap().to_owned();
+        run(&["prepare", "--basedir=next", "--context.name=next", &event(&second)]);
+        let staged = fs::read_to_string(dir.path().join("next/in/data/input.txt")).unwrap();
+        assert_eq!(staged, "through three stores");
+        let values = fs::read_to_string(dir.path().join("next/in/meta.json")).unwrap();
+        assert!(values.contains("v2") && values.contains("input.txt"), "{values}");
+    }
+}
+
+fn s3(endpoint: &str) -> (String, Vec<(&'static str, String)>) {
+    let credentials = [("AWS_ACCESS_KEY_ID", servers::S3_KEY), ("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET)];
+    let url = format!("s3://test/mix?endpoint={endpoint}&region=us-east-1");
+    (url, credentials.map(|(name, value)| (name, value.to_owned())).to_vec())
+}
+
+/// The original's three stores: the vendor's emulator, a compatible server, and a double.
+#[test]
+fn over_azurite_and_secantusdb_and_the_service_bus_double() {
+    let (Some(azurite), Some(mongodb)) = (servers::azurite(), servers::secantusdb()) else { return };
+    let double = Double::start();
+    let query = mongodb.split_once('?').map_or("", |(_, query)| query);
+    let server = mongodb.split('?').next().unwrap().trim_end_matches('/');
+    Mix {
+        name: "azure",
+        blobs: format!("az://mix/prefix?account=devstoreaccount1&endpoint={azurite}"),
+        documents: format!("{server}/mix.documents?{query}"),
+        events: format!(
+            "servicebus://ns/{}?rule={}&endpoint={}",
+            service_bus_double::TOPIC,
+            service_bus_double::RULE,
+            double.endpoint
+        ),
+        credentials: vec![
+            ("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", AZURITE_KEY.into()),
+            ("SIDECAR_SERVICEBUSEVENTPROVIDER_KEY", service_bus_double::KEY.into()),
+        ],
+    }
+    .passes_two_modules();
+    assert_eq!(double.messages().len(), 2);
+}
+
 /// The mix that a cluster without a cloud runs.
 #[test]
-fn over_s3_seaweedfs_and_postgres_and_nats() {
-    let (Some(s3), Some(postgres), Some(nats)) = (servers::seaweedfs(), servers::postgres(), servers::nats())
+fn over_seaweedfs_and_postgres_and_nats() {
+    let (Some(endpoint), Some(postgres), Some(nats)) =
+        (servers::seaweedfs(), servers::postgres(), servers::nats())
     else {
         return;
     };
+    let (blobs, credentials) = s3(&endpoint);
+    let documents = format!("{postgres}?table=mix");
+    let events = format!("{nats}/mix.{}", std::process::id());
+    Mix { name: "s3", blobs, documents, events, credentials }.passes_two_modules();
+}
+
+#[test]
+fn over_local_and_postgres_and_rabbitmq() {
+    let (Some(postgres), Some(rabbitmq)) = (servers::postgres(), servers::rabbitmq()) else { return };
     let dir = TempDir::new().unwrap();
-    let subject = format!("mix.{}", std::process::id());
-    let run = |arguments: &[&str]| {
-        let mut command: Command = sidecar(&dir, arguments);
-        command.env("SIDECAR_BLOBS", format!("s3://test/mix?endpoint={s3}&region=us-east-1"));
-        command.env("SIDECAR_DOCUMENTS", format!("{postgres}?table=mix"));
-        command.env("SIDECAR_EVENTS", format!("{nats}/{subject}"));
-        command.env("AWS_ACCESS_KEY_ID", servers::S3_KEY).env("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET);
-        let (code, out, log) = ended(&command.output().unwrap());
-        assert_eq!(code, 0, "{log}");
-        (out.trim().to_owned(), log)
+    let events = dir.path().join("events-url");
+    // Passwords in a URL need not be in any argument list or environment.
+    fs::write(&events, format!("{rabbitmq}/mix?queue=mix-{}\n", std::process::id())).unwrap();
+    let mix = Mix {
+        name: "rabbitmq",
+        blobs: format!("file://{}", dir.path().join("store").display()),
+        documents: format!("{postgres}?table=mix"),
+        events: String::new(),
+        credentials: vec![("SIDECAR_EVENTS_FILE", events.display().to_string())],
     };
-    fs::write(dir.path().join("input.txt"), "through three stores").unwrap();
-    let (first, _) = run(&["submit", "--value", "k=v", "input.txt"]);
-    let copy = "cd $SIDECAR_BASE_DIR && cp in/data/* out/data/ && echo '[{\"key\":\"n\",\"value\":\"1\"}]' > out/meta.json &&
-        echo '[{\"key\":\"eventType\",\"value\":\"t\"},{\"key\":\"files\",\"value\":\"input.txt\"}]' > out/events/1.json";
-    let event = |id: &str| format!("--context.eventid={id}");
-    let base = ["--basedir=base", "--context.name=copy", "--wrap"];
-    run(&[&["run"], &base[..], &[&event(&first), "--", "sh", "-c", copy]].concat());
-    let receipt: serde_json::Value =
-        serde_json::from_slice(&fs::read(dir.path().join("base/.sidecar/journal.json")).unwrap()).unwrap();
-    let second = receipt["receipt"]["events"][0]["eventId"].as_str().unwrap().to_owned();
-    run(&["prepare", "--basedir=next", "--context.name=next", &event(&second)]);
-    let staged = fs::read_to_string(dir.path().join("next/in/data/input.txt")).unwrap();
-    assert_eq!(staged, "through three stores");
+    mix.passes_two_modules();
 }

@@ -19,6 +19,8 @@ mod transfer;
 
 #[cfg(feature = "azure")]
 pub use bucket::AzureConfig;
+#[cfg(feature = "gcs")]
+pub use bucket::GcsConfig;
 #[cfg(feature = "s3")]
 pub use bucket::S3Config;
 #[cfg(feature = "bucket")]

@@ -12,6 +12,8 @@ use crate::error::Result;
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
 #[cfg(feature = "postgres")]
 mod postgres;
 
@@ -19,6 +21,8 @@ mod postgres;
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "mongodb")]
+pub use mongo::{Mongo, MongoConfig};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
 

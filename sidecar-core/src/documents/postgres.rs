@@ -2,11 +2,14 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -93,15 +96,13 @@ impl DocumentProvider for Postgres {
 impl Postgres {
     /// The database of `postgres://user:password@host:port/database?table=prefix`; nothing is connected yet.
     ///
+    /// TLS trusts what the system trusts, and the certificates of the PEM file `ca_file`.
+    ///
     /// # Errors
     /// [`Error::Refused`] when the URL cannot be used.
-    pub fn open(url: &Url) -> Result<Self> {
+    pub fn open(url: &Url, ca_file: Option<&Path>) -> Result<Self> {
         let name = format!("postgres://{}{}", url.host_str().unwrap_or_default(), url.path());
-        let refused = |source: crate::Cause| Error::Refused {
-            provider: name.clone(),
-            action: "take these settings".into(),
-            source,
-        };
+        let refused = |source: crate::Cause| Error::refused(&name, "take these settings", source);
         let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
         connection.set_query(None);
         for (key, value) in url.query_pairs() {
@@ -117,7 +118,7 @@ impl Postgres {
             connection.as_str().parse().map_err(|error: tokio_postgres::Error| refused(error.into()))?;
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sidecar");
         let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config, tls().map_err(refused)?, manager);
+        let manager = Manager::from_config(config, tls(ca_file).map_err(refused)?, manager);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
@@ -133,7 +134,7 @@ impl Postgres {
     async fn client(&self, action: &str) -> Result<Object> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => self.error(action, error),
-            other => self.unavailable(action, other),
+            other => Error::unavailable(self, action, other),
         })
     }
 
@@ -164,7 +165,8 @@ impl Postgres {
         for (id, correlation, document) in rows {
             ids.push(id.to_owned());
             correlations.push(correlation.to_owned());
-            documents.push(serde_json::to_value(document).map_err(|error| self.refused(action, error))?);
+            documents
+                .push(serde_json::to_value(document).map_err(|error| Error::refused(self, action, error))?);
         }
         if ids.is_empty() {
             return Ok(());
@@ -187,23 +189,19 @@ impl Postgres {
             // No answer of the server at all; a value that cannot be sent stays so.
             None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
         };
-        if transient { self.unavailable(action, error) } else { self.refused(action, error) }
-    }
-
-    fn unavailable(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
-        let action = action.to_owned();
-        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
-    }
-
-    fn refused(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
-        Error::Refused { provider: self.to_string(), action: action.to_owned(), source: source.into() }
+        if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
     }
 }
 
-/// TLS where the server has it, as `sslmode` says; it trusts what the system trusts.
-fn tls() -> Result<MakeRustlsConnect, crate::Cause> {
+/// TLS where the server has it, as `sslmode` says.
+fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, crate::Cause> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = ca_file {
+        for certificate in CertificateDer::pem_file_iter(file)? {
+            roots.add(certificate?)?;
+        }
+    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

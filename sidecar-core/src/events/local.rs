@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::EventProvider;
+use super::{EventFormat, EventProvider};
 use crate::blocking;
 use crate::contract::Event;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::local_dir;
 #[derive(Debug, Clone)]
 pub struct Local {
     dir: PathBuf,
+    format: EventFormat,
 }
 
 impl std::fmt::Display for Local {
@@ -26,7 +27,11 @@ impl std::fmt::Display for Local {
 #[async_trait]
 impl EventProvider for Local {
     async fn publish(&self, events: &[Event]) -> Result<()> {
-        let files = local_dir::encode(&self.dir, events.iter().map(|e| (e.context.event_id.as_str(), e)))?;
+        let messages: Vec<_> = events
+            .iter()
+            .map(|event| (event.context.event_id.as_str(), self.format.message(event)))
+            .collect();
+        let files = local_dir::encode(&self.dir, messages.iter().map(|(id, message)| (*id, message)))?;
         let store = self.clone();
         blocking(move || local_dir::write(&store, &store.dir, &files)).await
     }
@@ -38,7 +43,14 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { dir: local_dir::directory(&root.as_ref().join("events"))? })
+        let dir = local_dir::directory(&root.as_ref().join("events"))?;
+        Ok(Self { dir, format: EventFormat::default() })
+    }
+
+    /// Writes the events in `format`.
+    #[must_use]
+    pub fn format(self, format: EventFormat) -> Self {
+        Self { format, ..self }
     }
 
     /// All events so far, in the order of their ids. Blocks.
@@ -61,7 +73,7 @@ impl Local {
         };
         let parse = |path: PathBuf| {
             let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
-            serde_json::from_slice(&bytes).map_err(|error| corrupt(&path, error))
+            self.format.decode(&bytes).map_err(|error| corrupt(&path, error))
         };
         paths.into_iter().map(parse).collect()
     }

@@ -8,19 +8,29 @@ use async_trait::async_trait;
 use crate::contract::Event;
 use crate::error::Result;
 
+#[cfg(feature = "amqp")]
+mod amqp;
+mod format;
 #[cfg(feature = "local")]
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "servicebus")]
+mod service_bus;
 
+#[cfg(feature = "amqp")]
+pub use amqp::{Amqp, AmqpConfig};
+pub use format::EventFormat;
 #[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 #[cfg(feature = "nats")]
 pub use nats::{Nats, NatsConfig};
+#[cfg(feature = "servicebus")]
+pub use service_bus::{ServiceBus, ServiceBusConfig};
 
 /// A bus that carries events to their consumers.
 ///

@@ -1,6 +1,7 @@
 //! Events on NATS JetStream.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::PublishErrorKind, message::PublishMessage, stream};
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::OnceCell;
 use url::Url;
 
-use super::EventProvider;
+use super::{EventFormat, EventProvider};
 use crate::contract::Event;
 use crate::error::{Error, Result};
 
@@ -29,7 +30,22 @@ pub struct NatsConfig {
     /// The stream that keeps them, made by [`check`](EventProvider::check) when it is absent.
     pub stream: String,
     /// A file with the credentials of a user, as `nsc` writes it.
-    pub credentials: Option<std::path::PathBuf>,
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    /// What the messages look like.
+    #[serde(default)]
+    pub format: EventFormat,
+    /// Certificates to trust besides the system's, as PEM.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl NatsConfig {
+    /// Events on `subject`, kept in `stream`.
+    pub fn new(subject: impl Into<String>, stream: impl Into<String>) -> Self {
+        let (subject, stream) = (subject.into(), stream.into());
+        Self { subject, stream, credentials: None, format: EventFormat::default(), ca_file: None }
+    }
 }
 
 /// Events as messages of one subject, with the event's id as `Nats-Msg-Id`; clones share the connection.
@@ -79,8 +95,9 @@ impl EventProvider for Nats {
         let mut stream = context
             .get_or_create_stream(config)
             .await
-            .map_err(|error| self.refused("find or make the stream", error))?;
-        let info = stream.info().await.map_err(|error| self.unavailable("look at the stream", error))?;
+            .map_err(|error| Error::refused(self, "find or make the stream", error))?;
+        let info =
+            stream.info().await.map_err(|error| Error::unavailable(self, "look at the stream", error))?;
         // A wildcard subject may contain ours; what a stream does not listen to is never acknowledged.
         let subject = &self.config.subject;
         let listens = |wanted: &String| wanted == subject || wanted.contains(['*', '>']);
@@ -88,7 +105,7 @@ impl EventProvider for Nats {
             return Ok(());
         }
         let subjects = info.config.subjects.join(", ");
-        Err(self.refused("publish", format!("the stream listens to {subjects}, not to {subject}")))
+        Err(Error::refused(self, "publish", format!("the stream listens to {subjects}, not to {subject}")))
     }
 }
 
@@ -103,13 +120,16 @@ impl Nats {
             let mut options = ConnectOptions::new().name("sidecar");
             if let Some(file) = &self.config.credentials {
                 let read = options.credentials_file(file).await;
-                options = read.map_err(|error| self.refused("read its credentials", error))?;
+                options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;
+            }
+            if let Some(file) = &self.config.ca_file {
+                options = options.add_root_certificates(file.clone());
             }
             let client = options.connect(self.url.as_str()).await.map_err(|error| match error.kind() {
                 async_nats::ConnectErrorKind::Authentication
                 | async_nats::ConnectErrorKind::AuthorizationViolation
-                | async_nats::ConnectErrorKind::ServerParse => self.refused("connect", error),
-                _ => self.unavailable("connect", error),
+                | async_nats::ConnectErrorKind::ServerParse => Error::refused(self, "connect", error),
+                _ => Error::unavailable(self, "connect", error),
             })?;
             Ok(jetstream::new(client))
         };
@@ -117,14 +137,17 @@ impl Nats {
     }
 
     fn message(&self, event: &Event) -> Result<PublishMessage> {
-        let json = serde_json::to_vec(event).map_err(|error| self.refused("encode an event", error))?;
+        let json =
+            serde_json::to_vec(event).map_err(|error| Error::refused(self, "encode an event", error))?;
         let mut headers = HeaderMap::new();
-        for (name, value) in
-            [("Event-Type", &event.event_type), ("Correlation-Id", &event.context.correlation_id)]
-        {
+        for (name, value) in [
+            ("Event-Type", event.event_type.as_str()),
+            ("Correlation-Id", event.context.correlation_id.as_str()),
+            ("Content-Type", self.config.format.content_type()),
+        ] {
             // A convenience for filters: what no header can carry is in the message.
             if !value.contains(char::is_control) {
-                headers.insert(name, value.as_str());
+                headers.insert(name, value);
             }
         }
         let message = PublishMessage::build().payload(json.into()).headers(headers);
@@ -136,17 +159,8 @@ impl Nats {
         match error.kind() {
             PublishErrorKind::MaxPayloadExceeded
             | PublishErrorKind::WrongLastMessageId
-            | PublishErrorKind::WrongLastSequence => self.refused("publish an event", error),
-            _ => self.unavailable("publish an event", error),
+            | PublishErrorKind::WrongLastSequence => Error::refused(self, "publish an event", error),
+            _ => Error::unavailable(self, "publish an event", error),
         }
-    }
-
-    fn unavailable(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
-        let action = action.to_owned();
-        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
-    }
-
-    fn refused(&self, action: &str, source: impl Into<crate::Cause>) -> Error {
-        Error::Refused { provider: self.to_string(), action: action.to_owned(), source: source.into() }
     }
 }

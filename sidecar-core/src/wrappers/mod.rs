@@ -1,10 +1,127 @@
 //! Policies around providers: each wrapper is itself a provider of the trait it wraps, and passes its suite.
 //!
 //! Providers neither repeat nor hurry; whoever composes them decides.
-//! The usual order, from the inside: provider → [`Timeout`] → [`Retry`].
+//! The usual order, from the outside: [`Retry`] → [`RateLimit`] → [`CircuitBreaker`] → [`Timeout`] → provider.
+//! So each attempt counts against the rate, and a call that hangs counts as a failure.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+mod circuit_breaker;
+mod fault;
+mod rate_limit;
 mod retry;
 mod timeout;
 
+pub use circuit_breaker::CircuitBreaker;
+pub use fault::{Fault, Injected};
+pub use rate_limit::RateLimit;
 pub use retry::Retry;
 pub use timeout::Timeout;
+
+/// What a wrapper knows of the call it wraps.
+#[derive(Debug)]
+struct Call {
+    /// The call as a verb phrase.
+    action: &'static str,
+    /// The counters of the bytes that it moves.
+    moved: Vec<Arc<AtomicU64>>,
+}
+
+impl Call {
+    fn new(action: &'static str) -> Self {
+        Self { action, moved: Vec::new() }
+    }
+
+    fn moving(action: &'static str, moved: impl Iterator<Item = Arc<AtomicU64>>) -> Self {
+        Self { action, moved: moved.collect() }
+    }
+}
+
+/// The call that makes blobs durable: how long a disk takes depends on what was written to it.
+const FLUSH: &str = "make blobs durable";
+
+/// Makes a provider of a wrapper with a field `inner` and a method
+/// `around(&self, Call, impl Fn() -> BoxFuture<Result<T>>) -> Result<T>`.
+macro_rules! provider {
+    ($wrapper:ident) => {
+        const _: () = {
+            use async_trait::async_trait;
+            use url::Url;
+
+            use super::Call;
+            use crate::blob::{BlobProvider, Descriptor, Source, Target};
+            use crate::contract::{BlobKey, Event, EventContext, EventId, Insight, InsightId};
+            use crate::documents::DocumentProvider;
+            use crate::error::Result;
+            use crate::events::EventProvider;
+
+            impl<P: std::fmt::Display> std::fmt::Display for $wrapper<P> {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    self.inner.fmt(f)
+                }
+            }
+
+            #[async_trait]
+            impl<P: BlobProvider> BlobProvider for $wrapper<P> {
+                async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+                    let call = Call::moving("store a blob", [source.moved()].into_iter());
+                    self.around(call, || self.inner.put(key, source)).await
+                }
+                async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
+                    let call = Call::moving("fetch a blob", [target.moved()].into_iter());
+                    self.around(call, || self.inner.get(key, target)).await
+                }
+                async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
+                    let call = Call::moving("store blobs", files.iter().map(|(_, source)| source.moved()));
+                    self.around(call, || self.inner.put_all(files)).await
+                }
+                async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
+                    let call = Call::moving("fetch blobs", blobs.iter().map(|(_, target)| target.moved()));
+                    self.around(call, || self.inner.get_all(blobs)).await
+                }
+                async fn flush(&self) -> Result<()> {
+                    self.around(Call::new(super::FLUSH), || self.inner.flush()).await
+                }
+                async fn uri(&self, key: &BlobKey) -> Result<Url> {
+                    self.around(Call::new("sign a URI"), || self.inner.uri(key)).await
+                }
+                async fn check(&self) -> Result<()> {
+                    self.around(Call::new("be checked"), || self.inner.check()).await
+                }
+            }
+
+            #[async_trait]
+            impl<P: DocumentProvider> DocumentProvider for $wrapper<P> {
+                async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
+                    self.around(Call::new("look up an event context"), || self.inner.event_context(id)).await
+                }
+                async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
+                    let call = Call::new("store event contexts");
+                    self.around(call, || self.inner.put_event_contexts(contexts)).await
+                }
+                async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
+                    self.around(Call::new("look up an insight"), || self.inner.insight(id)).await
+                }
+                async fn put_insight(&self, insight: &Insight) -> Result<()> {
+                    self.around(Call::new("store an insight"), || self.inner.put_insight(insight)).await
+                }
+                async fn check(&self) -> Result<()> {
+                    self.around(Call::new("be checked"), || self.inner.check()).await
+                }
+            }
+
+            #[async_trait]
+            impl<P: EventProvider> EventProvider for $wrapper<P> {
+                async fn publish(&self, events: &[Event]) -> Result<()> {
+                    self.around(Call::new("publish events"), || self.inner.publish(events)).await
+                }
+                async fn check(&self) -> Result<()> {
+                    self.around(Call::new("be checked"), || self.inner.check()).await
+                }
+            }
+        };
+    };
+}
+
+use provider;

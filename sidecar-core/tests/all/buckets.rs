@@ -19,6 +19,7 @@ fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
         region: Some("us-east-1".into()),
         access_key_id: Some(S3_KEY.into()),
         secret_access_key: Some(secret.into()),
+        ..S3Config::default()
     };
     let root = Url::parse(&format!("s3://{bucket}/some/prefix")).unwrap();
     Some(Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap())

@@ -1,8 +1,10 @@
 //! Every provider keeps every guarantee of its trait; so does every wrapper.
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
-use sidecar_core::wrappers::{Retry, Timeout};
+use sidecar_core::wrappers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
 use sidecar_core::{BlobProvider, DocumentProvider, Event, EventProvider, blob, documents, events};
 use tempfile::TempDir;
 
@@ -100,22 +102,35 @@ mod events_boxed {
     )));
 }
 
-mod blob_retry_timeout {
-    use super::*;
-    sidecar_core::conformance_blob!(Retry::new(Timeout::new(blob::Memory::default(), LIMIT), LIMIT));
+/// The wrappers as the binary composes them, with a scripted failure inside.
+fn wrapped<P: std::fmt::Display>(provider: P) -> Retry<RateLimit<CircuitBreaker<Timeout<Fault<P>>>>> {
+    let faulty = Fault::new(provider, |_, n| match n {
+        0 | 3 => Injected::Unavailable,
+        1 => Injected::AnswerLost,
+        _ => Injected::Nothing,
+    });
+    let breaker = CircuitBreaker::new(Timeout::new(faulty, LIMIT), NonZeroU32::MAX, LIMIT);
+    Retry::new(RateLimit::new(breaker, NonZeroU32::new(10_000).unwrap()), LIMIT)
 }
 
-mod documents_retry_timeout {
+mod blob_wrapped {
     use super::*;
-    sidecar_core::conformance_documents!(Retry::new(
-        Timeout::new(documents::Memory::default(), LIMIT),
-        LIMIT
+    sidecar_core::conformance_blob!(wrapped(blob::Memory::default()));
+}
+
+mod documents_wrapped {
+    use super::*;
+    sidecar_core::conformance_documents!(wrapped(documents::Memory::default()));
+}
+
+mod events_wrapped {
+    use super::*;
+    sidecar_core::conformance_events!(Memory::new(|memory| Box::new(wrapped(memory))));
+}
+
+mod events_local_cloudevents {
+    use super::*;
+    sidecar_core::conformance_events!(Local(
+        events::Local::open(dir()).unwrap().format(events::EventFormat::CloudEvents)
     ));
-}
-
-mod events_retry_timeout {
-    use super::*;
-    sidecar_core::conformance_events!(Memory::new(|memory| {
-        Box::new(Retry::new(Timeout::new(memory, LIMIT), LIMIT))
-    }));
 }

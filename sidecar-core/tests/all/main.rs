@@ -1,14 +1,19 @@
 //! The tests of the crate as an embedder sees it: one binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+mod amqp;
 mod buckets;
 mod conformance;
 mod golden;
+mod mongo;
 mod nats;
 mod never_again;
 mod postgres;
 mod scene;
 mod server;
 mod servers;
+mod service_bus;
+mod service_bus_double;
 mod session;
 mod tree;
+mod wrappers;

@@ -19,7 +19,7 @@ struct Stream {
 async fn stream() -> Option<Stream> {
     let server = servers::nats()?;
     let name = format!("test-{}", uuid::Uuid::new_v4().simple());
-    let config = NatsConfig { subject: format!("events.{name}"), stream: name.clone(), credentials: None };
+    let config = NatsConfig::new(format!("events.{name}"), &name);
     let provider = Nats::open(&server.parse().unwrap(), config);
     provider.check().await.unwrap();
     provider.check().await.unwrap();
@@ -58,7 +58,7 @@ mod jetstream_server {
 #[tokio::test]
 async fn a_stream_that_listens_elsewhere_is_refused() {
     let Some(stream) = stream().await else { return };
-    let config = NatsConfig { subject: "elsewhere".into(), stream: stream.name, credentials: None };
+    let config = NatsConfig::new("elsewhere", stream.name);
     let error = Nats::open(&stream.server.parse().unwrap(), config).check().await.unwrap_err();
     assert!(
         matches!(error, Error::Refused { .. }) && error.chain().contains("not to elsewhere"),
@@ -68,7 +68,7 @@ async fn a_stream_that_listens_elsewhere_is_refused() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable() {
-    let config = NatsConfig { subject: "s".into(), stream: "s".into(), credentials: None };
+    let config = NatsConfig::new("s", "s");
     let away = Nats::open(&"nats://user:swordfish@127.0.0.1:1".parse().unwrap(), config);
     let error = away.publish(&[]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

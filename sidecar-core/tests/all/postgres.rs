@@ -9,23 +9,15 @@ use crate::servers;
 fn open(query: &str) -> Option<Postgres> {
     let url = format!("{}{query}", servers::postgres()?);
     // It listens a moment before it answers.
-    Some(Postgres::open(&url.parse().unwrap()).unwrap())
+    Some(Postgres::open(&url.parse().unwrap(), None).unwrap())
 }
 
 /// The tables are made by the first check, which waits until the server answers.
 async fn provider() -> Option<Postgres> {
     static MADE: OnceCell<()> = OnceCell::const_new();
     let provider = open("?table=conformance")?;
-    MADE.get_or_init(async || answering(&provider).await).await;
+    MADE.get_or_init(async || servers::answering(|| provider.check()).await).await;
     Some(provider)
-}
-
-async fn answering(provider: &Postgres) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while let Err(error) = provider.check().await {
-        assert!(std::time::Instant::now() < deadline, "{}", error.chain());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
 }
 
 mod postgres_server {
@@ -56,18 +48,18 @@ async fn a_document_that_is_not_ours_is_corrupt() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable_and_a_missing_database_is_refused() {
-    let away = Postgres::open(&"postgres://u:swordfish@127.0.0.1:1/d".parse().unwrap()).unwrap();
+    let away = Postgres::open(&"postgres://u:swordfish@127.0.0.1:1/d".parse().unwrap(), None).unwrap();
     let error = away.check().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {error:?} {}", error.chain()).contains("swordfish"));
     let Some(_) = provider().await else { return };
     let url = servers::postgres().unwrap().replace("/postgres", "/absent");
-    let error = Postgres::open(&url.parse().unwrap()).unwrap().check().await.unwrap_err();
+    let error = Postgres::open(&url.parse().unwrap(), None).unwrap().check().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
 
 #[test]
 fn table_names_are_names() {
     let url = "postgres://h/d?table=a%22;drop".parse().unwrap();
-    assert!(matches!(Postgres::open(&url).unwrap_err(), Error::Refused { .. }));
+    assert!(matches!(Postgres::open(&url, None).unwrap_err(), Error::Refused { .. }));
 }

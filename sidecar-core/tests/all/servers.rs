@@ -85,6 +85,16 @@ fn start(
     Some((port, None))
 }
 
+/// Waits for a server that listens a moment before it answers.
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
+pub async fn answering<F: Future<Output = sidecar_core::Result<()>>>(check: impl Fn() -> F) {
+    let deadline = Instant::now() + START;
+    while let Err(error) = check().await {
+        assert!(Instant::now() < deadline, "{}", error.chain());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 macro_rules! server {
     ($(#[$doc:meta])* $name:ident, $start:expr) => {
         $(#[$doc])*
@@ -170,5 +180,60 @@ server!(
             command
         })?;
         Some(url.unwrap_or_else(|| format!("nats://127.0.0.1:{port}")))
+    }
+);
+
+server!(
+    /// SecantusDB, which speaks MongoDB's protocol; green here does not prove MongoDB itself.
+    secantusdb,
+    {
+        let (port, url) = start("MONGODB", "secantusd-py", "pip install secantusdb==0.7.0b3", |port, dir| {
+            let mut command = Command::new("secantusd-py");
+            command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--cache-size", "128M"]);
+            command.arg("--storage-path").arg(dir.join("data"));
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("mongodb://127.0.0.1:{port}/?directConnection=true")))
+    }
+);
+
+server!(
+    /// RabbitMQ.
+    rabbitmq,
+    {
+        let (port, url) = start("AMQP", "rabbitmq-server", "apt install rabbitmq-server", |port, dir| {
+            // A name server of its own, so that nothing is left behind and nothing listens to the network.
+            let script = r#"
+                for sbin in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin; do PATH=$sbin:$PATH; done
+                epmd -address 127.0.0.1 -port $ERL_EPMD_PORT & epmd=$!
+                rabbitmq-server & broker=$!
+                trap 'kill $broker $epmd' TERM
+                wait $broker; kill $epmd"#;
+            let write = |name: &str, content: String| {
+                let path = dir.join(name);
+                std::fs::write(&path, content).unwrap();
+                path
+            };
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", script])
+                .env("HOME", dir)
+                .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+                .env("ERL_EPMD_PORT", self::port().to_string())
+                .env("RABBITMQ_NODENAME", format!("test{port}@localhost"))
+                .env("RABBITMQ_DIST_PORT", self::port().to_string())
+                .env("RABBITMQ_MNESIA_BASE", dir.join("mnesia"))
+                .env("RABBITMQ_LOGS", "-")
+                .env("RABBITMQ_ENABLED_PLUGINS_FILE", write("plugins", "[].\n".into()))
+                .env("RABBITMQ_CONFIG_FILE", write("rabbitmq.conf", format!("listeners.tcp.1 = 127.0.0.1:{port}\n")))
+                .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+                .env("RABBITMQ_PID_FILE", dir.join("pid"))
+                .env(
+                    "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                    "-kernel inet_dist_use_interface {127,0,0,1}",
+                );
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("amqp://guest:guest@127.0.0.1:{port}")))
     }
 );

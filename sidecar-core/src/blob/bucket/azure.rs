@@ -1,5 +1,6 @@
 //! Azure Blob Storage.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use url::Url;
 
 use super::Bucket;
 use crate::error::{Cause, Error, Result};
+use crate::http;
 
 /// The version of the storage REST API that the container is made with.
 const API_VERSION: &str = "2023-11-03";
@@ -28,6 +30,8 @@ pub struct AzureConfig {
     pub sas: Option<String>,
     /// An endpoint other than Azure's, such as an emulator's `http://127.0.0.1:10000/devstoreaccount1`.
     pub endpoint: Option<String>,
+    /// Certificates to trust besides the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for AzureConfig {
@@ -47,14 +51,12 @@ impl Bucket {
     /// # Errors
     /// [`Error::Refused`] when the settings contradict each other.
     pub fn azure(root: &Url, config: &AzureConfig, expiry: Duration) -> Result<Self> {
-        let refused = |source: Cause| Error::Refused {
-            provider: root.to_string(),
-            action: "take these settings".into(),
-            source,
-        };
+        let refused = |source: Cause| Error::refused(root, "take these settings", source);
         let name = root.host_str().unwrap_or_default();
-        let mut builder =
-            MicrosoftAzureBuilder::from_env().with_container_name(name).with_retry(super::part_retry());
+        let mut builder = MicrosoftAzureBuilder::from_env()
+            .with_container_name(name)
+            .with_client_options(super::client_options(root, config.ca_file.as_deref())?)
+            .with_retry(super::part_retry());
         if let Some(account) = &config.account {
             builder = builder.with_account(account);
         }
@@ -72,7 +74,8 @@ impl Bucket {
         }
         let store = Arc::new(builder.build().map_err(|error| refused(error.into()))?);
         let account = config.account.clone().or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
-        let container = account.map(|account| Container::new(&account, name, config, &store));
+        let client = http::client(root, config.ca_file.as_deref())?;
+        let container = account.map(|account| Container::new(&account, name, config, &store, client));
         let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);
         bucket.container = container.transpose().map_err(|error| refused(error.into()))?;
         Ok(bucket)
@@ -85,6 +88,7 @@ pub(super) struct Container {
     account: String,
     url: Url,
     credentials: AzureCredentialProvider,
+    client: reqwest::Client,
 }
 
 impl Container {
@@ -93,13 +97,14 @@ impl Container {
         name: &str,
         config: &AzureConfig,
         store: &MicrosoftAzure,
+        client: reqwest::Client,
     ) -> Result<Self, url::ParseError> {
         let endpoint = match &config.endpoint {
             Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
             None => format!("https://{account}.blob.core.windows.net"),
         };
         let url = Url::parse(&format!("{endpoint}/{name}?restype=container"))?;
-        Ok(Self { account: account.to_owned(), url, credentials: store.credentials().clone() })
+        Ok(Self { account: account.to_owned(), url, credentials: store.credentials().clone(), client })
     }
 
     /// Makes the container, private; one that is there already is fine.
@@ -110,7 +115,7 @@ impl Container {
         AzureAuthorizer::new(&credential, &self.account).try_authorize(&mut signed)?;
         *request.url_mut() = Url::parse(&signed.uri().to_string())?;
         *request.headers_mut() = signed.headers().clone();
-        let response = reqwest::Client::new().execute(request).await?;
+        let response = self.client.execute(request).await?;
         match response.status().as_u16() {
             201 | 409 => Ok(()),
             status => Err(format!("the store answered {status}: {}", response.text().await?).into()),

@@ -15,7 +15,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+    Certificate, ClientOptions, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt,
+    PutPayload, RetryConfig,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
@@ -28,11 +29,15 @@ use crate::error::{Error, Result};
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "gcs")]
+mod gcs;
 #[cfg(feature = "s3")]
 mod s3;
 
 #[cfg(feature = "azure")]
 pub use azure::AzureConfig;
+#[cfg(feature = "gcs")]
+pub use gcs::GcsConfig;
 #[cfg(feature = "s3")]
 pub use s3::S3Config;
 
@@ -147,7 +152,7 @@ impl BlobProvider for Bucket {
             let Some((mut fetched, permit)) = parts.pop_front() else { break };
             let bytes = match (&mut fetched.0).await {
                 Ok(fetched) => fetched.map_err(|error| self.error("fetch", key.as_str(), error))?,
-                Err(error) => return Err(self.unavailable("fetch", key.as_str(), error)),
+                Err(error) => return Err(Error::unavailable(self, format!("fetch {key}"), error)),
             };
             state = write(state, target, bytes, permit).await?;
         }
@@ -175,14 +180,14 @@ impl BlobProvider for Bucket {
         let outcome = probe().await;
         #[cfg(feature = "azure")]
         if let (Err(object_store::Error::NotFound { .. }), Some(container)) = (&outcome, &self.container) {
-            container.create().await.map_err(|error| self.refused("create", "the container", error))?;
+            container.create().await.map_err(|error| Error::refused(self, "create the container", error))?;
             probe().await.map_err(|error| self.error("store", path.as_ref(), error))?;
             return Ok(());
         }
         match outcome {
             Ok(_) => Ok(()),
             Err(object_store::Error::NotFound { source, .. }) => {
-                Err(self.refused("find", "the bucket: make it first", source))
+                Err(Error::refused(self, "find the bucket: make it first", source))
             }
             Err(error) => Err(self.error("store", path.as_ref(), error)),
         }
@@ -216,7 +221,8 @@ impl Bucket {
 
     fn path(&self, key: &BlobKey) -> Result<Path> {
         let path = format!("{}/{key}", self.prefix());
-        Path::parse(path.trim_start_matches('/')).map_err(|error| self.refused("name", key.as_str(), error))
+        Path::parse(path.trim_start_matches('/'))
+            .map_err(|error| Error::refused(self, format!("name {key}"), error))
     }
 
     async fn permit(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
@@ -317,29 +323,29 @@ impl Bucket {
         use object_store::Error as Store;
         match error {
             Store::NotFound { .. } => Error::NotFound { provider: self.to_string(), key: key.to_owned() },
-            Store::Generic { source, .. } => self.unavailable(action, key, source),
-            other => self.refused(action, key, other),
-        }
-    }
-
-    fn unavailable(&self, action: &str, key: &str, source: impl Into<crate::Cause>) -> Error {
-        let action = format!("{action} {key}");
-        Error::Unavailable { provider: self.to_string(), action, retry_after: None, source: source.into() }
-    }
-
-    fn refused(&self, action: &str, key: &str, source: impl Into<crate::Cause>) -> Error {
-        Error::Refused {
-            provider: self.to_string(),
-            action: format!("{action} {key}"),
-            source: source.into(),
+            Store::Generic { source, .. } => Error::unavailable(self, format!("{action} {key}"), source),
+            other => Error::refused(self, format!("{action} {key}"), other),
         }
     }
 }
 
 /// A part of a download goes on where its connection broke; whole calls are repeated by a wrapper.
-#[cfg_attr(not(any(feature = "s3", feature = "azure")), expect(dead_code))]
+#[cfg_attr(not(any(feature = "s3", feature = "azure", feature = "gcs")), expect(dead_code))]
 fn part_retry() -> RetryConfig {
     RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() }
+}
+
+/// Connections that trust what the system trusts, and the certificates in `ca_file`.
+#[cfg_attr(not(any(feature = "s3", feature = "azure", feature = "gcs")), expect(dead_code))]
+fn client_options(root: &Url, ca_file: Option<&std::path::Path>) -> Result<ClientOptions> {
+    let mut options = ClientOptions::new();
+    if let Some(file) = ca_file {
+        let pem = std::fs::read(file).map_err(Error::io("read", file))?;
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .map_err(|error| Error::refused(root, format!("trust {}", file.display()), error))?;
+        options = certificates.into_iter().fold(options, ClientOptions::with_root_certificate);
+    }
+    Ok(options)
 }
 
 fn units(bytes: u64) -> u32 {

@@ -1,5 +1,6 @@
 //! Amazon S3 and its compatibles.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct S3Config {
     pub access_key_id: Option<String>,
     /// Its secret.
     pub secret_access_key: Option<String>,
+    /// Certificates to trust besides the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for S3Config {
@@ -40,6 +43,7 @@ impl Bucket {
     pub fn s3(root: &Url, config: &S3Config, expiry: Duration) -> Result<Self> {
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(root.host_str().unwrap_or_default())
+            .with_client_options(super::client_options(root, config.ca_file.as_deref())?)
             .with_retry(super::part_retry());
         if let Some(endpoint) = &config.endpoint {
             builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
@@ -50,11 +54,7 @@ impl Bucket {
         if let (Some(id), Some(secret)) = (&config.access_key_id, &config.secret_access_key) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
-        let store = builder.build().map_err(|error| Error::Refused {
-            provider: root.to_string(),
-            action: "take these settings".into(),
-            source: error.into(),
-        })?;
+        let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
         Ok(Self::new(store.clone(), Some(store), root.clone(), expiry))
     }

@@ -1,0 +1,215 @@
+//! Documents in MongoDB, and in Azure Cosmos DB through its interface for MongoDB.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use mongodb::bson::{Bson, Document, deserialize_from_document, doc, serialize_to_document};
+use mongodb::error::{ErrorKind, WriteFailure};
+use mongodb::options::{ClientOptions, Tls, TlsOptions, WriteConcern};
+use mongodb::{Client, Collection, IndexModel};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::DocumentProvider;
+use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::error::{Cause, Error, Result};
+
+/// Documents on their way at once.
+const WINDOW: usize = 32;
+/// How long finding a server and connecting to it may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Codes of the server that mean "later": interrupted, not primary, time limit, and Cosmos DB's request rate.
+const TRANSIENT: [i32; 12] = [6, 7, 50, 89, 91, 189, 262, 10107, 11600, 11602, 13435, 16500];
+/// Two upserts of one new document met: the repeat replaces what the other inserted.
+const DUPLICATE_KEY: i32 = 11000;
+
+/// Where documents go on the server.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MongoConfig {
+    /// The database.
+    pub database: String,
+    /// The collection, which holds event contexts and insights.
+    pub collection: String,
+    /// Certificates to trust, as PEM, instead of the well-known ones that the driver brings.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Documents of one collection, as the JSON of the schemas with `_id`, `id` and `kind` besides; clones share the
+/// connections.
+#[derive(Clone)]
+pub struct Mongo {
+    url: Url,
+    config: MongoConfig,
+    collection: Arc<OnceCell<Collection<Document>>>,
+}
+
+impl fmt::Debug for Mongo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mongo").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Mongo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MongoConfig { database, collection, .. } = &self.config;
+        write!(
+            f,
+            "{}://{}/{database}.{collection}",
+            self.url.scheme(),
+            self.url.host_str().unwrap_or_default()
+        )
+    }
+}
+
+/// The two kinds of documents, which share a collection but never an `_id`.
+#[derive(Clone, Copy)]
+enum Kind {
+    Context,
+    Insight,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Context => "context",
+            Self::Insight => "insight",
+        }
+    }
+
+    fn key(self, id: &str) -> String {
+        format!("{}:{id}", self.name())
+    }
+}
+
+#[async_trait]
+impl DocumentProvider for Mongo {
+    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
+        self.find(Kind::Context, id.as_str()).await
+    }
+
+    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
+        let documents = contexts.iter().map(|document| (document.context.event_id.as_str(), document));
+        self.upsert(Kind::Context, documents).await
+    }
+
+    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
+        self.find(Kind::Insight, id.as_str()).await
+    }
+
+    async fn put_insight(&self, insight: &Insight) -> Result<()> {
+        self.upsert(Kind::Insight, [(insight.id.as_str(), insight)]).await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let action = "make the indexes";
+        let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
+        let collection = self.collection().await?;
+        let made = collection.create_indexes([index("id"), index("correlationId")]).await;
+        made.map(drop).map_err(|error| self.error(action, error))
+    }
+}
+
+impl Mongo {
+    /// The server of `mongodb://user:password@host:port/?options`, or `mongodb+srv:`; it is connected by the
+    /// first call.
+    pub fn open(server: &Url, config: MongoConfig) -> Self {
+        Self { url: server.clone(), config, collection: Arc::default() }
+    }
+
+    async fn collection(&self) -> Result<&Collection<Document>> {
+        let connect = async || {
+            let action = "take these settings";
+            let mut options =
+                ClientOptions::parse(self.url.as_str()).await.map_err(|error| self.error(action, error))?;
+            options.app_name.get_or_insert_with(|| "sidecar".into());
+            options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
+            options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+            options.write_concern.get_or_insert(WriteConcern::majority());
+            if let Some(file) = &self.config.ca_file {
+                match &mut options.tls {
+                    Some(Tls::Enabled(tls)) => tls.ca_file_path = Some(file.clone()),
+                    // Without TLS there is nothing to trust; `tls=true` in the URL asks for it.
+                    None if self.url.scheme() == "mongodb+srv" => {
+                        options.tls =
+                            Some(Tls::Enabled(TlsOptions::builder().ca_file_path(file.clone()).build()));
+                    }
+                    _ => {}
+                }
+            }
+            let client = Client::with_options(options).map_err(|error| self.error(action, error))?;
+            Ok(client.database(&self.config.database).collection(&self.config.collection))
+        };
+        self.collection.get_or_try_init(connect).await
+    }
+
+    async fn find<T: DeserializeOwned>(&self, kind: Kind, id: &str) -> Result<Option<T>> {
+        let collection = self.collection().await?;
+        let found = collection.find_one(doc! { "_id": kind.key(id) }).await;
+        let found = found.map_err(|error| self.error("look a document up", error))?;
+        let parse = |document| {
+            deserialize_from_document(document).map_err(|error| Error::Corrupt {
+                provider: self.to_string(),
+                what: format!("document {id:?}"),
+                problem: error.to_string(),
+            })
+        };
+        found.map(parse).transpose()
+    }
+
+    async fn upsert<'d, T: Serialize + 'd>(
+        &self,
+        kind: Kind,
+        documents: impl IntoIterator<Item = (&'d str, &'d T)>,
+    ) -> Result<()> {
+        let action = "store documents";
+        let collection = self.collection().await?;
+        let encode = |(id, document): (&str, &T)| {
+            let mut encoded: Document =
+                serialize_to_document(document).map_err(|error| Error::refused(self, action, error))?;
+            encoded.insert("id", id);
+            encoded.insert("kind", kind.name());
+            Ok((Bson::String(kind.key(id)), encoded))
+        };
+        let encoded = documents.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
+        futures_util::stream::iter(encoded)
+            .map(async |(id, document)| {
+                let put = collection.replace_one(doc! { "_id": id }, document).upsert(true).await;
+                put.map(drop).map_err(|error| self.error(action, error))
+            })
+            .buffer_unordered(WINDOW)
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await
+    }
+
+    /// The one table from the server's errors to ours.
+    fn error(&self, action: &str, error: mongodb::error::Error) -> Error {
+        let code = match &*error.kind {
+            ErrorKind::Command(error) => Some(error.code),
+            ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+            ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+            _ => None,
+        };
+        let transient = match &*error.kind {
+            ErrorKind::Io(_)
+            | ErrorKind::ServerSelection { .. }
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::DnsResolve { .. } => true,
+            _ => {
+                error.contains_label("RetryableWriteError")
+                    || error.contains_label("TransientTransactionError")
+                    || code.is_some_and(|code| TRANSIENT.contains(&code) || code == DUPLICATE_KEY)
+            }
+        };
+        // The driver's own text may repeat the connection string's host, never its password.
+        let cause: Cause = error.to_string().into();
+        if transient { Error::unavailable(self, action, cause) } else { Error::refused(self, action, cause) }
+    }
+}

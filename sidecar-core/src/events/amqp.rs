@@ -1,0 +1,243 @@
+//! Events on RabbitMQ and other brokers of AMQP 0.9.1.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::{EventFormat, EventProvider};
+use crate::contract::Event;
+use crate::error::{Error, Result};
+
+/// Messages whose confirmation is waited for at once.
+const WINDOW: usize = 256;
+/// The delivery mode of a message that survives a restart of the broker (AMQP 0.9.1, class `basic`).
+const PERSISTENT: u8 = 2;
+
+/// Where events go on the broker.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmqpConfig {
+    /// The exchange; [`check`](EventProvider::check) makes a durable topic exchange when it is absent.
+    pub exchange: String,
+    /// The virtual host.
+    #[serde(default = "default_vhost")]
+    pub vhost: String,
+    /// A durable queue that `check` makes and binds for every event, so that none is lost before the
+    /// consumers have bound theirs.
+    #[serde(default)]
+    pub queue: Option<String>,
+    /// Whether an event that no queue is bound for is dropped; otherwise it is an error.
+    #[serde(default)]
+    pub drop_unroutable: bool,
+    /// What the messages look like.
+    #[serde(default)]
+    pub format: EventFormat,
+    /// Certificates to trust besides the system's, as PEM.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn default_vhost() -> String {
+    "/".into()
+}
+
+impl AmqpConfig {
+    /// Events in `exchange` of the virtual host `/`.
+    pub fn new(exchange: impl Into<String>) -> Self {
+        let exchange = exchange.into();
+        Self {
+            exchange,
+            vhost: default_vhost(),
+            queue: None,
+            drop_unroutable: false,
+            format: EventFormat::default(),
+            ca_file: None,
+        }
+    }
+}
+
+/// Events as persistent messages whose routing key is the event's type; clones share the connection, which is
+/// made anew when it broke.
+#[derive(Clone)]
+pub struct Amqp {
+    url: Url,
+    config: AmqpConfig,
+    open: Arc<Mutex<Option<(Connection, Channel)>>>,
+}
+
+impl fmt::Debug for Amqp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Amqp").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Amqp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.url.host_str().unwrap_or_default();
+        write!(f, "{}://{host}/{}", self.url.scheme(), self.config.exchange)
+    }
+}
+
+#[async_trait]
+impl EventProvider for Amqp {
+    async fn publish(&self, events: &[Event]) -> Result<()> {
+        let channel = self.channel().await?;
+        let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
+        let exchange = self.name(&self.config.exchange)?;
+        let options =
+            BasicPublishOptions { mandatory: !self.config.drop_unroutable, ..BasicPublishOptions::default() };
+        futures_util::stream::iter(messages)
+            .map(async |Message { event_type, properties, body }| {
+                let published = channel
+                    .basic_publish(exchange.clone(), event_type.clone(), options, &body, properties)
+                    .await;
+                let confirmed = match published {
+                    Ok(confirm) => confirm.await,
+                    Err(error) => Err(error),
+                };
+                let confirmed = confirmed.map_err(|error| self.error("publish an event", error))?;
+                if confirmed.is_nack() {
+                    return Err(Error::unavailable(self, "publish an event", "the broker did not take it"));
+                }
+                if confirmed.take_message().is_some() {
+                    let hint = "bind one, or say queue=NAME to have one made, or unroutable=drop";
+                    let problem = format!("no queue is bound for events of type {event_type:?}: {hint}");
+                    return Err(Error::refused(self, "publish an event", problem));
+                }
+                Ok(())
+            })
+            .buffered(WINDOW)
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let exchange = self.name(&self.config.exchange)?;
+        let declare = async |passive| {
+            let options =
+                ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+            let (channel, table) = (self.channel().await?, FieldTable::default());
+            let declared = channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, options, table);
+            declared.await.map_err(|error| self.error("find or make the exchange", error))
+        };
+        // One that is there may be of any kind, and to look needs no right to make it. A failed look closes the
+        // channel; the next call opens another.
+        if let Err(Error::Refused { .. }) = declare(true).await {
+            declare(false).await?;
+        }
+        let Some(queue) = &self.config.queue else { return Ok(()) };
+        let (channel, queue) = (self.channel().await?, self.name(queue)?);
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await;
+        declared.map_err(|error| self.error("make the queue", error))?;
+        let every = ShortString::from("#");
+        let options = QueueBindOptions::default();
+        let bound = channel.queue_bind(queue, exchange, every, options, FieldTable::default()).await;
+        bound.map_err(|error| self.error("bind the queue", error))
+    }
+}
+
+/// An event, ready to be sent.
+struct Message {
+    event_type: ShortString,
+    properties: BasicProperties,
+    body: Vec<u8>,
+}
+
+impl Amqp {
+    /// The broker of `amqp://user:password@host:port`, or `amqps:`; it is connected by the first call.
+    pub fn open(broker: &Url, config: AmqpConfig) -> Self {
+        Self { url: broker.clone(), config, open: Arc::default() }
+    }
+
+    /// The channel, opened anew when it broke.
+    async fn channel(&self) -> Result<Channel> {
+        let mut open = self.open.lock().await;
+        if let Some((connection, channel)) = &*open
+            && connection.status().connected()
+        {
+            if channel.status().connected() {
+                return Ok(channel.clone());
+            }
+        } else {
+            *open = None;
+        }
+        let connection = match open.take() {
+            Some((connection, _)) => connection,
+            None => self.connect().await?,
+        };
+        let channel = connection.create_channel().await.map_err(|error| self.error("connect", error))?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        confirm.map_err(|error| self.error("confirm messages", error))?;
+        *open = Some((connection, channel.clone()));
+        Ok(channel)
+    }
+
+    async fn connect(&self) -> Result<Connection> {
+        let settings = |source: crate::Cause| Error::refused(self, "take these settings", source);
+        let vhost = self.name(&self.config.vhost)?.to_string();
+        let mut uri: AMQPUri = self.url.as_str().parse().map_err(|e: String| settings(e.into()))?;
+        uri.vhost = vhost;
+        let cert_chain = match &self.config.ca_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(Error::io("read", file))?),
+            None => None,
+        };
+        let tls = OwnedTLSConfig { identity: None, cert_chain };
+        let properties = ConnectionProperties::default().with_connection_name("sidecar".into());
+        let runtime = lapin::runtime::default_runtime().map_err(|error| settings(error.into()))?;
+        let connection = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        connection.await.map_err(|error| self.error("connect", error))
+    }
+
+    fn message(&self, event: &Event) -> Result<Message> {
+        let context = &event.context;
+        let encoded = self.config.format.encode(event);
+        let body = encoded.map_err(|error| Error::refused(self, "encode an event", error))?;
+        let event_type = self.name(&event.event_type)?;
+        let properties = BasicProperties::default()
+            .with_message_id(self.name(context.event_id.as_str())?)
+            .with_type(event_type.clone())
+            .with_content_type(self.config.format.content_type().into())
+            .with_delivery_mode(PERSISTENT);
+        // A convenience for consumers: one that is too long for a property is in the message.
+        let properties = match ShortString::try_new(context.correlation_id.clone()) {
+            Ok(id) => properties.with_correlation_id(id),
+            Err(_) => properties,
+        };
+        Ok(Message { event_type, properties, body })
+    }
+
+    /// A name as the protocol carries it.
+    fn name(&self, name: &str) -> Result<ShortString> {
+        ShortString::try_new(name.to_owned())
+            .map_err(|error| Error::refused(self, format!("name {name:.20}…"), error))
+    }
+
+    /// The one table from the broker's errors to ours.
+    fn error(&self, action: &str, error: lapin::Error) -> Error {
+        use AMQPHardError as Hard;
+        let transient = match error.kind() {
+            ErrorKind::ProtocolError(error) => matches!(
+                error.kind(),
+                AMQPErrorKind::Hard(Hard::CONNECTIONFORCED | Hard::INTERNALERROR | Hard::RESOURCEERROR)
+            ),
+            ErrorKind::InvalidProtocolVersion(_) | ErrorKind::AuthProviderError(_) => false,
+            _ => true,
+        };
+        if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
+    }
+}

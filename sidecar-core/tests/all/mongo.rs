@@ -1,0 +1,63 @@
+//! MongoDB's protocol, against SecantusDB: compatible, not MongoDB.
+
+use mongodb::bson::{Document, doc};
+use sidecar_core::documents::{Mongo, MongoConfig};
+use sidecar_core::{DocumentProvider, Error, EventContext, EventId};
+
+use crate::servers;
+
+fn config() -> MongoConfig {
+    MongoConfig { database: "test".into(), collection: "conformance".into(), ca_file: None }
+}
+
+async fn provider() -> Option<Mongo> {
+    static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    // Connections belong to the runtime of the test that opened them.
+    let provider = Mongo::open(&servers::secantusdb()?.parse().unwrap(), config());
+    MADE.get_or_init(async || servers::answering(|| provider.check()).await).await;
+    Some(provider)
+}
+
+mod mongodb_secantusdb {
+    sidecar_core::conformance_documents!(optional: super::provider().await);
+}
+
+async fn collection() -> mongodb::Collection<Document> {
+    let client = mongodb::Client::with_uri_str(servers::secantusdb().unwrap()).await.unwrap();
+    client.database("test").collection("conformance")
+}
+
+#[tokio::test]
+async fn documents_have_the_keys_of_the_schemas_and_are_found_by_them() {
+    let Some(provider) = provider().await else { return };
+    let id = uuid::Uuid::new_v4().to_string();
+    let context: EventContext = serde_json::from_value(
+        serde_json::json!({"eventId": id, "correlationId": "c", "data": [{"key": "k", "value": "v"}]}),
+    )
+    .unwrap();
+    provider.put_event_contexts(&[context]).await.unwrap();
+    let found = collection().await.find_one(doc! {"id": &id, "kind": "context"}).await.unwrap().unwrap();
+    assert_eq!(found.get_str("eventId").unwrap(), id);
+    assert_eq!(found.get_array("data").unwrap()[0].as_document().unwrap(), &doc! {"key": "k", "value": "v"});
+    let indexes = collection().await.list_index_names().await.unwrap();
+    assert!(indexes.contains(&"id_1".into()) && indexes.contains(&"correlationId_1".into()), "{indexes:?}");
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_ours_is_corrupt() {
+    let Some(provider) = provider().await else { return };
+    let id = uuid::Uuid::new_v4().to_string();
+    let foreign = doc! {"_id": format!("context:{id}"), "files": ["../x"]};
+    collection().await.insert_one(foreign).await.unwrap();
+    let error = provider.event_context(&EventId::parse(&id).unwrap()).await.unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_unavailable() {
+    let url = "mongodb://u:swordfish@127.0.0.1:1/?serverSelectionTimeoutMS=100";
+    let away = Mongo::open(&url.parse().unwrap(), config());
+    let error = away.check().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(!format!("{away:?} {away} {error:?} {}", error.chain()).contains("swordfish"));
+}

@@ -1,0 +1,158 @@
+//! Azure Service Bus, against a double that verifies the signature: not the service itself.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sidecar_core::conformance::events::Consumer;
+use sidecar_core::events::{EventFormat, ServiceBus, ServiceBusConfig};
+use sidecar_core::wrappers::Retry;
+use sidecar_core::{Error, Event, EventProvider};
+
+use crate::service_bus_double::{Double, KEY, RULE, TOPIC};
+
+struct Topic {
+    provider: ServiceBus,
+    double: Double,
+    format: EventFormat,
+}
+
+fn config(double: &Double) -> ServiceBusConfig {
+    ServiceBusConfig {
+        namespace: "ns".into(),
+        topic: TOPIC.into(),
+        rule: RULE.into(),
+        key: KEY.into(),
+        endpoint: Some(double.endpoint.clone()),
+        format: EventFormat::Ion,
+        ca_file: None,
+    }
+}
+
+fn topic_with(format: EventFormat) -> Topic {
+    let double = Double::start();
+    let provider = ServiceBus::open(ServiceBusConfig { format, ..config(&double) }).unwrap();
+    Topic { provider, double, format }
+}
+
+fn topic() -> Topic {
+    topic_with(EventFormat::Ion)
+}
+
+#[async_trait]
+impl Consumer for Topic {
+    fn provider(&self) -> &dyn EventProvider {
+        &self.provider
+    }
+
+    async fn arrived(&self) -> Vec<Event> {
+        let parse = |message: serde_json::Value| {
+            let event = self.format.decode(message["Body"].as_str().unwrap().as_bytes()).unwrap();
+            let properties = &message["BrokerProperties"];
+            assert_eq!(properties["MessageId"], event.context.event_id.as_str());
+            assert_eq!(properties["CorrelationId"], event.context.correlation_id.as_str());
+            assert_eq!(properties["Label"], event.event_type.as_str());
+            event
+        };
+        self.double.messages().into_iter().map(parse).collect()
+    }
+
+    fn drops_repeats(&self) -> bool {
+        false
+    }
+}
+
+mod servicebus_double {
+    sidecar_core::conformance_events!(super::topic());
+}
+
+mod servicebus_double_cloudevents {
+    sidecar_core::conformance_events!(super::topic_with(super::EventFormat::CloudEvents));
+}
+
+fn events(count: usize) -> Vec<Event> {
+    let event =
+        |n| serde_json::json!({"context": {"eventId": format!("e{n}"), "correlationId": "c"}, "type": "t"});
+    (0..count).map(|n| serde_json::from_value(event(n)).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn events_travel_in_batches() {
+    let topic = topic();
+    topic.provider.publish(&events(1000)).await.unwrap();
+    assert_eq!(topic.double.messages().len(), 1000);
+    assert_eq!(topic.double.requests(), 10);
+}
+
+#[tokio::test]
+async fn a_rule_that_may_only_send_passes_the_check() {
+    topic().provider.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_key_or_rule_is_refused_and_not_shown() {
+    let double = Double::start();
+    let wrong = ServiceBusConfig { key: "swordfish".into(), ..config(&double) };
+    let unknown = ServiceBusConfig { rule: "other".into(), ..config(&double) };
+    for config in [wrong, unknown] {
+        let provider = ServiceBus::open(config).unwrap();
+        for error in [provider.check().await.unwrap_err(), provider.publish(&events(1)).await.unwrap_err()] {
+            assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+            assert!(error.chain().contains("InvalidSignature"), "{}", error.chain());
+            assert!(!format!("{error:?} {provider:?} {}", error.chain()).contains("swordfish"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_there_is_refused() {
+    let double = Double::start();
+    let provider = ServiceBus::open(ServiceBusConfig { topic: "absent".into(), ..config(&double) }).unwrap();
+    for error in [provider.check().await.unwrap_err(), provider.publish(&events(1)).await.unwrap_err()] {
+        assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+        assert!(error.chain().contains("make the topic first"), "{}", error.chain());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_refused() {
+    let topic = topic();
+    let mut event = events(1).remove(0);
+    event.event_type = "t".repeat(300 * 1024);
+    let error = topic.provider.publish(&[event]).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("too large"), "{error:?}");
+}
+
+#[tokio::test]
+async fn throttling_is_waited_out_as_long_as_the_service_asks() {
+    let topic = topic();
+    topic.double.fail(&[(429, Some("1")), (503, None), (500, None)]);
+    let error = topic.provider.publish(&events(1)).await.unwrap_err();
+    let asked = Some(Duration::from_secs(1));
+    assert!(matches!(error, Error::Unavailable { retry_after, .. } if retry_after == asked), "{error:?}");
+    let started = std::time::Instant::now();
+    topic.double.fail(&[(429, Some("1")), (503, None), (500, None)]);
+    Retry::new(topic.provider, Duration::from_secs(30)).publish(&events(1)).await.unwrap();
+    assert!(started.elapsed() > Duration::from_secs(1));
+    assert_eq!(topic.double.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_service_that_is_away_is_unavailable() {
+    let config = ServiceBusConfig { endpoint: Some("http://127.0.0.1:1".into()), ..config(&Double::start()) };
+    let error = ServiceBus::open(config).unwrap().publish(&events(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+}
+
+/// A token made by a clock that is hours slow has expired when it arrives; the answer's date tells why.
+#[tokio::test]
+async fn a_clock_that_is_off_is_told() {
+    let date = "Sat, 01 Jan 2000 00:00:00 GMT";
+    let app = axum::Router::new()
+        .fallback(async move || (axum::http::StatusCode::UNAUTHORIZED, [("date", date)], "ExpiredToken"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let provider = ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap();
+    let error = provider.publish(&events(1)).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("clock is"), "{error:?}");
+}
