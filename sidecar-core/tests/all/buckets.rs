@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use object_store::memory::InMemory;
-use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, S3Config, Source};
+use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, GcsConfig, S3Config, Source};
 use sidecar_core::{BlobKey, BlobProvider, Error};
+use tokio::sync::OnceCell;
 use url::Url;
 
+use crate::gcs_gateway::Gateway;
 use crate::servers::{self, S3_KEY, S3_SECRET};
 
 /// The well-known key of the emulator's account.
@@ -42,10 +44,36 @@ fn azure_with(container: &str, key: &str) -> Option<Bucket> {
 
 /// The container is made by the first check.
 async fn azure() -> Option<Bucket> {
-    static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    static MADE: OnceCell<()> = OnceCell::const_new();
     let bucket = azure_with("test", AZURITE_KEY)?;
     MADE.get_or_init(async || bucket.check().await.unwrap()).await;
     Some(bucket)
+}
+
+fn gcs_with(bucket: &str, gateway: &Gateway) -> Bucket {
+    let config = GcsConfig {
+        credentials: Some(gateway.credentials.clone()),
+        endpoint: Some(gateway.endpoint.clone()),
+        ca_file: None,
+    };
+    let root = Url::parse(&format!("gs://{bucket}/some/prefix")).unwrap();
+    Bucket::gcs(&root, &config, DEFAULT_EXPIRY).unwrap()
+}
+
+/// One gateway for all tests.
+async fn gateway() -> Option<Gateway> {
+    static GATEWAY: OnceCell<Option<Gateway>> = OnceCell::const_new();
+    let start = async || {
+        let server = servers::fake_gcs()?;
+        let gateway = Gateway::start(&server);
+        gateway.make_bucket("test").await;
+        Some(gateway)
+    };
+    GATEWAY.get_or_init(start).await.clone()
+}
+
+async fn gcs() -> Option<Bucket> {
+    Some(gcs_with("test", &gateway().await?))
 }
 
 mod s3_seaweedfs {
@@ -54,6 +82,10 @@ mod s3_seaweedfs {
 
 mod azure_azurite {
     sidecar_core::conformance_blob!(optional: super::azure().await);
+}
+
+mod gcs_fake_gcs_server {
+    sidecar_core::conformance_blob!(optional: super::gcs().await);
 }
 
 mod any_object_store {
@@ -96,6 +128,30 @@ async fn signed_uris_of_azure_open_the_blob() {
     if let Some(bucket) = azure().await {
         signed_uris_open_the_blob(&bucket).await;
     }
+}
+
+#[tokio::test]
+async fn signed_uris_of_gcs_open_the_blob() {
+    if let Some(bucket) = gcs().await {
+        signed_uris_open_the_blob(&bucket).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_google_does_not_know_is_refused() {
+    let Some(gateway) = gateway().await else { return };
+    // Another gateway's key.
+    let mut wrong = Gateway::start(&servers::fake_gcs().unwrap());
+    wrong.endpoint = gateway.endpoint;
+    let error = gcs_with("test", &wrong).check().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_is_refused() {
+    let Some(gateway) = gateway().await else { return };
+    let error = gcs_with("absent", &gateway).check().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("make it first"), "{error:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 mod amqp;
 mod buckets;
 mod conformance;
+mod gcs_gateway;
 mod golden;
 mod mongo;
 mod nats;

