@@ -1,5 +1,8 @@
 //! Files that are there whole or not at all, and still there after a power cut.
 
+// Each provider uses a part of this file.
+#![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;

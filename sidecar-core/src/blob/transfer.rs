@@ -1,5 +1,8 @@
 //! The two ends of a transfer, a file to read from and a file to write to, and the hash of what passes.
 
+// Each provider uses a part of this file.
+#![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};

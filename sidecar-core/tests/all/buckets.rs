@@ -12,7 +12,7 @@ use crate::gcs_gateway::Gateway;
 use crate::servers::{self, S3_KEY, S3_SECRET};
 
 /// The well-known key of the emulator's account.
-const AZURITE_KEY: &str =
+pub const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {

@@ -4,6 +4,8 @@
 mod amqp;
 mod buckets;
 mod conformance;
+mod fault_proxy;
+mod faults;
 mod gcs_gateway;
 mod golden;
 mod mongo;

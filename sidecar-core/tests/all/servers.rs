@@ -98,6 +98,7 @@ pub async fn answering<F: Future<Output = sidecar_core::Result<()>>>(check: impl
 macro_rules! server {
     ($(#[$doc:meta])* $name:ident, $start:expr) => {
         $(#[$doc])*
+        #[allow(dead_code, reason = "each crate's tests use a part of this file")]
         pub fn $name() -> Url {
             static URL: OnceLock<Url> = OnceLock::new();
             URL.get_or_init(|| $start).clone()

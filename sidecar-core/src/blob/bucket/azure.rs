@@ -11,6 +11,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Bucket;
+use super::connection::{Attentive, client_options, part_retry};
+use super::window::Window;
 use crate::error::{Cause, Error, Result};
 use crate::http;
 
@@ -53,10 +55,12 @@ impl Bucket {
     pub fn azure(root: &Url, config: &AzureConfig, expiry: Duration) -> Result<Self> {
         let refused = |source: Cause| Error::refused(root, "take these settings", source);
         let name = root.host_str().unwrap_or_default();
+        let window = Window::default();
         let mut builder = MicrosoftAzureBuilder::from_env()
             .with_container_name(name)
-            .with_client_options(super::client_options(root, config.ca_file.as_deref())?)
-            .with_retry(super::part_retry());
+            .with_client_options(client_options(root, config.ca_file.as_deref())?)
+            .with_http_connector(Attentive(window.clone()))
+            .with_retry(part_retry());
         if let Some(account) = &config.account {
             builder = builder.with_account(account);
         }
@@ -77,6 +81,7 @@ impl Bucket {
         let client = http::client(root, config.ca_file.as_deref())?;
         let container = account.map(|account| Container::new(&account, name, config, &store, client));
         let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);
+        bucket.window = window;
         bucket.container = container.transpose().map_err(|error| refused(error.into()))?;
         Ok(bucket)
     }

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Bucket;
+use super::connection::{Attentive, client_options, part_retry};
+use super::window::Window;
 use crate::error::{Error, Result};
 
 /// How to get in; what is absent comes from the environment (`GOOGLE_SERVICE_ACCOUNT`,
@@ -33,11 +35,13 @@ impl Bucket {
     /// [`Error::Refused`] when the settings contradict each other.
     pub fn gcs(root: &Url, config: &GcsConfig, expiry: Duration) -> Result<Self> {
         let http = config.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let options = super::client_options(root, config.ca_file.as_deref())?.with_allow_http(http);
+        let options = client_options(root, config.ca_file.as_deref())?.with_allow_http(http);
+        let window = Window::default();
         let mut builder = GoogleCloudStorageBuilder::from_env()
             .with_bucket_name(root.host_str().unwrap_or_default())
             .with_client_options(options)
-            .with_retry(super::part_retry());
+            .with_http_connector(Attentive(window.clone()))
+            .with_retry(part_retry());
         if let Some(file) = &config.credentials {
             builder = builder.with_service_account_path(file.to_string_lossy());
         }
@@ -46,6 +50,6 @@ impl Bucket {
         }
         let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
-        Ok(Self::new(store.clone(), Some(store), root.clone(), expiry))
+        Ok(Self { window, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
     }
 }

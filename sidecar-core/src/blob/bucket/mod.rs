@@ -7,20 +7,18 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use object_store::path::Path;
 use object_store::signer::Signer;
-use object_store::{
-    Certificate, ClientOptions, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt,
-    PutPayload, RetryConfig,
-};
+use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
+use self::window::Window;
 use super::transfer::hash_and_write;
 use super::{BlobProvider, Descriptor, Hasher, Source, Target};
 use crate::blocking;
@@ -29,10 +27,13 @@ use crate::error::{Error, Result};
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+mod connection;
 #[cfg(feature = "gcs")]
 mod gcs;
 #[cfg(feature = "s3")]
 mod s3;
+mod window;
 
 #[cfg(feature = "azure")]
 pub use azure::AzureConfig;
@@ -45,8 +46,6 @@ pub use s3::S3Config;
 const PART: u64 = 8 << 20;
 /// The most parts of one upload: S3's limit of 10,000, less a margin.
 const MOST_PARTS: u64 = 9_000;
-/// Parts of one file on their way at once.
-const IN_FLIGHT: usize = 8;
 /// Memory for the parts of all transfers together, in units of [`UNIT`].
 const MEMORY: u32 = 96;
 /// The unit in which memory is counted, in bytes.
@@ -64,6 +63,7 @@ pub struct Bucket {
     /// `s3://bucket/prefix`, for names and for URIs that are not signed.
     root: Url,
     memory: Arc<Semaphore>,
+    window: Window,
     #[cfg(feature = "azure")]
     container: Option<azure::Container>,
 }
@@ -136,7 +136,7 @@ impl BlobProvider for Bucket {
         let mut parts = VecDeque::new();
         let mut next = PART;
         loop {
-            while parts.len() < IN_FLIGHT && next < size {
+            while parts.len() < self.window.parts() && next < size {
                 let range = next..(next + PART).min(size);
                 let permit = match self.try_permit(PART) {
                     Some(permit) => permit,
@@ -146,7 +146,13 @@ impl BlobProvider for Bucket {
                 };
                 next = range.end;
                 let (store, path) = (self.store.clone(), path.clone());
-                let fetched = tokio::spawn(async move { store.get_range(&path, range).await });
+                let window = self.window.clone();
+                let fetched = tokio::spawn(async move {
+                    let started = Instant::now();
+                    let bytes = store.get_range(&path, range).await;
+                    window.arrived(started.elapsed());
+                    bytes
+                });
                 parts.push_back((AbortOnDrop(fetched), permit));
             }
             let Some((mut fetched, permit)) = parts.pop_front() else { break };
@@ -210,6 +216,7 @@ impl Bucket {
             expiry,
             root,
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            window: Window::default(),
             #[cfg(feature = "azure")]
             container: None,
         }
@@ -280,7 +287,7 @@ impl Bucket {
         let mut sending = FuturesUnordered::new();
         let mut rest = source.size();
         while rest > 0 {
-            while sending.len() >= IN_FLIGHT {
+            while sending.len() >= self.window.parts() {
                 self.sent(sending.next().await, key)?;
             }
             let permit = loop {
@@ -301,8 +308,11 @@ impl Bucket {
             .await?;
             rest -= length;
             let sent = upload.put_part(PutPayload::from(part));
+            let window = self.window.clone();
             sending.push(async move {
+                let started = Instant::now();
                 let sent = sent.await;
+                window.arrived(started.elapsed());
                 drop(permit);
                 sent
             });
@@ -327,25 +337,6 @@ impl Bucket {
             other => Error::refused(self, format!("{action} {key}"), other),
         }
     }
-}
-
-/// A part of a download goes on where its connection broke; whole calls are repeated by a wrapper.
-#[cfg_attr(not(any(feature = "s3", feature = "azure", feature = "gcs")), expect(dead_code))]
-fn part_retry() -> RetryConfig {
-    RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() }
-}
-
-/// Connections that trust what the system trusts, and the certificates in `ca_file`.
-#[cfg_attr(not(any(feature = "s3", feature = "azure", feature = "gcs")), expect(dead_code))]
-fn client_options(root: &Url, ca_file: Option<&std::path::Path>) -> Result<ClientOptions> {
-    let mut options = ClientOptions::new();
-    if let Some(file) = ca_file {
-        let pem = std::fs::read(file).map_err(Error::io("read", file))?;
-        let certificates = Certificate::from_pem_bundle(&pem)
-            .map_err(|error| Error::refused(root, format!("trust {}", file.display()), error))?;
-        options = certificates.into_iter().fold(options, ClientOptions::with_root_certificate);
-    }
-    Ok(options)
 }
 
 fn units(bytes: u64) -> u32 {

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Bucket;
+use super::connection::{Attentive, client_options, part_retry};
+use super::window::Window;
 use crate::error::{Error, Result};
 
 /// Where the bucket is; what is absent comes from the environment (`AWS_ACCESS_KEY_ID` and
@@ -41,10 +43,12 @@ impl Bucket {
     /// # Errors
     /// [`Error::Refused`] when the settings contradict each other.
     pub fn s3(root: &Url, config: &S3Config, expiry: Duration) -> Result<Self> {
+        let window = Window::default();
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(root.host_str().unwrap_or_default())
-            .with_client_options(super::client_options(root, config.ca_file.as_deref())?)
-            .with_retry(super::part_retry());
+            .with_client_options(client_options(root, config.ca_file.as_deref())?)
+            .with_http_connector(Attentive(window.clone()))
+            .with_retry(part_retry());
         if let Some(endpoint) = &config.endpoint {
             builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
         }
@@ -56,6 +60,6 @@ impl Bucket {
         }
         let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
-        Ok(Self::new(store.clone(), Some(store), root.clone(), expiry))
+        Ok(Self { window, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
     }
 }
