@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, Settings};
+use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
 
 use crate::options::Options;
@@ -38,6 +38,10 @@ pub(crate) struct Server {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) socket: Option<PathBuf>,
+    /// The user that may use the socket besides root; absent: the file's permissions decide.
+    pub(crate) socket_uid: Option<u32>,
+    /// How long the module may be silent.
+    pub(crate) module_timeout: Option<Duration>,
     pub(crate) exit_on_done: bool,
     pub(crate) linger: Duration,
     pub(crate) grace: Duration,
@@ -150,10 +154,13 @@ impl Config {
             lines.push(("valideventtypes", types));
             lines.push(("parallel", parallel.to_string()));
         }
-        let Server { address, port, socket, exit_on_done, linger, grace, .. } = &self.server;
+        let Server { address, port, socket, module_timeout, exit_on_done, linger, grace, .. } = &self.server;
         lines.push(("serveraddress", address.to_string()));
         lines.push(("serverport", port.to_string()));
         lines.extend(socket.iter().map(|socket| ("socket", socket.display().to_string())));
+        lines.extend(
+            module_timeout.map(|lease| ("module-timeout", humantime::format_duration(lease).to_string())),
+        );
         lines.push(("exit-on-done", exit_on_done.to_string()));
         lines.push(("linger", humantime::format_duration(*linger).to_string()));
         lines.push(("grace", humantime::format_duration(*grace).to_string()));
@@ -197,12 +204,16 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
             uuid::Uuid::new_v4().to_string()
         }
     };
+    let lease = options.module_timeout.as_ref();
+    let lease = lease.map(|_| errors.duration("module-timeout", &options.module_timeout, Duration::MAX));
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     Server {
         secret,
         address: errors.parse("serveraddress", &options.serveraddress).unwrap_or(Ipv4Addr::LOCALHOST.into()),
         port: errors.parse("serverport", &options.serverport).unwrap_or(default_port),
         socket: options.socket.as_ref().map(PathBuf::from),
+        socket_uid: errors.parse("socket-uid", &options.socket_uid),
+        module_timeout: lease,
         exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),
         linger: errors.duration("linger", &options.linger, Duration::from_secs(2)),
         grace: errors.duration("grace", &options.grace, Duration::from_secs(30)),
@@ -232,6 +243,14 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
     if options.valideventtypes.is_some() && types == EventTypes::Any {
         errors.push("valideventtypes", "names no type; leave it out to allow any");
     }
+    let on_failure = match options.on_failure.as_deref() {
+        None | Some("keep") => OnFailure::Keep,
+        Some("upload") => OnFailure::Upload,
+        Some(other) => {
+            errors.push("on-failure", format!("{other:?} is neither keep nor upload"));
+            OnFailure::Keep
+        }
+    };
     let (name, event_id) = (name?, event_id?);
     let base = match &options.basedir {
         Some(dir) => PathBuf::from(dir),
@@ -251,5 +270,6 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
     }
     settings.event_types = types;
     settings.parallel = parallel;
+    settings.on_failure = on_failure;
     Some(settings)
 }

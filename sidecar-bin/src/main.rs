@@ -16,6 +16,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
+use rustix::process::{Resource, Rlimit};
 use sidecar_core::{Error, EventTypes, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     if let Err(failure) = logging::start(&config.log) {
         return configuration(&[failure.message]);
     }
+    raise_file_limit();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return configuration(&[format!("cannot start: {error}")]),
@@ -57,6 +59,13 @@ fn main() -> ExitCode {
     // A transfer that was cut short must not keep the process.
     runtime.shutdown_background();
     ExitCode::from(code)
+}
+
+/// Lets many clients and transfers be open at once, as far as the system allows without asking.
+fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // What cannot be raised stays as it is, and is enough for one module.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The command line, with the settings of `--config` beneath it.

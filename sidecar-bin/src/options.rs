@@ -98,6 +98,10 @@ options! {
         valideventtypes: "valideventtypes" = "LIST",
         /// Files moved at once [default: 16]
         parallel: "parallel" = "N",
+        /// How long the module may go without a call when it is its turn [default: for ever]
+        module_timeout: "module-timeout" = "DURATION",
+        /// What becomes of the outputs of a module that failed: keep, upload [default: keep]
+        on_failure: "on-failure" = "WHAT",
     }
     "Server" {
         /// What the module sends in the header `secret`; `run` makes one up
@@ -110,6 +114,8 @@ options! {
         serveraddress: "serveraddress" = "IP",
         /// A unix socket to listen on as well
         socket: "socket" = "PATH",
+        /// The user that may use the socket besides root [default: this one]
+        socket_uid: "socket-uid" = "UID",
         /// End after a successful done [default: true]
         exit_on_done: "exit-on-done" = "BOOL",
         /// How long to answer repeats before ending [default: 2s]

@@ -54,7 +54,12 @@ pub(crate) async fn run(
     }
     if wrap {
         tokio::select! {
-            prepared = session.ready() => prepared.map_err(|error| Failure::at_ready(&error))?,
+            prepared = session.ready() => {
+                if let Err(error) = prepared {
+                    session.report(&error).await;
+                    return Err(Failure::at_ready(&error));
+                }
+            }
             _ = signals.end() => return Ok(finish_within_grace(session, config).await),
         };
     }
@@ -140,7 +145,13 @@ async fn finish(
     }
     if wrap {
         return tokio::select! {
-            done = session.done() => done.map(|_| 0).map_err(|error| Failure::at_done(&error)),
+            done = session.done() => match done {
+                Ok(_) => Ok(0),
+                Err(error) => {
+                    session.report(&error).await;
+                    Err(Failure::at_done(&error))
+                }
+            },
             _ = signals.end() => Ok(finish_within_grace(session, config).await),
         };
     }
@@ -151,9 +162,12 @@ async fn finish(
     match phase {
         Phase::Done => Ok(0),
         Phase::Failed => Ok(exit::MODULE_FAILED),
-        _ => Err(Failure::new(
-            exit::MODULE_FAILED,
-            "the module ended without calling done: nothing was committed (--wrap commits for it)",
-        )),
+        _ => {
+            let reason =
+                "the module ended without calling done: nothing was committed (--wrap commits for it)";
+            // What has begun to publish is not given up; the next start finishes it.
+            let _ = session.fail(reason).await;
+            Err(Failure::new(exit::MODULE_FAILED, reason))
+        }
     }
 }

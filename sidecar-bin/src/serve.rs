@@ -7,12 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sidecar_core::server::{Secret, router};
+use axum::serve::Listener;
+use sidecar_core::server::{Limits, Secret, router, serve as serve_within};
 use sidecar_core::{Phase, Session};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
@@ -23,7 +24,7 @@ use crate::signals::Signals;
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
     stop: watch::Sender<bool>,
-    servers: JoinSet<io::Result<()>>,
+    servers: JoinSet<()>,
     socket: Option<PathBuf>,
 }
 
@@ -39,16 +40,17 @@ impl Serving {
             Failure::new(exit::LOCAL_FAILED, message)
         })?;
         let address = tcp.local_addr().unwrap_or(address);
-        let unix = config.socket.as_deref().map(bind_unix).transpose()?;
+        let unix = config.socket.as_deref().map(|path| bind_unix(path, config.socket_uid)).transpose()?;
 
         let router = router(session.clone(), Secret::new(&config.secret));
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         if let Some(unix) = unix {
             let shutdown = wait(stopped.clone());
-            servers.spawn(axum::serve(unix, router.clone()).with_graceful_shutdown(shutdown).into_future());
+            let unix = Peers { listener: unix, uid: config.socket_uid };
+            servers.spawn(serve_within(unix, router.clone(), Limits::default(), shutdown));
         }
-        servers.spawn(axum::serve(tcp, router).with_graceful_shutdown(wait(stopped)).into_future());
+        servers.spawn(serve_within(tcp, router, Limits::default(), wait(stopped)));
         info!("listening on http://{address}");
         if let Some(path) = &config.socket {
             info!("listening on {}", path.display());
@@ -60,13 +62,7 @@ impl Serving {
     /// does not keep the sidecar alive.
     pub(crate) async fn stop_soon(mut self, config: &Server) {
         self.stop.send_replace(true);
-        let served = async {
-            while let Some(served) = self.servers.join_next().await {
-                if let Ok(Err(failed)) = served {
-                    error!("serving failed: {failed}");
-                }
-            }
-        };
+        let served = async { while self.servers.join_next().await.is_some() {} };
         // Whoever is cut off now had nothing left to be answered.
         let _ = tokio::time::timeout(config.grace.min(STOP_TIMEOUT), served).await;
         if let Some(path) = &self.socket {
@@ -83,6 +79,13 @@ impl Serving {
 pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Signals) -> Result<u8, Failure> {
     let serving = Serving::start(session, config).await?;
     tokio::select! {
+        () = abandoned(session, config) => {
+            let lease = humantime::format_duration(config.module_timeout.unwrap_or_default());
+            // It fails only if the module has called after all.
+            let _ = session.fail(format!("the module was not heard for {lease} (--module-timeout)")).await;
+            serving.stop_soon(config).await;
+            Ok(exit::MODULE_FAILED)
+        }
         ended = end(session, config) => {
             serving.stop_soon(config).await;
             Ok(if ended == Phase::Done { 0 } else { exit::MODULE_FAILED })
@@ -109,6 +112,14 @@ async fn end(session: &Session, config: &Server) -> Phase {
     ended
 }
 
+/// The end of the module's lease, if it has one.
+async fn abandoned(session: &Session, config: &Server) {
+    match config.module_timeout {
+        Some(lease) => session.abandoned(lease).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How long an ended execution waits for a module that was not told yet: several of the waits between two
 /// attempts of the client.
 const UNTOLD: Duration = Duration::from_secs(30);
@@ -119,22 +130,13 @@ pub(crate) async fn finish_within_grace(session: &Session, config: &Server) -> u
         Ok(phase) => phase,
         Err(_) => session.phase(),
     };
-    match phase {
-        Phase::Done => {
-            info!("the outputs are committed");
-            0
-        }
-        Phase::Committing => {
-            warn!(
-                "the grace period is over: the commit is unfinished; start the sidecar again and repeat done"
-            );
-            exit::TERMINATED
-        }
-        phase => {
-            warn!(%phase, "ended before the outputs were committed; they are left where they are");
-            exit::TERMINATED
-        }
+    let saved = session.saved();
+    if phase == Phase::Done {
+        info!("{saved}");
+        return 0;
     }
+    warn!(%phase, "ended by a signal: {saved}");
+    exit::TERMINATED
 }
 
 /// How long open connections are waited for once there is nothing left to answer.
@@ -145,7 +147,34 @@ async fn wait(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
+/// A socket that only root and, where one is named, this user may use.
+struct Peers {
+    listener: UnixListener,
+    uid: Option<u32>,
+}
+
+impl Listener for Peers {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
+        loop {
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            let Some(allowed) = self.uid else { return (stream, address) };
+            match stream.peer_cred().map(|peer| peer.uid()) {
+                Ok(uid) if uid == allowed || uid == 0 => return (stream, address),
+                Ok(uid) => warn!("user {uid} was turned away from the socket (--socket-uid {allowed})"),
+                Err(error) => warn!("a client of the socket was turned away: {error}"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+fn bind_unix(path: &Path, uid: Option<u32>) -> Result<UnixListener, Failure> {
     let failure = |error: io::Error| {
         Failure::new(exit::LOCAL_FAILED, format!("--socket: cannot listen on {}: {error}", path.display()))
     };
@@ -156,6 +185,8 @@ fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
         fs::remove_file(path).map_err(failure)?;
     }
     let listener = UnixListener::bind(path).map_err(failure)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failure)?;
+    // With a user named, whoever that is must reach it; who it is, is asked at every connection.
+    let mode = if uid.is_some() { 0o666 } else { 0o600 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failure)?;
     Ok(listener)
 }

@@ -35,7 +35,7 @@ pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
 pub use documents::DocumentProvider;
 #[cfg(feature = "engine")]
-pub use engine::{DataPlane, Session, Settings, Start, Submission};
+pub use engine::{DataPlane, OnFailure, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]

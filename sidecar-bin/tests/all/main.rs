@@ -5,6 +5,7 @@ mod configuration;
 mod crash;
 mod examples;
 mod one_shot;
+mod outcomes;
 mod process;
 mod run;
 mod serve;

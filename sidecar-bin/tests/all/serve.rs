@@ -45,7 +45,10 @@ fn a_signal_ends_it_and_says_that_nothing_was_committed() {
         serving.signal(signal);
         let (code, log) = serving.end();
         assert_eq!(code, 143);
-        assert!(log.contains("ended before the outputs were committed"), "{log}");
+        assert!(
+            log.contains("ended by a signal: nothing is committed; the outputs are left where they are"),
+            "{log}"
+        );
         assert!(base(&dir).join("out/data/a/x").exists());
     }
 }

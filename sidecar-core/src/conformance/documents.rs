@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use crate::{
-    Blob, BlobKey, Context, Digest, DocumentProvider, EventContext, EventId, FileName, Insight, InsightId,
-    KeyValuePairs, Lineage, ModuleName,
+    Blob, BlobKey, Context, Culprit, Digest, DocumentProvider, EventContext, EventId, Failure, FailureId,
+    FileName, Insight, InsightId, KeyValuePairs, Lineage, ModuleName, Phase,
 };
 
 /// Values that break what is careless: quotes, separators, unicode, operators, emptiness.
@@ -56,6 +56,19 @@ fn insight() -> Insight {
     }
 }
 
+fn failure() -> Failure {
+    Failure {
+        context: insight().context,
+        id: FailureId::from(Uuid::new_v4()),
+        reason: HOSTILE.join("|"),
+        phase: Phase::Committing,
+        culprit: Culprit::Outputs,
+        retryable: true,
+        time: "2026-11-21T12:00:00Z".into(),
+        blobs: event_context().blobs,
+    }
+}
+
 /// What is read back equals what was put, with the order and the duplicates of its pairs.
 pub async fn what_is_put_comes_back(provider: &dyn DocumentProvider) {
     let (context, insight) = (event_context(), insight());
@@ -63,12 +76,16 @@ pub async fn what_is_put_comes_back(provider: &dyn DocumentProvider) {
     provider.put_insight(&insight).await.unwrap();
     assert_eq!(provider.event_context(&context.context.event_id).await.unwrap(), Some(context));
     assert_eq!(provider.insight(&insight.id).await.unwrap(), Some(insight));
+    let failure = failure();
+    provider.put_failure(&failure).await.unwrap();
+    assert_eq!(provider.failure(&failure.id).await.unwrap(), Some(failure));
 }
 
 /// An id that was never put is `Ok(None)`.
 pub async fn a_missing_document_is_none(provider: &dyn DocumentProvider) {
     assert_eq!(provider.event_context(&EventId::from(Uuid::new_v4())).await.unwrap(), None);
     assert_eq!(provider.insight(&InsightId::from(Uuid::new_v4())).await.unwrap(), None);
+    assert_eq!(provider.failure(&FailureId::from(Uuid::new_v4())).await.unwrap(), None);
 }
 
 /// A document put under an id that exists replaces the old one.
@@ -88,15 +105,20 @@ pub async fn a_put_replaces(provider: &dyn DocumentProvider) {
     assert_eq!(provider.insight(&insight.id).await.unwrap(), Some(insight));
 }
 
-/// Equal ids of an event context and an insight do not meet.
-pub async fn contexts_and_insights_are_two_sets(provider: &dyn DocumentProvider) {
+/// Equal ids of documents of different kinds do not meet.
+pub async fn the_kinds_are_sets_of_their_own(provider: &dyn DocumentProvider) {
     let (context, mut insight) = (event_context(), insight());
     insight.id = InsightId::parse(context.context.event_id.as_str()).unwrap();
     provider.put_event_contexts(std::slice::from_ref(&context)).await.unwrap();
     assert_eq!(provider.insight(&insight.id).await.unwrap(), None);
     provider.put_insight(&insight).await.unwrap();
+    let mut failure = failure();
+    failure.id = FailureId::parse(insight.id.as_str()).unwrap();
+    assert_eq!(provider.failure(&failure.id).await.unwrap(), None);
+    provider.put_failure(&failure).await.unwrap();
     assert_eq!(provider.event_context(&context.context.event_id).await.unwrap(), Some(context));
     assert_eq!(provider.insight(&insight.id).await.unwrap(), Some(insight));
+    assert_eq!(provider.failure(&failure.id).await.unwrap(), Some(failure));
 }
 
 /// A thousand documents fit into one call.

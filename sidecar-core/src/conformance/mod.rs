@@ -66,7 +66,7 @@ suite!(
         what_is_put_comes_back,
         a_missing_document_is_none,
         a_put_replaces,
-        contexts_and_insights_are_two_sets,
+        the_kinds_are_sets_of_their_own,
         many_in_one_call,
         none_in_one_call,
         hostile_values_survive,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BlobKey, Context, EventId, FileName, InsightId, KeyValuePairs};
+use super::{BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValuePairs, Phase};
 
 /// The message on the bus; it starts the next modules.
 ///
@@ -132,6 +132,46 @@ pub struct Insight {
     pub id: InsightId,
     /// The pairs of `out/meta.json`.
     pub data: KeyValuePairs,
+}
+
+/// Why an execution ended without a commit, kept for whoever looks into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The execution that failed.
+    #[serde(flatten)]
+    pub context: Context,
+    /// The document's id; the same for every failure of the same execution.
+    pub id: FailureId,
+    /// What went wrong, for a person.
+    pub reason: String,
+    /// Where the execution stood.
+    pub phase: Phase,
+    /// Whose turn it is to mend it.
+    pub culprit: Culprit,
+    /// Whether the same execution can succeed later without a change.
+    pub retryable: bool,
+    /// When it ended: RFC 3339, UTC, in seconds.
+    pub time: String,
+    /// What was kept of its outputs; empty unless that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<Blob>,
+}
+
+/// Whose turn it is after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Culprit {
+    /// The module gave up, or ended in an error.
+    Module,
+    /// What the event names is not there, or damaged.
+    Inputs,
+    /// What the module wrote cannot be committed.
+    Outputs,
+    /// A store or a bus.
+    Provider,
+    /// This machine, or the sidecar itself.
+    Sidecar,
 }
 
 /// Ion writes an absent list as `null`.

@@ -13,9 +13,9 @@ mod pairs;
 
 pub use api::{ErrorBody, Phase, Prepared, Published, Receipt, Status};
 pub use context::Context;
-pub use documents::{Blob, Digest, Event, EventContext, Insight, Lineage};
+pub use documents::{Blob, Culprit, Digest, Event, EventContext, Failure, Insight, Lineage};
 pub use layout::Layout;
-pub use names::{BlobKey, EventId, FileName, InsightId, InvalidName, ModuleName};
+pub use names::{BlobKey, EventId, FailureId, FileName, InsightId, InvalidName, ModuleName};
 pub use outputs::{EVENT_TYPE, EventTypes, FILES, OutputEvent, Problem, parse_event, parse_pairs};
 pub use pairs::{KeyValuePair, KeyValuePairs};
 

@@ -87,6 +87,11 @@ name_type!(
 );
 
 name_type!(
+    /// The id of a failure: one path segment of at most 128 bytes.
+    FailureId, "failure id", segment
+);
+
+name_type!(
     /// The name of a module: one path segment of at most 128 bytes.
     ///
     /// ```
@@ -142,6 +147,15 @@ impl BlobKey {
     /// [`InvalidName`] when the three together are longer than 1,024 bytes.
     pub fn new(event: &EventId, name: &ModuleName, file: &FileName) -> Result<Self, InvalidName> {
         Self::parse(&format!("{event}/{name}/{file}"))
+    }
+
+    /// The key of a file that was kept of a failed execution: no module has a name with a leading dot, so that
+    /// nobody takes it for an output.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when the parts together are longer than 1,024 bytes.
+    pub fn of_failed(event: &EventId, name: &ModuleName, file: &FileName) -> Result<Self, InvalidName> {
+        Self::parse(&format!("{event}/.failed/{name}/{file}"))
     }
 
     /// Where the blob lies below `root`, for stores made of files.
@@ -205,4 +219,4 @@ macro_rules! from_uuid {
 }
 
 #[cfg(feature = "engine")]
-from_uuid!(EventId, InsightId);
+from_uuid!(EventId, InsightId, FailureId);

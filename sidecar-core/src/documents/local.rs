@@ -8,15 +8,16 @@ use serde::de::DeserializeOwned;
 
 use super::DocumentProvider;
 use crate::blocking;
-use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::{Error, Result};
 use crate::local_dir;
 
-/// Event contexts under `ROOT/contexts/{event id}.json`, insights under `ROOT/insights/{id}.json`.
+/// Event contexts under `ROOT/contexts/{event id}.json`, insights and failures likewise.
 #[derive(Debug, Clone)]
 pub struct Local {
     contexts: PathBuf,
     insights: PathBuf,
+    failures: PathBuf,
 }
 
 impl std::fmt::Display for Local {
@@ -43,6 +44,14 @@ impl DocumentProvider for Local {
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
         self.write(&self.insights, [(insight.id.as_str(), insight)]).await
     }
+
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+        self.read(local_dir::path(&self.failures, id.as_str())).await
+    }
+
+    async fn put_failure(&self, failure: &Failure) -> Result<()> {
+        self.write(&self.failures, [(failure.id.as_str(), failure)]).await
+    }
 }
 
 impl Local {
@@ -55,6 +64,7 @@ impl Local {
         Ok(Self {
             contexts: local_dir::directory(&root.join("contexts"))?,
             insights: local_dir::directory(&root.join("insights"))?,
+            failures: local_dir::directory(&root.join("failures"))?,
         })
     }
 

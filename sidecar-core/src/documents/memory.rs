@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 
 use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::Result;
 
 /// Documents as long as the process lives; clones share them.
@@ -14,6 +14,7 @@ use crate::error::Result;
 pub struct Memory {
     contexts: Arc<RwLock<HashMap<EventId, EventContext>>>,
     insights: Arc<RwLock<HashMap<InsightId, Insight>>>,
+    failures: Arc<RwLock<HashMap<FailureId, Failure>>>,
 }
 
 impl std::fmt::Display for Memory {
@@ -41,6 +42,16 @@ impl DocumentProvider for Memory {
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
         let mut stored = self.insights.write().unwrap_or_else(PoisonError::into_inner);
         stored.insert(insight.id.clone(), insight.clone());
+        Ok(())
+    }
+
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+        Ok(self.failures.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned())
+    }
+
+    async fn put_failure(&self, failure: &Failure) -> Result<()> {
+        let mut stored = self.failures.write().unwrap_or_else(PoisonError::into_inner);
+        stored.insert(failure.id.clone(), failure.clone());
         Ok(())
     }
 }

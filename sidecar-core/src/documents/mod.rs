@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::Result;
 
 #[cfg(feature = "local")]
@@ -33,7 +33,7 @@ pub use postgres::Postgres;
 /// - A document put under an id that exists replaces the old one; there are never two.
 /// - What is read back equals what was put, with the order and the duplicates of its pairs.
 /// - An id that was never put is `Ok(None)`; a store that cannot answer is an error.
-/// - Event contexts and insights are two sets: equal ids in both do not meet.
+/// - Event contexts, insights and failures are three sets: equal ids do not meet.
 ///
 /// # Retrying
 /// Every call can be repeated safely; after an error any part of a slice may have been stored.
@@ -63,6 +63,12 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Stores an insight under its id.
     async fn put_insight(&self, insight: &Insight) -> Result<()>;
 
+    /// A failure, if there is one.
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>>;
+
+    /// Stores a failure under its id.
+    async fn put_failure(&self, failure: &Failure) -> Result<()>;
+
     /// Checks that the store can be used: reachable, authorised, its tables there or made.
     async fn check(&self) -> Result<()> {
         Ok(())
@@ -84,6 +90,12 @@ macro_rules! forward {
             }
             async fn put_insight(&self, insight: &Insight) -> Result<()> {
                 (**self).put_insight(insight).await
+            }
+            async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+                (**self).failure(id).await
+            }
+            async fn put_failure(&self, failure: &Failure) -> Result<()> {
+                (**self).put_failure(failure).await
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await

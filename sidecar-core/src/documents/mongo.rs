@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::{Cause, Error, Result};
 
 /// Documents on their way at once.
@@ -35,7 +35,7 @@ const DUPLICATE_KEY: i32 = 11000;
 pub struct MongoConfig {
     /// The database.
     pub database: String,
-    /// The collection, which holds event contexts and insights.
+    /// The collection, which holds event contexts, insights and failures.
     pub collection: String,
     /// Certificates to trust, as PEM, instead of the well-known ones that the driver brings.
     #[serde(default)]
@@ -69,11 +69,12 @@ impl fmt::Display for Mongo {
     }
 }
 
-/// The two kinds of documents, which share a collection but never an `_id`.
+/// The kinds of documents, which share a collection but never an `_id`.
 #[derive(Clone, Copy)]
 enum Kind {
     Context,
     Insight,
+    Failure,
 }
 
 impl Kind {
@@ -81,6 +82,7 @@ impl Kind {
         match self {
             Self::Context => "context",
             Self::Insight => "insight",
+            Self::Failure => "failure",
         }
     }
 
@@ -106,6 +108,14 @@ impl DocumentProvider for Mongo {
 
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
         self.upsert(Kind::Insight, [(insight.id.as_str(), insight)]).await
+    }
+
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+        self.find(Kind::Failure, id.as_str()).await
+    }
+
+    async fn put_failure(&self, failure: &Failure) -> Result<()> {
+        self.upsert(Kind::Failure, [(failure.id.as_str(), failure)]).await
     }
 
     async fn check(&self) -> Result<()> {

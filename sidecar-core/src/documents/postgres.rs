@@ -18,7 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 
 use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Insight, InsightId};
+use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::{Error, Result};
 
 /// Connections at once: documents are few and written in batches.
@@ -28,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The prefix of the tables where nothing else is said.
 const DEFAULT_TABLE: &str = "sidecar";
 
-/// Event contexts in the table `{table}_contexts` and insights in `{table}_insights`, made by
+/// Documents in the tables `{table}_contexts`, `{table}_insights` and `{table}_failures`, made by
 /// [`check`](DocumentProvider::check); clones share the connections.
 #[derive(Clone)]
 pub struct Postgres {
@@ -75,9 +75,18 @@ impl DocumentProvider for Postgres {
         self.upsert("insights", [row]).await
     }
 
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+        self.find("failures", id.as_str()).await
+    }
+
+    async fn put_failure(&self, failure: &Failure) -> Result<()> {
+        let row = (failure.id.as_str(), failure.context.correlation_id.as_str(), failure);
+        self.upsert("failures", [row]).await
+    }
+
     async fn check(&self) -> Result<()> {
         let mut statements = String::new();
-        for kind in ["contexts", "insights"] {
+        for kind in ["contexts", "insights", "failures"] {
             let table = self.table(kind);
             let index = format!("\"{}_{kind}_correlation\"", self.table);
             statements += &format!(

@@ -4,7 +4,7 @@
 
 use uuid::Uuid;
 
-use crate::contract::{Context, EventId, InsightId};
+use crate::contract::{Context, EventId, FailureId, InsightId};
 
 /// Namespace of all ids of this project, itself a random UUID; changing it breaks every stored id.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d0c_3a56_7d1f_4d0e_9b52_3b8f_6c2e_91a4);
@@ -17,6 +17,11 @@ pub(super) fn event(context: &Context, file: &str) -> EventId {
 /// The id of this execution's insight.
 pub(super) fn insight(context: &Context) -> InsightId {
     InsightId::from(v5("insight", context, ""))
+}
+
+/// The id of this execution's failure.
+pub(super) fn failure(context: &Context) -> FailureId {
+    FailureId::from(v5("failure", context, ""))
 }
 
 /// Event ids and module names have no control characters, so the parts cannot run into each other.

@@ -6,8 +6,8 @@
 mod commit;
 mod data_plane;
 mod directories;
+mod failure;
 mod ids;
-
 mod journal;
 mod outputs;
 mod prepare;
@@ -17,5 +17,6 @@ mod submit;
 mod tree;
 
 pub use data_plane::DataPlane;
+pub use failure::OnFailure;
 pub use session::{Session, Settings, Start};
 pub use submit::Submission;

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::data_plane::DataPlane;
+use super::failure::{OnFailure, Reason};
 use super::journal::{Journal, Step};
 use super::progress::Progress;
-use super::{commit, directories, prepare};
+use super::{commit, directories, failure, prepare};
 use crate::blocking;
 use crate::contract::{Context, EventTypes, Layout, Phase, Prepared, Receipt, Status};
 use crate::error::{Error, Result};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub parallel: NonZeroUsize,
     /// What to do with an execution that the journal remembers.
     pub start: Start,
+    /// What becomes of the outputs when it fails.
+    pub on_failure: OnFailure,
 }
 
 /// What to do with an execution that the journal remembers.
@@ -59,7 +62,15 @@ impl Settings {
     pub fn new(context: Context, layout: Layout) -> Self {
         let state_dir = layout.base().join(".sidecar");
         let (event_types, parallel) = (EventTypes::Any, Self::DEFAULT_PARALLEL);
-        Self { context, layout, state_dir, event_types, parallel, start: Start::Resume }
+        Self {
+            context,
+            layout,
+            state_dir,
+            event_types,
+            parallel,
+            start: Start::Resume,
+            on_failure: OnFailure::Keep,
+        }
     }
 
     /// Where cleared outputs wait to be removed.
@@ -109,6 +120,8 @@ struct Inner {
     phase: watch::Sender<Phase>,
     /// Whether somebody was told how the execution ended.
     told: watch::Sender<bool>,
+    /// When the module was last heard.
+    heard: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -123,6 +136,7 @@ struct State {
     publishing: bool,
     preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
     committing: Option<Shared<BoxFuture<'static, Outcome<Receipt>>>>,
+    failing: Option<Shared<BoxFuture<'static, Outcome<()>>>>,
 }
 
 impl Session {
@@ -166,6 +180,7 @@ impl Session {
             inner: Arc::new(Inner {
                 phase: watch::Sender::new(state.phase),
                 told: watch::Sender::new(false),
+                heard: Mutex::new(Instant::now()),
                 state: Mutex::new(state),
                 journal: Arc::new(Mutex::new(journal)),
                 progress: Progress::default(),
@@ -199,6 +214,7 @@ impl Session {
         let running = {
             let mut state = self.inner.state();
             match (state.phase, &state.preparing, &state.prepared) {
+                _ if state.failing.is_some() => return Err(state.out_of_order("prepare")),
                 (Phase::Failed, ..) => return Err(state.out_of_order("prepare")),
                 (_, Some(running), _) => running.clone(),
                 (Phase::New, ..) => self.start_prepare(&mut state),
@@ -221,6 +237,7 @@ impl Session {
         let running = {
             let mut state = self.inner.state();
             match (state.phase, &state.committing, &state.receipt) {
+                _ if state.failing.is_some() => return Err(state.out_of_order("commit")),
                 (Phase::Done, _, Some(receipt)) => {
                     self.inner.told.send_replace(true);
                     return Ok(receipt.clone());
@@ -237,40 +254,49 @@ impl Session {
         outcome
     }
 
-    /// Ends the execution without a commit, for this reason; a running call is waited for.
+    /// Ends the execution without a commit, for this reason of the module; a running call is waited for.
+    ///
+    /// A [`Failure`](crate::Failure) is left in the document store.
     ///
     /// # Errors
     /// [`Error::OutOfOrder`] when the outputs are committed already.
     pub async fn fail(&self, reason: impl Into<String>) -> Outcome<()> {
-        let reason = reason.into();
+        self.end(Reason::module(reason.into())).await
+    }
+
+    /// Leaves a [`Failure`](crate::Failure) for an error of `ready` or `done` that nobody will repeat by himself.
+    ///
+    /// The execution does not end by it: whoever mends the cause can still commit.
+    pub async fn report(&self, error: &Error) {
+        let Inner { settings, plane, .. } = &*self.inner;
+        failure::record(settings, plane, self.phase(), &Reason::error(error)).await;
+    }
+
+    async fn end(&self, reason: Reason) -> Outcome<()> {
         loop {
-            let (preparing, committing) = {
+            let running = {
                 let mut state = self.inner.state();
                 match state.phase {
+                    _ if state.failing.is_some() => state.failing.clone(),
                     Phase::Failed => return Ok(()),
                     Phase::Done => return Err(state.out_of_order("fail")),
                     _ if state.publishing => return Err(state.out_of_order("fail")),
                     Phase::New | Phase::Ready => {
                         // The journal is small and local: writing it under the lock keeps other calls out.
-                        let failed = Step::Failed { reason: reason.clone() };
+                        let failed = Step::Failed { reason: reason.text.clone() };
                         self.inner.journal().advance(failed).map_err(Arc::new)?;
-                        warn!(reason, "the module gave up");
-                        state.reason = Some(reason);
-                        self.inner.enter(&mut state, Phase::Failed);
-                        self.inner.told.send_replace(true);
-                        return Ok(());
+                        Some(self.start_fail(&mut state, reason.clone()))
                     }
                     Phase::Preparing | Phase::Committing => {
-                        (state.preparing.clone(), state.committing.clone())
+                        // Its result is its caller's; here only its end matters.
+                        let preparing = state.preparing.clone().map(|running| running.map(drop).boxed());
+                        let committing = state.committing.clone().map(|running| running.map(drop).boxed());
+                        preparing.or(committing).map(|ended| ended.map(|()| Ok(())).boxed().shared())
                     }
                 }
             };
-            if let Some(running) = preparing {
-                // Its result is its caller's; here only its end matters.
-                let _ = running.await;
-            }
-            if let Some(running) = committing {
-                let _ = running.await;
+            if let Some(running) = running {
+                running.await?;
             }
         }
     }
@@ -323,6 +349,58 @@ impl Session {
         let _ = self.inner.told.subscribe().wait_for(|told| *told).await;
     }
 
+    /// Notes that the module is alive; the router does so for each of its calls.
+    pub fn hear(&self) {
+        *self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits until the module was not heard for as long as `lease` while the next call was its turn.
+    pub async fn abandoned(&self, lease: Duration) {
+        loop {
+            let phase = self.idle().await;
+            let heard = *self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let silence = heard.elapsed();
+            if silence >= lease && matches!(phase, Phase::New | Phase::Ready) {
+                return;
+            }
+            // A call that was at work counts as life until it ended.
+            tokio::time::sleep(lease.saturating_sub(silence).max(lease / 10)).await;
+            if self.phase() != phase {
+                self.hear();
+            }
+        }
+    }
+
+    /// What is saved and what is not, in one line, for whoever ends the sidecar now.
+    pub fn saved(&self) -> String {
+        let [files, all, ..] = self.inner.progress.read();
+        match (self.phase(), self.inner.journal().step()) {
+            (_, Step::Done { receipt, .. }) => {
+                let Receipt { files, events, .. } = receipt;
+                format!("everything is committed: {files} files, {} events", events.len())
+            }
+            (_, Step::Published { .. }) => {
+                "everything is committed; only the outputs are not cleared yet".to_owned()
+            }
+            (_, Step::Publishing { events, .. }) => format!(
+                "files, insight and event contexts are saved; of {} events any number may be published; the \
+                 next start finishes it",
+                events.len()
+            ),
+            (_, Step::Stored { files: stored, .. }) => format!(
+                "{} files are saved and no event is published; the next done sends only what is missing",
+                stored.len()
+            ),
+            (Phase::Committing, _) => format!(
+                "{files} of {all} files were sent, no event is published, and nothing counts as saved; the \
+                 next done begins anew"
+            ),
+            (Phase::Failed, _) => "the execution failed; nothing was published".to_owned(),
+            (Phase::New | Phase::Preparing, _) => "the module has not begun; nothing is lost".to_owned(),
+            _ => "nothing is committed; the outputs are left where they are".to_owned(),
+        }
+    }
+
     /// Waits until no call is at work, and says where the execution stands.
     pub async fn idle(&self) -> Phase {
         self.wait_for(|phase| !matches!(phase, Phase::Preparing | Phase::Committing)).await
@@ -363,6 +441,23 @@ impl Session {
         let running = joined(task);
         state.preparing = Some(running.clone());
         self.inner.enter(state, Phase::Preparing);
+        running
+    }
+
+    fn start_fail(&self, state: &mut State, reason: Reason) -> Shared<BoxFuture<'static, Outcome<()>>> {
+        warn!(reason = reason.text, "the execution failed");
+        state.reason = Some(reason.text.clone());
+        let (inner, phase) = (self.inner.clone(), state.phase);
+        let task = tokio::spawn(async move {
+            failure::record(&inner.settings, &inner.plane, phase, &reason).await;
+            let mut state = inner.state();
+            state.failing = None;
+            inner.enter(&mut state, Phase::Failed);
+            inner.told.send_replace(true);
+            Ok(())
+        });
+        let running = joined(task);
+        state.failing = Some(running.clone());
         running
     }
 
@@ -455,21 +550,23 @@ impl State {
             publishing: step.is_publishing(),
             preparing: None,
             committing: None,
+            failing: None,
         }
     }
 
     fn out_of_order(&self, call: &'static str) -> Arc<Error> {
-        let hint = match (self.phase, call) {
+        let phase = if self.failing.is_some() { Phase::Failed } else { self.phase };
+        let hint = match (phase, call) {
             (Phase::New | Phase::Preparing, _) => "call ready first, and wait for its answer".to_owned(),
             (Phase::Done, _) => "the outputs are committed already".to_owned(),
             (Phase::Failed, _) => {
-                format!("the module gave up: {}", self.reason.as_deref().unwrap_or("no reason given"))
+                format!("the execution failed: {}", self.reason.as_deref().unwrap_or("no reason given"))
             }
             (Phase::Ready | Phase::Committing, _) => {
                 "events were published already, and the commit is finished as soon as it can be".to_owned()
             }
         };
-        Arc::new(Error::OutOfOrder { call, phase: self.phase, hint })
+        Arc::new(Error::OutOfOrder { call, phase, hint })
     }
 }
 

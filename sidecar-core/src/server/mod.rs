@@ -17,10 +17,12 @@ use crate::engine::Session;
 mod error;
 mod metrics;
 mod secret;
+mod serve;
 
 use error::Failure;
 use metrics::Metrics;
 pub use secret::Secret;
+pub use serve::{Limits, serve};
 
 /// The API's description, as served at `/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -102,7 +104,10 @@ async fn reason(request: Request) -> Result<String, Failure> {
 async fn authenticate(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
     match given {
-        Some(given) if api.secret.matches(given) => next.run(request).await,
+        Some(given) if api.secret.matches(given) => {
+            api.session.hear();
+            next.run(request).await
+        }
         Some(_) => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is wrong").into_response(),
         None => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is missing").into_response(),
     }

@@ -51,7 +51,9 @@ macro_rules! provider {
 
             use super::Call;
             use crate::blob::{BlobProvider, Descriptor, Source, Target};
-            use crate::contract::{BlobKey, Event, EventContext, EventId, Insight, InsightId};
+            use crate::contract::{
+                BlobKey, Event, EventContext, EventId, Failure, FailureId, Insight, InsightId,
+            };
             use crate::documents::DocumentProvider;
             use crate::error::Result;
             use crate::events::EventProvider;
@@ -105,6 +107,12 @@ macro_rules! provider {
                 }
                 async fn put_insight(&self, insight: &Insight) -> Result<()> {
                     self.around(Call::new("store an insight"), || self.inner.put_insight(insight)).await
+                }
+                async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+                    self.around(Call::new("look up a failure"), || self.inner.failure(id)).await
+                }
+                async fn put_failure(&self, failure: &Failure) -> Result<()> {
+                    self.around(Call::new("store a failure"), || self.inner.put_failure(failure)).await
                 }
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await

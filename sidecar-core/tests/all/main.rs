@@ -8,6 +8,7 @@ mod fault_proxy;
 mod faults;
 mod gcs_gateway;
 mod golden;
+mod limits;
 mod mongo;
 mod nats;
 mod never_again;

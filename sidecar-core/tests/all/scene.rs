@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use sidecar_core::blob::{self, Descriptor, Source, Target};
 use sidecar_core::{
     BlobKey, BlobProvider, Context, DataPlane, DocumentProvider, Error, Event, EventContext, EventId,
-    EventProvider, Insight, InsightId, Layout, ModuleName, Result, Session, Settings, documents, events,
+    EventProvider, Failure, FailureId, Insight, InsightId, Layout, ModuleName, Result, Session, Settings,
+    documents, events,
 };
 use tempfile::TempDir;
 use url::Url;
@@ -97,6 +98,13 @@ impl DocumentProvider for Scripted {
     async fn put_insight(&self, insight: &Insight) -> Result<()> {
         self.script.call("put_insight")?;
         self.documents.put_insight(insight).await
+    }
+    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
+        self.documents.failure(id).await
+    }
+    async fn put_failure(&self, failure: &Failure) -> Result<()> {
+        self.script.call("put_failure")?;
+        self.documents.put_failure(failure).await
     }
 }
 

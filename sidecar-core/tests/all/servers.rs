@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,15 @@ pub type Url = Option<String>;
 /// The servers started by this process; a watchdog of their own ends them with it.
 static STARTED: LazyLock<Mutex<Vec<Child>>> = LazyLock::new(Mutex::default);
 
+/// A free port below those that the system gives to connections, which could take it before the server does.
 fn port() -> u16 {
-    // SeaweedFS derives its gRPC ports by adding 10,000.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + (std::process::id() as u16).wrapping_mul(61).wrapping_add(step) % 9_000;
+        // SeaweedFS derives its gRPC ports by adding 10,000.
+        if free(port) && free(port + 10_000) {
             return port;
         }
     }

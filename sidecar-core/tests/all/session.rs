@@ -154,7 +154,7 @@ async fn fail_ends_the_execution_without_a_commit() {
         assert!(matches!(*error, Error::OutOfOrder { phase: Phase::Failed, .. }));
         assert!(error.to_string().contains("no faces"), "{error}");
     }
-    assert_eq!(scripted.script.calls(), ["event_context"]);
+    assert_eq!(scripted.script.calls(), ["event_context", "put_failure"]);
     assert_eq!(scene.read("out/data/a/x"), "ax");
 }
 

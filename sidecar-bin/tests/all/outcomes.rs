@@ -1,0 +1,140 @@
+//! What is left of an execution that failed: a document, the outputs, and a line that says what was saved.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{CONTEXT, Serving, base, ended, files, sidecar, write_outputs};
+
+/// The one failure document in the data plane of `dir`.
+fn failure(dir: &TempDir) -> Value {
+    let failures = files(dir.path().join("dev/failures"));
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    serde_json::from_str(&failures[0].1).unwrap()
+}
+
+#[test]
+fn a_module_that_gives_up_leaves_a_failure_and_its_outputs() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &[]);
+    assert_eq!(serving.call("ready").unwrap().0, 200);
+    write_outputs(&dir);
+    assert_eq!(serving.call("fail").unwrap().0, 200);
+    assert_eq!(serving.end().0, 1);
+    let failure = failure(&dir);
+    for (key, value) in
+        [("eventId", "e1"), ("name", "m"), ("correlationId", "c1"), ("culprit", "module"), ("phase", "ready")]
+    {
+        assert_eq!(failure[key], value, "{failure}");
+    }
+    assert_eq!(failure["reason"], "no reason given");
+    assert_eq!(failure["retryable"], false);
+    assert!(failure["time"].as_str().unwrap().ends_with('Z'));
+    assert!(failure.get("blobs").is_none());
+    assert!(base(&dir).join("out/data/a/x").exists());
+    assert!(files(dir.path().join("dev/blobs")).is_empty());
+}
+
+#[test]
+fn the_outputs_of_a_failed_module_can_be_kept_where_no_consumer_looks() {
+    let dir = TempDir::new().unwrap();
+    write_outputs(&dir);
+    let flags = [
+        "run",
+        "--on-failure=upload",
+        "--",
+        "sh",
+        "-c",
+        "echo late > $SIDECAR_BASE_DIR/out/data/late; exit 7",
+    ];
+    let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
+    assert_eq!(code, 7, "{log}");
+    let failure = failure(&dir);
+    assert!(failure["reason"].as_str().unwrap().contains("exit status: 7"), "{failure}");
+    let blobs: Vec<&str> =
+        failure["blobs"].as_array().unwrap().iter().map(|blob| blob["key"].as_str().unwrap()).collect();
+    assert!(blobs.contains(&"e1/.failed/m/late") && blobs.iter().all(|key| key.starts_with("e1/.failed/m/")));
+    let kept = files(dir.path().join("dev/blobs/e1/.failed/m"));
+    assert!(kept.contains(&("late".into(), "late\n".into())), "{kept:?}");
+    assert!(!dir.path().join("dev/blobs/e1/m").exists());
+    assert!(files(dir.path().join("dev/events")).is_empty());
+}
+
+#[test]
+fn a_module_that_never_called_done_and_one_with_invalid_outputs_leave_a_failure() {
+    for (flags, culprit, code) in [
+        (vec!["run", "--", "true"], "module", 1),
+        (
+            vec!["run", "--wrap", "--", "sh", "-c", "echo '[{]' > $SIDECAR_BASE_DIR/out/meta.json"],
+            "outputs",
+            65,
+        ),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let (ended_with, _, log) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
+        assert_eq!(ended_with, code, "{log}");
+        assert_eq!(failure(&dir)["culprit"], culprit);
+    }
+}
+
+#[test]
+fn a_module_that_falls_silent_loses_its_lease() {
+    let dir = TempDir::new().unwrap();
+    let started = Instant::now();
+    let serving = Serving::start(&dir, &["--module-timeout=1s"]);
+    assert_eq!(serving.call("ready").unwrap().0, 200);
+    // A module that asks how things stand is alive.
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(400));
+        assert_eq!(serving.call("status").unwrap().0, 200);
+    }
+    let (code, log) = serving.end();
+    assert_eq!(code, 1, "{log}");
+    assert!(started.elapsed() > Duration::from_millis(2500), "it was cut off while it was alive");
+    assert!(log.contains("the module was not heard for 1s (--module-timeout)"), "{log}");
+    assert_eq!(failure(&dir)["culprit"], "module");
+}
+
+#[test]
+fn files_are_readable_and_state_is_private() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &["--socket=socket"]);
+    let socket = fs::metadata(dir.path().join("socket")).unwrap().permissions().mode();
+    write_outputs(&dir);
+    assert_eq!(serving.call("ready").unwrap().0, 200);
+    assert_eq!(serving.call("done").unwrap().0, 200);
+    let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(socket & 0o777, 0o600);
+    assert_eq!(mode("dev/modules/m/.sidecar"), 0o700);
+    assert_eq!(mode("dev/modules/m/.sidecar/journal.json") & 0o077, 0o044);
+    assert_eq!(mode("dev/blobs/e1/m/a/x"), 0o644);
+    assert_eq!(mode("dev/blobs/e1/m/a"), 0o755);
+    assert_eq!(mode("dev/modules/m/in/meta.json"), 0o644);
+    for kind in ["contexts", "events", "insights"] {
+        for entry in fs::read_dir(dir.path().join("dev").join(kind)).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o644);
+        }
+    }
+}
+
+#[test]
+fn the_socket_asks_who_is_there() {
+    // Only root can be somebody else.
+    if !fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let _serving = Serving::start(&dir, &["--socket=socket", "--socket-uid=12345"]);
+    let as_user = |uid: &str| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args([&format!("--reuid={uid}"), "--clear-groups", "curl", "-sS", "-H", "secret: dev"]);
+        command.arg("--unix-socket").arg(dir.path().join("socket")).arg("http://localhost/status");
+        command.output().unwrap().status.success()
+    };
+    assert!(as_user("12345") && as_user("0"));
+    assert!(!as_user("54321"));
+}
