@@ -42,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) socket_uid: Option<u32>,
     /// How long the module may be silent.
     pub(crate) module_timeout: Option<Duration>,
+    /// How variables begin that the module does not inherit, besides the sidecar's own.
+    pub(crate) credential_variables: Option<&'static str>,
     pub(crate) exit_on_done: bool,
     pub(crate) linger: Duration,
     pub(crate) grace: Duration,
@@ -116,7 +118,8 @@ impl Config {
         let options = &options;
         let development = errors.switch("development", &options.development).unwrap_or(false);
         let plane = providers::parse(options, development, &mut errors);
-        let server = server(options, mode, development, &mut errors);
+        let mut server = server(options, mode, development, &mut errors);
+        server.credential_variables = plane.as_ref().and_then(PlaneConfig::credential_variables);
         let settings = match mode {
             Mode::NoEvent => None,
             _ => settings(options, mode, development, &mut errors),
@@ -181,6 +184,7 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
         }
         match std::fs::read_to_string(file) {
             // An editor ends the last line; no secret does.
+            Ok(text) if text.trim().is_empty() => errors.push(&flag_file, format!("{file} is empty")),
             Ok(text) => *value = Some(text.trim_end_matches(['\r', '\n']).to_owned()),
             Err(error) => errors.push(&flag_file, format!("cannot read {file}: {error}")),
         }
@@ -214,6 +218,7 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
         socket: options.socket.as_ref().map(PathBuf::from),
         socket_uid: errors.parse("socket-uid", &options.socket_uid),
         module_timeout: lease,
+        credential_variables: None,
         exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),
         linger: errors.duration("linger", &options.linger, Duration::from_secs(2)),
         grace: errors.duration("grace", &options.grace, Duration::from_secs(30)),

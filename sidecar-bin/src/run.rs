@@ -84,9 +84,11 @@ async fn module(
     };
     let mut command = Command::new(program);
     // The sidecar's settings, credentials among them, are none of the module's business.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"SIDECAR_"))
-    {
-        command.env_remove(name);
+    let private = ["SIDECAR_"].into_iter().chain(config.credential_variables);
+    for (name, _) in std::env::vars_os() {
+        if private.clone().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            command.env_remove(name);
+        }
     }
     let mut child = command
         .args(arguments)

@@ -26,6 +26,8 @@ mod http;
 mod local_dir;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(feature = "postgres", feature = "nats"))]
+mod tls;
 
 #[cfg(feature = "engine")]
 pub mod wrappers;

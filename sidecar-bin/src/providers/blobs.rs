@@ -113,6 +113,18 @@ impl Blobs {
         Self::parse(&format!("az://{container}/"), options)
     }
 
+    pub(super) fn credential_variables(&self) -> Option<&'static str> {
+        match self {
+            Self::Embedded(_) => None,
+            #[cfg(feature = "s3")]
+            Self::S3(..) => Some("AWS_"),
+            #[cfg(feature = "azure")]
+            Self::Azure(..) => Some("AZURE_"),
+            #[cfg(feature = "gcs")]
+            Self::Gcs(..) => Some("GOOGLE_"),
+        }
+    }
+
     pub(super) fn open(&self, policy: &Policy, expiry: Duration) -> Result<Arc<dyn BlobProvider>> {
         let _ = (policy, expiry);
         Ok(match self {

@@ -47,26 +47,9 @@ impl Documents {
         match super::scheme(url)?.0 {
             #[cfg(feature = "mongodb")]
             "mongodb" | "mongodb+srv" => {
-                let example = "mongodb://user@host/database.collection";
-                let mut server = url::Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
-                let name = super::take_path(&mut server);
-                let Some((database, collection)) =
-                    name.split_once('.').filter(|(database, name)| !database.is_empty() && !name.is_empty())
-                else {
-                    return Err(format!("names no collection: say {example}"));
-                };
-                if let Some(password) = options.mongodbdocprovider_password.as_ref()
-                    && server.password().is_none()
-                    && !server.username().is_empty()
-                {
-                    server.set_password(Some(password)).map_err(|()| "takes no password")?;
-                }
-                let config = documents::MongoConfig {
-                    database: database.into(),
-                    collection: collection.into(),
-                    ca_file: options.ca_file(),
-                };
-                Ok(Self::Mongo(documents::Mongo::open(&server, config)))
+                let (server, database, collection) = mongo(url, options)?;
+                let config = documents::MongoConfig { database, collection, ca_file: options.ca_file() };
+                Ok(Self::Mongo(documents::Mongo::open(server, config)))
             }
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
@@ -88,7 +71,8 @@ impl Documents {
         let collection = text(&options.mongodbdocprovider_collection);
         // Cosmos DB speaks TLS only and takes no retryable writes.
         let settings = "tls=true&replicaSet=globaldb&retryWrites=false";
-        let host = format!("{account}.documents.azure.com:{port}");
+        // The original's `documents.azure.com` serves version 3.2 alone, which no driver of today speaks.
+        let host = format!("{account}.mongo.cosmos.azure.com:{port}");
         Self::parse(&format!("mongodb://{account}@{host}/{account}.{collection}?{settings}"), options)
     }
 
@@ -102,5 +86,45 @@ impl Documents {
             #[cfg(feature = "postgres")]
             Self::Postgres(provider) => super::policy::wrapped!(policy, provider.clone()),
         })
+    }
+}
+
+/// The connection string without its path, and the two names of the path.
+///
+/// It may list several hosts, which no URL can.
+#[cfg(feature = "mongodb")]
+fn mongo(url: &str, options: &Options) -> Result<(String, String, String), String> {
+    let example = "mongodb://user@host/database.collection";
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("is no URL: say {example}"))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = super::decoded(path);
+    let names = path.split_once('.').filter(|(database, name)| !database.is_empty() && !name.is_empty());
+    let (database, collection) = names.ok_or_else(|| format!("names no collection: say {example}"))?;
+    let authority = match (authority.rsplit_once('@'), &options.mongodbdocprovider_password) {
+        (Some((user, hosts)), Some(password)) if !user.contains(':') => {
+            let password: String = url::form_urlencoded::byte_serialize(password.as_bytes()).collect();
+            // A space is a plus sign in forms only.
+            format!("{user}:{}@{hosts}", password.replace('+', "%20"))
+        }
+        _ => authority.to_owned(),
+    };
+    Ok((format!("{scheme}://{authority}/?{query}"), database.to_owned(), collection.to_owned()))
+}
+
+#[cfg(all(test, feature = "mongodb"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_may_list_hosts_and_take_its_password_from_a_flag() {
+        let options = Options { mongodbdocprovider_password: Some("a%4 b/@".into()), ..Options::default() };
+        let (server, database, collection) =
+            mongo("mongodb://u@h1:1,h2:2/db.some.docs?replicaSet=r", &options).unwrap();
+        assert_eq!(server, "mongodb://u:a%254%20b%2F%40@h1:1,h2:2/?replicaSet=r");
+        assert_eq!((database.as_str(), collection.as_str()), ("db", "some.docs"));
+        for wrong in ["mongodb://h", "mongodb://h/db", "mongodb://h/.docs", "mongodb:h/db.docs"] {
+            assert!(mongo(wrong, &options).is_err(), "{wrong}");
+        }
     }
 }

@@ -75,6 +75,11 @@ fn one<T: From<Embedded>>(
 }
 
 impl PlaneConfig {
+    /// How the variables begin in which the blob store finds its credentials: none of a module's business.
+    pub(crate) fn credential_variables(&self) -> Option<&'static str> {
+        self.blobs.credential_variables()
+    }
+
     /// The settings in force, by their flags, without secrets.
     pub(crate) fn describe(&self) -> [(&'static str, String); 5] {
         [
@@ -163,7 +168,13 @@ fn remote(url: &str, example: &str) -> Result<(Url, Vec<(String, String)>), Stri
 /// The path of a URL as one name, which is taken out of the URL.
 #[allow(dead_code, reason = "builds without any such store do not ask for it")]
 fn take_path(url: &mut Url) -> String {
-    let path = url.path().trim_matches('/').to_owned();
+    let path = decoded(url.path().trim_matches('/'));
     url.set_path("");
     path
+}
+
+/// Text of a URL as it is meant.
+#[allow(dead_code, reason = "builds without any such store do not ask for it")]
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

@@ -75,7 +75,7 @@ fn the_flags_of_the_original_are_another_spelling() {
     assert_eq!(code, 64, "{errors}");
     for line in [
         "blobs = \"az://box/?account=a\"",
-        "documents = \"mongodb://acct.documents.azure.com/acct.docs\"",
+        "documents = \"mongodb://acct.mongo.cosmos.azure.com:10255/acct.docs\"",
         "events = \"servicebus://n/t\"",
     ] {
         assert!(out.contains(line), "{line} is not in\n{out}");
@@ -113,6 +113,9 @@ fn secrets_can_come_from_files() {
         client.get(serving.url("status")).header("secret", secret).send().unwrap().status().as_u16()
     };
     assert_eq!((status("swordfish"), status("dev")), (200, 401));
+    fs::write(dir.path().join("empty"), "\n").unwrap();
+    let empty = ["check", "--development", "--sharedsecret-file=empty"];
+    assert!(output(&dir, &empty).2.contains("--sharedsecret-file: empty is empty"));
     let both = ["check", "--development", "--sharedsecret=a", "--sharedsecret-file=secret"];
     assert!(output(&dir, &both).2.contains("--sharedsecret-file: says the same as --sharedsecret"));
     let (_, _, errors) = output(&dir, &["check", "--events=nats://h/s", "--ca-file=absent"]);

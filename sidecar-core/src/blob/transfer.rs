@@ -114,9 +114,14 @@ impl Source {
             .custom_flags(flags)
             .open(&self.path)
             .map_err(Error::io("read", &self.path))?;
-        let reader = Reader { file, source: self.clone() };
+        let reader = Reader { file, source: self.clone(), counts: true };
         reader.finish()?;
         Ok(reader)
+    }
+
+    /// The same, for a provider that counts the bytes once they are sent.
+    pub(crate) fn open_uncounted(&self) -> Result<Reader> {
+        Ok(Reader { counts: false, ..self.open()? })
     }
 }
 
@@ -125,6 +130,7 @@ impl Source {
 pub struct Reader {
     file: File,
     source: Source,
+    counts: bool,
 }
 
 impl Reader {
@@ -145,7 +151,9 @@ impl Reader {
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read(buffer)?;
-        self.source.moved.fetch_add(n as u64, Ordering::Relaxed);
+        if self.counts {
+            self.source.moved.fetch_add(n as u64, Ordering::Relaxed);
+        }
         Ok(n)
     }
 }

@@ -38,7 +38,7 @@ macro_rules! name_type {
                 let check: fn(&str) -> Result<String, &'static str> = $check;
                 check(text)
                     .map(Self)
-                    .map_err(|why| InvalidName { what: $what, name: text.escape_debug().collect(), why })
+                    .map_err(|why| InvalidName { what: $what, name: text.to_owned(), why })
             }
 
             /// The name as text.

@@ -14,7 +14,6 @@ use mongodb::{Client, Collection, IndexModel};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
-use url::Url;
 
 use super::DocumentProvider;
 use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
@@ -24,8 +23,11 @@ use crate::error::{Cause, Error, Result};
 const WINDOW: usize = 32;
 /// How long finding a server and connecting to it may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Codes of the server that mean "later": interrupted, not primary, time limit, and Cosmos DB's request rate.
-const TRANSIENT: [i32; 12] = [6, 7, 50, 89, 91, 189, 262, 10107, 11600, 11602, 13435, 16500];
+/// Codes of the server that mean "later": interrupted, not primary, time limit, and [`RATE`].
+const TRANSIENT: [i32; 16] =
+    [6, 7, 50, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, RATE];
+/// Cosmos DB's request rate is used up; its message says for how long.
+const RATE: i32 = 16500;
 /// Two upserts of one new document met: the repeat replaces what the other inserted.
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -46,7 +48,7 @@ pub struct MongoConfig {
 /// connections.
 #[derive(Clone)]
 pub struct Mongo {
-    url: Url,
+    url: String,
     config: MongoConfig,
     collection: Arc<OnceCell<Collection<Document>>>,
 }
@@ -60,12 +62,9 @@ impl fmt::Debug for Mongo {
 impl fmt::Display for Mongo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MongoConfig { database, collection, .. } = &self.config;
-        write!(
-            f,
-            "{}://{}/{database}.{collection}",
-            self.url.scheme(),
-            self.url.host_str().unwrap_or_default()
-        )
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        let hosts = rest.split(['/', '?']).next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+        write!(f, "{scheme}://{hosts}/{database}.{collection}")
     }
 }
 
@@ -128,17 +127,17 @@ impl DocumentProvider for Mongo {
 }
 
 impl Mongo {
-    /// The server of `mongodb://user:password@host:port/?options`, or `mongodb+srv:`; it is connected by the
-    /// first call.
-    pub fn open(server: &Url, config: MongoConfig) -> Self {
-        Self { url: server.clone(), config, collection: Arc::default() }
+    /// The server of `mongodb://user:password@host:port,host:port/?options`, or `mongodb+srv:`; it is connected by
+    /// the first call.
+    pub fn open(server: impl Into<String>, config: MongoConfig) -> Self {
+        Self { url: server.into(), config, collection: Arc::default() }
     }
 
     async fn collection(&self) -> Result<&Collection<Document>> {
         let connect = async || {
             let action = "take these settings";
             let mut options =
-                ClientOptions::parse(self.url.as_str()).await.map_err(|error| self.error(action, error))?;
+                ClientOptions::parse(&self.url).await.map_err(|error| self.error(action, error))?;
             options.app_name.get_or_insert_with(|| "sidecar".into());
             options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
             options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
@@ -147,7 +146,7 @@ impl Mongo {
                 match &mut options.tls {
                     Some(Tls::Enabled(tls)) => tls.ca_file_path = Some(file.clone()),
                     // Without TLS there is nothing to trust; `tls=true` in the URL asks for it.
-                    None if self.url.scheme() == "mongodb+srv" => {
+                    None if self.url.starts_with("mongodb+srv:") => {
                         options.tls =
                             Some(Tls::Enabled(TlsOptions::builder().ca_file_path(file.clone()).build()));
                     }
@@ -220,6 +219,28 @@ impl Mongo {
         };
         // The driver's own text may repeat the connection string's host, never its password.
         let cause: Cause = error.to_string().into();
-        if transient { Error::unavailable(self, action, cause) } else { Error::refused(self, action, cause) }
+        if !transient {
+            return Error::refused(self, action, cause);
+        }
+        let retry_after = retry_after(&cause.to_string());
+        Error::Unavailable { provider: self.to_string(), action: action.into(), retry_after, source: cause }
+    }
+}
+
+/// How long Cosmos DB asks to wait: `RetryAfterMs=32` in its message.
+fn retry_after(message: &str) -> Option<Duration> {
+    let (_, rest) = message.split_once("RetryAfterMs=")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+    digits.parse().ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosmos_db_says_how_long_to_wait() {
+        assert_eq!(retry_after("Error=16500, RetryAfterMs=32, Details"), Some(Duration::from_millis(32)));
+        assert_eq!(retry_after("no hint"), None);
     }
 }

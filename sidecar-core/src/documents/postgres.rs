@@ -3,13 +3,10 @@
 use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,11 +17,16 @@ use url::Url;
 use super::DocumentProvider;
 use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::{Error, Result};
+use crate::tls;
 
 /// Connections at once: documents are few and written in batches.
 const CONNECTIONS: usize = 4;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that was used before may take to show that it still works.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what was sent may stay without any sign of the server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The prefix of the tables where nothing else is said.
 const DEFAULT_TABLE: &str = "sidecar";
 
@@ -85,9 +87,16 @@ impl DocumentProvider for Postgres {
     }
 
     async fn check(&self) -> Result<()> {
+        let action = "make the tables";
+        let client = self.client(action).await?;
         let mut statements = String::new();
         for kind in ["contexts", "insights", "failures"] {
             let table = self.table(kind);
+            let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
+            // To use them needs less rights than to make them.
+            if there.and_then(|row| row.try_get(0)).map_err(|error| self.error(action, error))? {
+                continue;
+            }
             let index = format!("\"{}_{kind}_correlation\"", self.table);
             statements += &format!(
                 "CREATE TABLE IF NOT EXISTS {table} (
@@ -96,9 +105,9 @@ impl DocumentProvider for Postgres {
             );
         }
         // Two sidecars that make the tables at once would meet in the catalogue; any number is as good.
-        let statements = format!("BEGIN; SELECT pg_advisory_xact_lock(7305804402); {statements} COMMIT;");
-        let client = self.client("make the tables").await?;
-        client.batch_execute(&statements).await.map_err(|error| self.error("make the tables", error))
+        // Statements that are sent together are one transaction.
+        let statements = format!("SELECT pg_advisory_xact_lock(7305804402); {statements}");
+        client.batch_execute(&statements).await.map_err(|error| self.error(action, error))
     }
 }
 
@@ -126,10 +135,14 @@ impl Postgres {
         let mut config: Config =
             connection.as_str().parse().map_err(|error: tokio_postgres::Error| refused(error.into()))?;
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sidecar");
-        let manager = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config, tls(ca_file).map_err(refused)?, manager);
+        // A connection that was dropped without a word is found out before the retries are used up.
+        config.keepalives_idle(CONNECT_TIMEOUT).tcp_user_timeout(ANSWER_TIMEOUT);
+        let tls = MakeRustlsConnect::new(tls::client_config(ca_file).map_err(refused)?);
+        let manager = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let manager = Manager::from_config(config, tls, manager);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
+            .recycle_timeout(Some(CHECK_TIMEOUT))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| refused(error.into()))?;
@@ -194,27 +207,12 @@ impl Postgres {
     fn error(&self, action: &str, error: tokio_postgres::Error) -> Error {
         // Classes of SQLSTATE: connection, rolled back, out of resources, operator intervention, system.
         let transient = match error.code() {
+            // One that is read only has just lost its place to another.
+            Some(code) if code.code() == "25006" => true,
             Some(code) => ["08", "40", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)),
             // No answer of the server at all; a value that cannot be sent stays so.
             None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
         };
         if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
     }
-}
-
-/// TLS where the server has it, as `sslmode` says.
-fn tls(ca_file: Option<&Path>) -> Result<MakeRustlsConnect, crate::Cause> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(file) = ca_file {
-        for certificate in CertificateDer::pem_file_iter(file)? {
-            roots.add(certificate?)?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
 }

@@ -23,6 +23,9 @@ use crate::contract::{
 use crate::error::{Error, Result};
 use crate::fault;
 
+/// Documents or events of one call: a store that is slow or throttles gets through it within a deadline.
+const AT_ONCE: usize = 500;
+
 /// Brings the execution from whatever step it is at to `Step::Done`.
 pub(super) async fn commit(
     settings: &Settings,
@@ -40,8 +43,10 @@ pub(super) async fn commit(
                 store(settings, plane, journal, progress, prepared, files).await?
             }
             Step::Publishing { prepared, events, receipt } => {
-                plane.events.publish(&events).await?;
-                fault::point("events.publish");
+                for events in events.chunks(AT_ONCE) {
+                    plane.events.publish(events).await?;
+                    fault::point("events.publish");
+                }
                 Step::Published { prepared, receipt }
             }
             Step::Published { prepared, receipt } => {
@@ -119,8 +124,10 @@ async fn store(
     if contexts.is_empty() {
         return Ok(Step::Published { prepared, receipt });
     }
-    plane.documents.put_event_contexts(&contexts).await?;
-    fault::point("documents.put_event_contexts");
+    for contexts in contexts.chunks(AT_ONCE) {
+        plane.documents.put_event_contexts(contexts).await?;
+        fault::point("documents.put_event_contexts");
+    }
     let events =
         contexts.into_iter().zip(&receipt.events).map(|(context, published)| event(context, published));
     Ok(Step::Publishing { events: events.collect(), prepared, receipt })

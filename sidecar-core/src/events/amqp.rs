@@ -76,7 +76,7 @@ impl AmqpConfig {
 pub struct Amqp {
     url: Url,
     config: AmqpConfig,
-    open: Arc<Mutex<Option<(Connection, Channel)>>>,
+    open: Arc<Mutex<Option<Connection>>>,
 }
 
 impl fmt::Debug for Amqp {
@@ -96,15 +96,16 @@ impl fmt::Display for Amqp {
 impl EventProvider for Amqp {
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let channel = self.channel().await?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        confirm.map_err(|error| self.error("confirm messages", error))?;
         let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
         let exchange = self.name(&self.config.exchange)?;
         let options =
             BasicPublishOptions { mandatory: !self.config.drop_unroutable, ..BasicPublishOptions::default() };
         futures_util::stream::iter(messages)
             .map(async |Message { event_type, properties, body }| {
-                let published = channel
-                    .basic_publish(exchange.clone(), event_type.clone(), options, &body, properties)
-                    .await;
+                let published =
+                    channel.basic_publish(exchange.clone(), event_type, options, &body, properties).await;
                 let confirmed = match published {
                     Ok(confirm) => confirm.await,
                     Err(error) => Err(error),
@@ -113,9 +114,10 @@ impl EventProvider for Amqp {
                 if confirmed.is_nack() {
                     return Err(Error::unavailable(self, "publish an event", "the broker did not take it"));
                 }
-                if confirmed.take_message().is_some() {
+                if let Some(returned) = confirmed.take_message() {
                     let hint = "bind one, or say queue=NAME to have one made, or unroutable=drop";
-                    let problem = format!("no queue is bound for events of type {event_type:?}: {hint}");
+                    let returned = returned.delivery.routing_key.as_str();
+                    let problem = format!("no queue is bound for events of type {returned:?}: {hint}");
                     return Err(Error::refused(self, "publish an event", problem));
                 }
                 Ok(())
@@ -140,13 +142,20 @@ impl EventProvider for Amqp {
             declare(false).await?;
         }
         let Some(queue) = &self.config.queue else { return Ok(()) };
-        let (channel, queue) = (self.channel().await?, self.name(queue)?);
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await;
-        declared.map_err(|error| self.error("make the queue", error))?;
+        let queue = self.name(queue)?;
+        let declare = async |passive| {
+            let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+            let channel = self.channel().await?;
+            let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await;
+            declared.map_err(|error| self.error("find or make the queue", error))
+        };
+        if let Err(Error::Refused { .. }) = declare(true).await {
+            declare(false).await?;
+        }
+        let channel = self.channel().await?;
         let every = ShortString::from("#");
         let options = QueueBindOptions::default();
-        let bound = channel.queue_bind(queue, exchange, every, options, FieldTable::default()).await;
+        let bound = channel.queue_bind(queue.clone(), exchange, every, options, FieldTable::default()).await;
         bound.map_err(|error| self.error("bind the queue", error))
     }
 }
@@ -164,26 +173,15 @@ impl Amqp {
         Self { url: broker.clone(), config, open: Arc::default() }
     }
 
-    /// The channel, opened anew when it broke.
+    /// A channel of its own for every call: what the broker says on it belongs to no other.
     async fn channel(&self) -> Result<Channel> {
         let mut open = self.open.lock().await;
-        if let Some((connection, channel)) = &*open
-            && connection.status().connected()
-        {
-            if channel.status().connected() {
-                return Ok(channel.clone());
-            }
-        } else {
-            *open = None;
-        }
         let connection = match open.take() {
-            Some((connection, _)) => connection,
-            None => self.connect().await?,
+            Some(connection) if connection.status().connected() => connection,
+            _ => self.connect().await?,
         };
         let channel = connection.create_channel().await.map_err(|error| self.error("connect", error))?;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        confirm.map_err(|error| self.error("confirm messages", error))?;
-        *open = Some((connection, channel.clone()));
+        *open = Some(connection);
         Ok(channel)
     }
 

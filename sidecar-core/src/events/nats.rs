@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, context::PublishErrorKind, message::PublishMessage, stream};
+use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::{self, message::PublishMessage, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use async_trait::async_trait;
 use futures_util::stream::{StreamExt, TryStreamExt};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 use url::Url;
@@ -15,6 +17,7 @@ use url::Url;
 use super::{EventFormat, EventProvider};
 use crate::contract::Event;
 use crate::error::{Error, Result};
+use crate::tls;
 
 /// Publishes whose acknowledgement is waited for at once.
 const WINDOW: usize = 256;
@@ -92,16 +95,21 @@ impl EventProvider for Nats {
             ..stream::Config::default()
         };
         let context = self.context().await?;
-        let mut stream = context
-            .get_or_create_stream(config)
-            .await
-            .map_err(|error| Error::refused(self, "find or make the stream", error))?;
+        let mut stream = context.get_or_create_stream(config).await.map_err(|error| {
+            use CreateStreamErrorKind as Kind;
+            let transient = match error.kind() {
+                Kind::JetStream(error) => error.code() >= 500,
+                Kind::JetStreamUnavailable | Kind::TimedOut | Kind::Response => true,
+                _ => false,
+            };
+            let build = if transient { Error::unavailable } else { Error::refused };
+            build(self, "find or make the stream", error)
+        })?;
         let info =
             stream.info().await.map_err(|error| Error::unavailable(self, "look at the stream", error))?;
-        // A wildcard subject may contain ours; what a stream does not listen to is never acknowledged.
+        // What a stream does not listen to is never acknowledged.
         let subject = &self.config.subject;
-        let listens = |wanted: &String| wanted == subject || wanted.contains(['*', '>']);
-        if info.config.subjects.iter().any(listens) {
+        if info.config.subjects.iter().any(|wanted| listens(wanted, subject)) {
             return Ok(());
         }
         let subjects = info.config.subjects.join(", ");
@@ -122,9 +130,14 @@ impl Nats {
                 let read = options.credentials_file(file).await;
                 options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;
             }
-            if let Some(file) = &self.config.ca_file {
-                options = options.add_root_certificates(file.clone());
+            let settings = |error: crate::Cause| Error::refused(self, "take these settings", error);
+            if !self.url.username().is_empty() {
+                let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+                let password = decode(self.url.password().unwrap_or_default());
+                options = options.user_and_password(decode(self.url.username()), password);
             }
+            let tls = tls::client_config(self.config.ca_file.as_deref()).map_err(settings)?;
+            options = options.tls_client_config(tls);
             let client = options.connect(self.url.as_str()).await.map_err(|error| match error.kind() {
                 async_nats::ConnectErrorKind::Authentication
                 | async_nats::ConnectErrorKind::AuthorizationViolation
@@ -137,8 +150,11 @@ impl Nats {
     }
 
     fn message(&self, event: &Event) -> Result<PublishMessage> {
-        let json =
-            serde_json::to_vec(event).map_err(|error| Error::refused(self, "encode an event", error))?;
+        let json = self
+            .config
+            .format
+            .encode(event)
+            .map_err(|error| Error::refused(self, "encode an event", error))?;
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("Event-Type", event.event_type.as_str()),
@@ -161,6 +177,35 @@ impl Nats {
             | PublishErrorKind::WrongLastMessageId
             | PublishErrorKind::WrongLastSequence => Error::refused(self, "publish an event", error),
             _ => Error::unavailable(self, "publish an event", error),
+        }
+    }
+}
+
+/// Whether `subject` is one of those that the pattern `wanted` stands for: `*` for one token, `>` for the rest.
+fn listens(wanted: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for pattern in wanted.split('.') {
+        match (pattern, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (pattern, Some(token)) if pattern == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listens;
+
+    #[test]
+    fn a_stream_listens_to_what_its_patterns_stand_for() {
+        for pattern in ["events.x", "events.*", "events.>", "*.x", ">"] {
+            assert!(listens(pattern, "events.x"), "{pattern}");
+        }
+        for pattern in ["other.>", "events", "events.x.*", "events.x.>", "*", "events.y"] {
+            assert!(!listens(pattern, "events.x"), "{pattern}");
         }
     }
 }

@@ -116,9 +116,13 @@ impl EventProvider for ServiceBus {
     async fn check(&self) -> Result<()> {
         let mut url = self.topic.clone();
         url.set_query(Some("api-version=2021-05"));
-        match self.send("look at the topic", self.client.get(url)).await {
+        let action = "look at the topic";
+        match self.send(action, self.client.get(url)).await {
             Err(Error::Refused { source, .. }) if source.to_string().contains("Manage") => Ok(()),
-            outcome => outcome,
+            // What is not there is an empty feed, and no error.
+            Ok(text) if text.contains("<TopicDescription") || text.contains("<QueueDescription") => Ok(()),
+            Ok(_) => Err(Error::refused(self, action, "there is none of that name; make it first")),
+            Err(error) => Err(error),
         }
     }
 }
@@ -154,10 +158,10 @@ impl ServiceBus {
         serde_json::to_string(&message).map_err(|error| refused(error.into()))
     }
 
-    async fn send(&self, action: &str, request: RequestBuilder) -> Result<()> {
+    async fn send(&self, action: &str, request: RequestBuilder) -> Result<String> {
         let request = request.header(header::AUTHORIZATION, self.token());
         match request.send().await {
-            Ok(response) if response.status().is_success() => Ok(()),
+            Ok(response) if response.status().is_success() => Ok(response.text().await.unwrap_or_default()),
             Ok(response) => Err(self.error(action, response).await),
             Err(error) => Err(Error::unavailable(self, action, error.without_url())),
         }

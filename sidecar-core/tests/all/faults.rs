@@ -115,7 +115,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let Some(server) = servers::secantusdb() else { return };
         let proxy = through(&server).await;
         let config = MongoConfig { database: "test".into(), collection: "faults".into(), ca_file: None };
-        let provider = Mongo::open(&proxy.url(&server).parse().unwrap(), config);
+        let provider = Mongo::open(proxy.url(&server), config);
         goes_away_and_comes_back!(proxy, provider, |p| p.put_event_contexts(&[context()]));
     }
 
@@ -211,7 +211,7 @@ async fn a_server_that_never_answers_is_given_up() {
     let nats = Nats::open(&format!("nats://{address}").parse().unwrap(), NatsConfig::new("s", "s"));
     let amqp = Amqp::open(&format!("amqp://{address}").parse().unwrap(), AmqpConfig::new("x"));
     let config = MongoConfig { database: "d".into(), collection: "c".into(), ca_file: None };
-    let mongo = Mongo::open(&format!("mongodb://{address}").parse().unwrap(), config);
+    let mongo = Mongo::open(format!("mongodb://{address}"), config);
     let postgres = Postgres::open(&format!("postgres://u@{address}/d").parse().unwrap(), None).unwrap();
     let bucket = s3(format!("http://{address}"));
     let started = Instant::now();

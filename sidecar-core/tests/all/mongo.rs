@@ -13,7 +13,7 @@ fn config() -> MongoConfig {
 async fn provider() -> Option<Mongo> {
     static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     // Connections belong to the runtime of the test that opened them.
-    let provider = Mongo::open(&servers::secantusdb()?.parse().unwrap(), config());
+    let provider = Mongo::open(servers::secantusdb()?, config());
     MADE.get_or_init(async || servers::answering(|| provider.check()).await).await;
     Some(provider)
 }
@@ -56,7 +56,7 @@ async fn a_document_that_is_not_ours_is_corrupt() {
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable() {
     let url = "mongodb://u:swordfish@127.0.0.1:1/?serverSelectionTimeoutMS=100";
-    let away = Mongo::open(&url.parse().unwrap(), config());
+    let away = Mongo::open(url, config());
     let error = away.check().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {away} {error:?} {}", error.chain()).contains("swordfish"));

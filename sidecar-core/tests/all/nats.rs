@@ -4,7 +4,7 @@ use async_nats::jetstream::{self, consumer::pull};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use sidecar_core::conformance::events::Consumer;
-use sidecar_core::events::{Nats, NatsConfig};
+use sidecar_core::events::{EventFormat, Nats, NatsConfig};
 use sidecar_core::{Error, Event, EventProvider};
 
 use crate::servers;
@@ -14,16 +14,21 @@ struct Stream {
     provider: Nats,
     server: String,
     name: String,
+    format: EventFormat,
 }
 
 async fn stream() -> Option<Stream> {
+    stream_with(EventFormat::Ion).await
+}
+
+async fn stream_with(format: EventFormat) -> Option<Stream> {
     let server = servers::nats()?;
     let name = format!("test-{}", uuid::Uuid::new_v4().simple());
-    let config = NatsConfig::new(format!("events.{name}"), &name);
+    let config = NatsConfig { format, ..NatsConfig::new(format!("events.{name}"), &name) };
     let provider = Nats::open(&server.parse().unwrap(), config);
     provider.check().await.unwrap();
     provider.check().await.unwrap();
-    Some(Stream { provider, server, name })
+    Some(Stream { provider, server, name, format })
 }
 
 #[async_trait]
@@ -38,7 +43,7 @@ impl Consumer for Stream {
         let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
         let messages = consumer.fetch().max_messages(10_000).messages().await.unwrap();
         let parse = |message: jetstream::Message| {
-            let event: Event = serde_json::from_slice(&message.payload).unwrap();
+            let event: Event = self.format.decode(&message.payload).unwrap();
             let headers = message.headers.as_ref().unwrap();
             assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), event.context.event_id.as_str());
             event
@@ -49,6 +54,10 @@ impl Consumer for Stream {
     fn drops_repeats(&self) -> bool {
         true
     }
+}
+
+mod jetstream_cloudevents {
+    sidecar_core::conformance_events!(optional: super::stream_with(super::EventFormat::CloudEvents).await);
 }
 
 mod jetstream_server {
@@ -64,6 +73,19 @@ async fn a_stream_that_listens_elsewhere_is_refused() {
         matches!(error, Error::Refused { .. }) && error.chain().contains("not to elsewhere"),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn a_user_of_the_url_is_the_one_that_connects() {
+    let Some(server) = servers::nats_with_users() else { return };
+    let name = format!("users-{}", std::process::id());
+    let open = |user: &str| {
+        let url = server.replace("nats://", &format!("nats://{user}@"));
+        Nats::open(&url.parse().unwrap(), NatsConfig::new(&name, &name))
+    };
+    open("sidecar:p%40ss").check().await.unwrap();
+    let error = open("sidecar:wrong").check().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
 
 #[tokio::test]

