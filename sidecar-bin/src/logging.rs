@@ -3,7 +3,10 @@
 use std::fs::File;
 use std::io::IsTerminal;
 
-use tracing_subscriber::fmt;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::prelude::*;
 
 use crate::config::Log;
 use crate::exit::{self, Failure};
@@ -13,9 +16,16 @@ use crate::exit::{self, Failure};
 /// # Errors
 /// When the log file cannot be opened.
 pub(crate) fn start(log: &Log) -> Result<(), Failure> {
-    let builder = fmt().with_max_level(log.level).with_target(false);
+    // What drivers log in detail is not written for the users of this program, and may hold their passwords.
+    let ours = Targets::new()
+        .with_default(log.level.min(LevelFilter::WARN))
+        .with_targets(["sidecar", "sidecar_core"].map(|target| (target, log.level)));
+    let lines = layer().with_target(false);
     match &log.file {
-        None => builder.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init(),
+        None => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+            tracing_subscriber::registry().with(lines.with_filter(ours)).init();
+        }
         Some(path) => {
             let file = File::options().create(true).append(true).open(path).map_err(|error| {
                 Failure::new(
@@ -23,7 +33,8 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
                     format!("--logfile: cannot open {}: {error}", path.display()),
                 )
             })?;
-            builder.with_ansi(false).with_writer(file).init();
+            let lines = lines.with_ansi(false).with_writer(file);
+            tracing_subscriber::registry().with(lines.with_filter(ours)).init();
         }
     }
     Ok(())

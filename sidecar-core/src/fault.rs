@@ -1,13 +1,16 @@
-//! Places where a test kills this process, to see what the world looks like then.
+//! Places where a test ends this process, to see what the world looks like then.
 //!
 //! Without the feature `fault-points` they are nothing. With it, `SIDECAR_FAULT_TRACE` names a file to which
-//! every place passed is added, and `SIDECAR_FAULT_AT` the place and how often it is passed before the end:
-//! `journal.ready.before 1`.
+//! every place passed is added, `SIDECAR_FAULT_AT` the place and how often it is passed before the end
+//! (`journal.ready.before 1`), and `SIDECAR_FAULT_SIGNAL` how it ends: `KILL`, or `TERM`, after which it goes on.
 
 #[cfg(feature = "fault-points")]
 pub(crate) fn point(name: &str) {
     use std::io::Write;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
     static PASSED: AtomicUsize = AtomicUsize::new(0);
 
     if let Some(path) = std::env::var_os("SIDECAR_FAULT_TRACE")
@@ -17,11 +20,18 @@ pub(crate) fn point(name: &str) {
         let _ = trace.write_all(format!("{name}\n").as_bytes());
     }
     let Ok(at) = std::env::var("SIDECAR_FAULT_AT") else { return };
-    let Some((place, times)) = at.split_once(' ') else { return };
-    if place == name && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == times.parse().unwrap_or(1) {
-        // SIGKILL is not delivered later: nothing of this process runs on.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    let Some((place, times)) = at.rsplit_once(' ') else { return };
+    if place != name || PASSED.fetch_add(1, Ordering::SeqCst) + 1 != times.parse().unwrap_or(1) {
+        return;
     }
+    if std::env::var("SIDECAR_FAULT_SIGNAL").is_ok_and(|signal| signal == "TERM") {
+        let _ = kill_process(getpid(), Signal::TERM);
+        // The signal is seen by another thread while this one is still at this place.
+        std::thread::sleep(Duration::from_millis(50));
+        return;
+    }
+    // SIGKILL is not delivered later: nothing of this process runs on.
+    let _ = kill_process(getpid(), Signal::KILL);
 }
 
 #[cfg(not(feature = "fault-points"))]

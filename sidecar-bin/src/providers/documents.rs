@@ -79,7 +79,7 @@ impl Documents {
     pub(super) fn open(&self, policy: &Policy) -> Result<Arc<dyn DocumentProvider>> {
         let _ = policy;
         Ok(match self {
-            Self::Embedded(Embedded::Local(dir)) => Arc::new(documents::Local::open(dir)?),
+            Self::Embedded(Embedded::Local(dir)) => Arc::new(super::faulty(documents::Local::open(dir)?)),
             Self::Embedded(Embedded::Memory) => Arc::new(documents::Memory::default()),
             #[cfg(feature = "mongodb")]
             Self::Mongo(provider) => super::policy::wrapped!(policy, provider.clone()),

@@ -12,6 +12,8 @@ use crate::options::Options;
 mod blobs;
 mod documents;
 mod events;
+#[cfg(feature = "fault-points")]
+mod faulty;
 mod ion;
 mod policy;
 
@@ -102,6 +104,15 @@ pub(crate) fn open(config: &PlaneConfig) -> Result<DataPlane> {
         documents: config.documents.open(&config.policy)?,
         events: config.events.open(&config.policy)?,
     })
+}
+
+#[cfg(feature = "fault-points")]
+use faulty::faulty;
+
+/// In a release nothing fails on demand.
+#[cfg(not(feature = "fault-points"))]
+fn faulty<P>(provider: P) -> P {
+    provider
 }
 
 /// What needs nothing installed, and is there for each kind.

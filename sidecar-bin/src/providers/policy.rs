@@ -60,7 +60,7 @@ macro_rules! wrapped {
         use sidecar_core::wrappers::{CircuitBreaker, RateLimit, Retry, Timeout};
         let policy: &$crate::providers::policy::Policy = $policy;
         let failures = policy.failures.unwrap_or(std::num::NonZeroU32::MAX);
-        let timeout = Timeout::new($provider, policy.timeout);
+        let timeout = Timeout::new($crate::providers::faulty($provider), policy.timeout);
         let breaker = CircuitBreaker::new(timeout, failures, $crate::providers::policy::PAUSE);
         match policy.per_second {
             Some(calls) => Arc::new(Retry::new(RateLimit::new(breaker, calls), policy.retry_for)),

@@ -66,7 +66,9 @@ fn killed_anywhere_it_ends_in_the_same_receipt_without_a_duplicate() {
     let committed = files(dir.path().join("dev"));
     let mut passed: HashMap<String, usize> = HashMap::new();
     let mut places = Vec::new();
-    for place in fs::read_to_string(&trace).unwrap().lines() {
+    let trace = fs::read_to_string(&trace).unwrap();
+    // Calls are no places where it can be killed.
+    for place in trace.lines().filter(|line| !line.starts_with("call ")) {
         let times = passed.entry(place.to_owned()).or_default();
         *times += 1;
         places.push(format!("{place} {times}"));

@@ -138,3 +138,52 @@ fn the_socket_asks_who_is_there() {
     assert!(as_user("12345") && as_user("0"));
     assert!(!as_user("54321"));
 }
+
+/// A whole execution with everything logged, over stores that take secrets, and an execution that fails.
+#[test]
+fn no_secret_is_printed_or_stored() {
+    let (Some(s3), Some(postgres), Some(nats)) =
+        (crate::servers::seaweedfs(), crate::servers::postgres(), crate::servers::nats_with_users())
+    else {
+        return;
+    };
+    let secrets = ["swordfish-api", crate::servers::S3_SECRET, "p%40ss", "p@ss", "swordfish-postgres"];
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("secret"), secrets[0]).unwrap();
+    let with_password = postgres.replace("postgres://postgres@", "postgres://postgres:swordfish-postgres@");
+    assert_ne!(with_password, postgres);
+    fs::write(dir.path().join("documents"), format!("{with_password}?table=hygiene")).unwrap();
+    fs::write(dir.path().join("events"), nats.replace("nats://", "nats://sidecar:p%40ss@") + "/hygiene")
+        .unwrap();
+    let mut printed = String::new();
+    for (event, module) in [
+        (
+            "h1",
+            "echo x > $SIDECAR_BASE_DIR/out/data/x; echo '[{\"key\":\"eventType\",\"value\":\"t\"},{\"key\":\"files\",\"value\":\"x\"}]' > $SIDECAR_BASE_DIR/out/events/1.json",
+        ),
+        ("h2", "env; exit 3"),
+    ] {
+        let flags =
+            ["--basedir=base", "--statedir=state", "--loglevel=trace", "--printconfig", "--context.name=m"];
+        let files =
+            ["--sharedsecret-file=../secret", "--documents-file=../documents", "--events-file=../events"];
+        fs::create_dir_all(dir.path().join("work")).unwrap();
+        let mut command = sidecar(&dir, &["run", "--wrap", "--rerun"]);
+        command.current_dir(dir.path().join("work")).args(flags).args(files);
+        command.args([&format!("--context.eventid={event}"), "--", "sh", "-c", module]);
+        command.env("SIDECAR_BLOBS", format!("s3://test/hygiene?endpoint={s3}&region=us-east-1"));
+        command.env("AWS_ACCESS_KEY_ID", crate::servers::S3_KEY).env("AWS_SECRET_ACCESS_KEY", secrets[1]);
+        let (code, out, log) = ended(&command.output().unwrap());
+        assert_eq!(code, if event == "h1" { 0 } else { 3 }, "{log}");
+        // The module is told the secret that it must send, and nothing else.
+        let told = out.replace(&format!("SHARED_SECRET={}", secrets[0]), "");
+        printed += &(told + &log);
+    }
+    for secret in secrets {
+        let line = printed.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} was printed: {line:?}");
+        for (name, content) in files(dir.path().join("work")) {
+            assert!(!content.contains(secret), "{secret} is in {name}");
+        }
+    }
+}

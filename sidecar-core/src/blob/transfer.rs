@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use super::Descriptor;
 use crate::contract::Digest;
 use crate::error::{Error, Result};
+use crate::fault;
 
 /// The most that one read or write moves, in bytes: large enough for hashing beside the write to pay.
 const BUFFER: u64 = 1024 * 1024;
@@ -270,6 +271,9 @@ pub(super) fn copy(from: &mut impl Read, to: &mut impl Write, size: u64) -> Resu
             Err(error) => return Err(Side::Read(error)),
         };
         hash_and_write(&mut hasher, to, &buffer[..n]).map_err(Side::Write)?;
+        if n as u64 == BUFFER {
+            fault::point("transfer.part");
+        }
     }
 }
 

@@ -112,9 +112,6 @@ async fn store(
             .put_insight(&Insight { context: settings.context.clone(), id, data: insights })
             .await?;
     }
-    if stored.is_empty() && receipt.insight.is_none() && receipt.events.is_empty() {
-        return Ok(Step::Done { prepared, receipt });
-    }
     let contexts: Vec<EventContext> = receipt
         .events
         .iter()

@@ -166,9 +166,11 @@ impl Journal {
         };
         let [base, file] = &self.locks;
         if !held(base, &self.base) || !held(file, &lock_file) {
-            if held(base, &self.base) {
-                // It is ours: taking it a second time through another file would find it taken.
-                base.unlock().map_err(Error::io("lock", &self.base))?;
+            for (lock, path) in [(base, &self.base), (file, &lock_file)] {
+                if held(lock, path) {
+                    // It is ours: taking it a second time through another file would find it taken.
+                    lock.unlock().map_err(Error::io("lock", path))?;
+                }
             }
             self.locks = lock(&self.base, &self.dir)?;
         }

@@ -19,12 +19,17 @@ pub(super) async fn prepare(settings: &Settings, plane: &DataPlane, progress: &P
     fault::point("inputs.clear");
     let staged = stage(settings, plane, progress).await;
     if staged.is_err() {
-        let layout = settings.layout.clone();
-        if let Err(error) = blocking(move || directories::clear(&layout)).await {
-            tracing::error!(error = error.chain(), "the inputs could not be cleared");
-        }
+        clear(settings).await;
     }
     staged
+}
+
+/// Empties `in/` after an error.
+pub(super) async fn clear(settings: &Settings) {
+    let layout = settings.layout.clone();
+    if let Err(error) = blocking(move || directories::clear(&layout)).await {
+        tracing::error!(error = error.chain(), "the inputs could not be cleared");
+    }
 }
 
 async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {

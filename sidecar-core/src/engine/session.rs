@@ -137,6 +137,8 @@ struct State {
     preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
     committing: Option<Shared<BoxFuture<'static, Outcome<Receipt>>>>,
     failing: Option<Shared<BoxFuture<'static, Outcome<()>>>>,
+    /// Whether a commit that has begun to publish is about to be tried again.
+    finish_scheduled: bool,
 }
 
 impl Session {
@@ -217,6 +219,10 @@ impl Session {
                 _ if state.failing.is_some() => return Err(state.out_of_order("prepare")),
                 (Phase::Failed, ..) => return Err(state.out_of_order("prepare")),
                 (_, Some(running), _) => running.clone(),
+                // A module that starts again meets the commit of its predecessor.
+                (Phase::Committing, ..) if self.inner.inputs_are_gone() => {
+                    return Err(state.out_of_order("prepare"));
+                }
                 (Phase::New, ..) => self.start_prepare(&mut state),
                 (Phase::Ready, ..) if !state.staged || self.inner.inputs_are_gone() => {
                     self.start_prepare(&mut state)
@@ -252,6 +258,21 @@ impl Session {
             self.inner.told.send_replace(true);
         }
         outcome
+    }
+
+    /// Finishes a commit that has begun to publish, without anybody having asked.
+    async fn finish(&self) {
+        let running = {
+            let mut state = self.inner.state();
+            state.finish_scheduled = false;
+            match (state.phase, &state.committing) {
+                (_, Some(running)) => running.clone(),
+                (Phase::Ready, None) if state.publishing => self.start_commit(&mut state),
+                _ => return,
+            }
+        };
+        // It reports itself, and schedules the next attempt if it fails.
+        let _ = running.await;
     }
 
     /// Ends the execution without a commit, for this reason of the module; a running call is waited for.
@@ -360,7 +381,8 @@ impl Session {
             let phase = self.idle().await;
             let heard = *self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
             let silence = heard.elapsed();
-            if silence >= lease && matches!(phase, Phase::New | Phase::Ready) {
+            let its_turn = matches!(phase, Phase::New | Phase::Ready) && !self.is_publishing();
+            if silence >= lease && its_turn {
                 return;
             }
             // A call that was at work counts as life until it ended.
@@ -403,7 +425,13 @@ impl Session {
 
     /// Waits until no call is at work, and says where the execution stands.
     pub async fn idle(&self) -> Phase {
-        self.wait_for(|phase| !matches!(phase, Phase::Preparing | Phase::Committing)).await
+        loop {
+            let phase = self.wait_for(|phase| !matches!(phase, Phase::Preparing | Phase::Committing)).await;
+            let failing = self.inner.state().failing.clone();
+            let Some(failing) = failing else { return phase };
+            // It always ends well; see `start_fail`.
+            let _ = failing.await;
+        }
     }
 
     async fn wait_for(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
@@ -449,7 +477,10 @@ impl Session {
         state.reason = Some(reason.text.clone());
         let (inner, phase) = (self.inner.clone(), state.phase);
         let task = tokio::spawn(async move {
-            failure::record(&inner.settings, &inner.plane, phase, &reason).await;
+            let record = failure::record(&inner.settings, &inner.plane, phase, &reason).map(Ok);
+            if let Err(panic) = caught(record).await {
+                error!(error = panic.chain(), "the failure could not be recorded");
+            }
             let mut state = inner.state();
             state.failing = None;
             inner.enter(&mut state, Phase::Failed);
@@ -485,7 +516,9 @@ impl Session {
                     if state.publishing {
                         // The inputs are of no use any more, and what is half published must be finished.
                         state.staged = true;
-                        tokio::spawn(finish_later(Arc::downgrade(&inner)));
+                        if !std::mem::replace(&mut state.finish_scheduled, true) {
+                            tokio::spawn(finish_later(Arc::downgrade(&inner)));
+                        }
                     }
                     inner.enter(&mut state, Phase::Ready);
                 }
@@ -506,7 +539,11 @@ impl Inner {
         let prepared = prepare::prepare(&self.settings, &self.plane, &self.progress).await?;
         // Later steps know more: staging the inputs again must not make the journal forget it.
         if *self.journal().step() == Step::New {
-            commit::advance(&self.journal, Step::Ready { prepared: prepared.clone() }).await?;
+            let ready = Step::Ready { prepared: prepared.clone() };
+            if let Err(error) = commit::advance(&self.journal, ready).await {
+                prepare::clear(&self.settings).await;
+                return Err(error);
+            }
         }
         Ok(prepared)
     }
@@ -551,6 +588,7 @@ impl State {
             preparing: None,
             committing: None,
             failing: None,
+            finish_scheduled: false,
         }
     }
 
@@ -561,6 +599,9 @@ impl State {
             (Phase::Done, _) => "the outputs are committed already".to_owned(),
             (Phase::Failed, _) => {
                 format!("the execution failed: {}", self.reason.as_deref().unwrap_or("no reason given"))
+            }
+            (Phase::Committing, "prepare") => {
+                "the outputs of an earlier start are being committed".to_owned()
             }
             (Phase::Ready | Phase::Committing, _) => {
                 "events were published already, and the commit is finished as soon as it can be".to_owned()
@@ -576,8 +617,7 @@ const FINISH_AFTER: Duration = Duration::from_secs(5);
 async fn finish_later(inner: Weak<Inner>) {
     tokio::time::sleep(FINISH_AFTER).await;
     if let Some(inner) = inner.upgrade() {
-        // It reports itself, and comes back here if it fails again.
-        let _ = Session { inner }.done().await;
+        Session { inner }.finish().await;
     }
 }
 

@@ -11,6 +11,9 @@ use crate::blob::Source;
 use crate::contract::{FileName, Problem};
 use crate::error::{Error, Result};
 
+/// The most names that a tree may have, directories and those that links multiply included.
+const MAX_NAMES: usize = 2_000_000;
+
 /// The files under a directory, by name.
 pub(super) type Tree = BTreeMap<FileName, Source>;
 
@@ -19,8 +22,14 @@ pub(super) type Tree = BTreeMap<FileName, Source>;
 /// A symbolic link that stays inside `root` stands for what it points to.
 /// An absent root is an empty tree.
 pub(super) fn walk(root: &Path, label: &str, problems: &mut Vec<Problem>) -> Result<Tree> {
-    let mut walk =
-        Walk { root: root.to_owned(), label, real_root: PathBuf::new(), tree: Tree::new(), problems };
+    let mut walk = Walk {
+        root: root.to_owned(),
+        label,
+        real_root: PathBuf::new(),
+        tree: Tree::new(),
+        names: 0,
+        problems,
+    };
     for dir in [root.parent(), Some(root)].into_iter().flatten() {
         if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
             walk.problem("", format!("{} is a link, and must be a directory", dir.display()));
@@ -43,6 +52,7 @@ struct Walk<'p> {
     label: &'p str,
     real_root: PathBuf,
     tree: Tree,
+    names: usize,
     problems: &'p mut Vec<Problem>,
 }
 
@@ -54,6 +64,13 @@ impl Walk<'_> {
             Err(error) => return self.problem(prefix, format!("cannot be read: {error}")),
         };
         for entry in entries {
+            self.names += 1;
+            if self.names > MAX_NAMES {
+                if self.names == MAX_NAMES + 1 {
+                    self.problem("", format!("has more than {MAX_NAMES} names"));
+                }
+                return;
+            }
             match entry {
                 Ok(entry) => self.entry(&entry, prefix, via),
                 Err(error) => self.problem(prefix, format!("cannot be read: {error}")),

@@ -131,6 +131,12 @@ impl Nats {
                 options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;
             }
             let settings = |error: crate::Cause| Error::refused(self, "take these settings", error);
+            // The driver logs the address that it is given.
+            let mut server = self.url.clone();
+            server
+                .set_username("")
+                .and_then(|()| server.set_password(None))
+                .map_err(|()| settings("no host".into()))?;
             if !self.url.username().is_empty() {
                 let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
                 let password = decode(self.url.password().unwrap_or_default());
@@ -138,7 +144,7 @@ impl Nats {
             }
             let tls = tls::client_config(self.config.ca_file.as_deref()).map_err(settings)?;
             options = options.tls_client_config(tls);
-            let client = options.connect(self.url.as_str()).await.map_err(|error| match error.kind() {
+            let client = options.connect(server.as_str()).await.map_err(|error| match error.kind() {
                 async_nats::ConnectErrorKind::Authentication
                 | async_nats::ConnectErrorKind::AuthorizationViolation
                 | async_nats::ConnectErrorKind::ServerParse => Error::refused(self, "connect", error),

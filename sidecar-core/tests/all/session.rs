@@ -1,5 +1,7 @@
 //! The state machine: what each call does in each phase, and what a restart remembers.
 
+use std::fs;
+
 use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Start};
 use tempfile::TempDir;
 
@@ -426,4 +428,35 @@ async fn a_submission_is_a_first_event() {
     let prepared = module.open().await.ready().await.unwrap();
     assert_eq!((prepared.files, prepared.values), (3, 4));
     assert_eq!(files(module.path("in/data")), ["2.png", "a/1.png", "note.txt"]);
+}
+
+#[tokio::test]
+async fn a_base_directory_that_was_wiped_beside_its_state_is_no_other_sidecars() {
+    let scene = Scene::new(DataPlane::memory());
+    let state = TempDir::new().unwrap();
+    let mut settings = scene.settings();
+    settings.state_dir = state.path().join("state");
+    let session = Session::open(settings, scene.plane.clone()).await.unwrap();
+    for _ in 0..2 {
+        fs::remove_dir_all(scene.base.path()).unwrap();
+        fs::create_dir(scene.base.path()).unwrap();
+        session.ready().await.unwrap();
+    }
+    scene.write_outputs();
+    assert_eq!(session.done().await.unwrap().files, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_is_finished_unasked_has_told_nobody() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("publish", 2);
+    session.done().await.unwrap_err();
+    assert_eq!(session.ended().await, Phase::Done);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(3600), session.told()).await;
+    assert!(told.is_err(), "nobody asked");
+    session.done().await.unwrap();
+    session.told().await;
 }

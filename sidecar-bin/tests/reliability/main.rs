@@ -1,0 +1,237 @@
+//! Every fault at every place, over real stores: `cargo test -p sidecar-bin --all-features --test reliability`.
+//!
+//! Without arguments it is bounded: over local files every kill, and of the other faults, and of those over the
+//! cluster, a part that the seed chooses. `-- --full` tries everything, `-- --seed N` repeats a choice, and
+//! `-- --write docs/reliability.md` puts the table there.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_util::StreamExt;
+
+mod execution;
+mod plane;
+#[path = "../../../sidecar-core/tests/all/servers.rs"]
+mod servers;
+
+use execution::{Module, NO_MOUNT, Outcome, Trial, execute};
+use plane::{Kind, Plane};
+
+/// Trials at once.
+const PARALLEL: usize = 4;
+/// Where the table begins and ends in the page.
+const MARKS: [&str; 2] = ["<!-- table -->", "<!-- end of table -->"];
+
+struct Arguments {
+    full: bool,
+    seed: u64,
+    write: Option<String>,
+}
+
+fn arguments() -> Arguments {
+    let mut parsed = Arguments { full: false, seed: 1, write: None };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--full" => parsed.full = true,
+            "--seed" => parsed.seed = arguments.next().and_then(|n| n.parse().ok()).expect("--seed N"),
+            "--write" => parsed.write = arguments.next(),
+            // What `cargo test` passes on to every test program.
+            _ => {}
+        }
+    }
+    parsed
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = arguments();
+    let started = Instant::now();
+    let mut rows = Rows::default();
+    for kind in [Kind::Local, Kind::Cluster] {
+        let Some(reference) = Plane::new(kind, number()).await else { continue };
+        let (expected, trials) = trials(reference).await;
+        let chosen = choose(trials, kind, &arguments);
+        println!("{}: {} trials", kind.name(), chosen.len());
+        let mut running = futures_util::stream::iter(chosen)
+            .map(|trial| {
+                let expected = expected.clone();
+                async move { (outcome(kind, &trial, &expected).await, trial) }
+            })
+            .buffer_unordered(PARALLEL);
+        while let Some((result, trial)) = running.next().await {
+            rows.add(kind, &trial, result);
+        }
+    }
+    let table = rows.table(arguments.seed, started.elapsed().as_secs());
+    println!("{table}");
+    if let Some(path) = arguments.write {
+        write(&path, &table);
+    }
+    assert!(
+        rows.failures.is_empty(),
+        "{} of the trials failed:\n{}",
+        rows.failures.len(),
+        rows.failures.join("\n")
+    );
+}
+
+fn number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Runs once undisturbed, and learns from its trace where something can fail.
+async fn trials(plane: Plane) -> (Outcome, Vec<Trial>) {
+    let dir = tempfile::TempDir::new().unwrap();
+    let trace = dir.path().join("trace");
+    let trial = Trial {
+        fault: "none",
+        place: String::new(),
+        env: vec![("SIDECAR_FAULT_TRACE", trace.display().to_string())],
+        grace: "30s",
+        module: Module::Patient,
+    };
+    let expected = execute(Arc::new(plane), &trial).await.expect("the undisturbed execution");
+    let (mut counts, mut trials) = (HashMap::<String, usize>::new(), Vec::new());
+    for line in std::fs::read_to_string(&trace).unwrap().lines() {
+        let count = counts.entry(line.to_owned()).or_default();
+        *count += 1;
+        let trial = |fault, place: &str, env, grace| Trial {
+            fault,
+            place: place.to_owned(),
+            env,
+            grace,
+            module: Module::Patient,
+        };
+        if let Some(call) = line.strip_prefix("call ") {
+            let place = format!("{call} {count}");
+            for (fault, inject, lasts) in [
+                ("provider answers an error once", "unavailable", None),
+                ("provider is away longer than the retries", "unavailable", Some("3000")),
+                ("provider is away until the sidecar is started again", "unavailable", Some("3600000")),
+                ("provider refuses once", "refused", None),
+                ("provider hangs once", "hang", None),
+                ("provider's answer is lost", "answer-lost", None),
+            ] {
+                let mut env =
+                    vec![("SIDECAR_FAULT_CALL", place.clone()), ("SIDECAR_FAULT_INJECT", inject.to_owned())];
+                env.extend(lasts.map(|lasts| ("SIDECAR_FAULT_FOR", lasts.to_owned())));
+                trials.push(trial(fault, &place, env, "30s"));
+            }
+            continue;
+        }
+        let place = format!("{line} {count}");
+        let at = ("SIDECAR_FAULT_AT", place.clone());
+        let term = ("SIDECAR_FAULT_SIGNAL", "TERM".to_owned());
+        let kill =
+            if line == "transfer.part" { "killed in the middle of a file" } else { "killed (SIGKILL)" };
+        trials.push(trial(kill, &place, vec![at.clone()], "30s"));
+        trials.push(trial("SIGTERM, no grace", &place, vec![at.clone(), term.clone()], "0s"));
+        trials.push(trial("SIGTERM, enough grace", &place, vec![at, term], "30s"));
+    }
+    for (fault, module) in [
+        ("module disconnects while it waits", Module::Disconnects),
+        ("module dies while it waits", Module::Dies),
+        ("module wipes the base directory", Module::Wipes),
+        ("disk full under the store", Module::FullStore),
+        ("disk full under the module", Module::FullBase),
+    ] {
+        trials.push(Trial { fault, place: String::new(), env: Vec::new(), grace: "30s", module });
+    }
+    (expected, trials)
+}
+
+/// All of them, or those that the seed chooses.
+fn choose(mut trials: Vec<Trial>, kind: Kind, arguments: &Arguments) -> Vec<Trial> {
+    if kind == Kind::Cluster {
+        trials.retain(|trial| !matches!(trial.module, Module::FullStore));
+    }
+    if arguments.full {
+        return trials;
+    }
+    let share = |trial: &Trial| match (kind, trial.env.is_empty(), trial.fault.starts_with("killed")) {
+        (Kind::Local, _, true) | (Kind::Local, true, _) => 1,
+        (Kind::Local, ..) => 6,
+        (Kind::Cluster, ..) => 8,
+    };
+    trials.retain(|trial| {
+        let mut hasher = DefaultHasher::new();
+        (arguments.seed, trial.fault, &trial.place).hash(&mut hasher);
+        hasher.finish().is_multiple_of(share(trial))
+    });
+    trials
+}
+
+async fn outcome(kind: Kind, trial: &Trial, expected: &Outcome) -> Result<(), String> {
+    let plane = Plane::new(kind, number()).await.ok_or("the servers are gone")?;
+    let found = execute(Arc::new(plane), trial).await?;
+    if found.receipt != expected.receipt {
+        return Err(format!("the receipt is {} instead of {}", found.receipt, expected.receipt));
+    }
+    if found.events != expected.events {
+        return Err("the events are other than without the fault".into());
+    }
+    // Not one file more, fewer or other: no duplicate, no loss, nothing temporary.
+    let names = |files: &BTreeMap<_, Vec<u8>>| files.keys().cloned().collect::<Vec<std::path::PathBuf>>();
+    if found.files != expected.files {
+        return Err(format!(
+            "the store holds {:?} instead of {:?}",
+            names(&found.files),
+            names(&expected.files)
+        ));
+    }
+    Ok(())
+}
+
+/// How often each fault was tried over each data plane, and survived.
+#[derive(Default)]
+struct Rows {
+    counts: BTreeMap<(&'static str, &'static str), [usize; 2]>,
+    failures: Vec<String>,
+}
+
+impl Rows {
+    fn add(&mut self, kind: Kind, trial: &Trial, result: Result<(), String>) {
+        if result.as_ref().is_err_and(|problem| problem == NO_MOUNT) {
+            println!("skipped: {}: {NO_MOUNT}", trial.fault);
+            return;
+        }
+        let [tried, survived] = self.counts.entry((trial.fault, kind.name())).or_default();
+        *tried += 1;
+        match result {
+            Ok(()) => *survived += 1,
+            Err(problem) => {
+                self.failures.push(format!("{}: {} at {}: {problem}", kind.name(), trial.fault, trial.place))
+            }
+        }
+    }
+
+    fn table(&self, seed: u64, seconds: u64) -> String {
+        let mut text =
+            String::from("| fault | data plane | tried | survived |\n| --- | --- | ---: | ---: |\n");
+        let mut sum = [0, 0];
+        for ((fault, kind), [tried, survived]) in &self.counts {
+            writeln!(text, "| {fault} | {kind} | {tried} | {survived} |").unwrap();
+            sum = [sum[0] + tried, sum[1] + survived];
+        }
+        writeln!(text, "| **all** | | **{}** | **{}** |\n\nSeed {seed}, {seconds} s.", sum[0], sum[1])
+            .unwrap();
+        text
+    }
+}
+
+/// Puts the table between the marks of the page.
+fn write(path: &str, table: &str) {
+    // `cargo test` runs in the package's directory; the path is meant from the workspace's.
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(MARKS[0]).expect("the page has no mark for the table");
+    let (_, after) = rest.split_once(MARKS[1]).expect("the page has no mark for the table's end");
+    std::fs::write(path, format!("{before}{}\n{table}{}{after}", MARKS[0], MARKS[1])).unwrap();
+}

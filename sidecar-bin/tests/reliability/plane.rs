@@ -1,0 +1,174 @@
+//! A data plane of its own for every execution, and eyes on it from outside.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_nats::jetstream::{self, consumer::pull};
+use futures_util::TryStreamExt;
+use sidecar_core::blob::{Bucket, DEFAULT_EXPIRY, S3Config, Source, Target};
+use sidecar_core::documents::Postgres;
+use sidecar_core::{
+    Blob, BlobKey, BlobProvider, DocumentProvider, Event, EventContext, EventId, FileName, blob, documents,
+    events,
+};
+use tempfile::TempDir;
+
+use crate::servers;
+
+/// The event that every execution processes.
+pub const EVENT: &str = "crash-event";
+
+/// Which stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Local,
+    /// SeaweedFS, PostgreSQL and NATS.
+    Cluster,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local files",
+            Self::Cluster => "SeaweedFS, PostgreSQL, NATS",
+        }
+    }
+}
+
+/// The stores of one execution.
+pub struct Plane {
+    pub dir: TempDir,
+    pub env: Vec<(&'static str, String)>,
+    pub blobs: Arc<dyn BlobProvider>,
+    pub documents: Arc<dyn DocumentProvider>,
+    bus: Bus,
+}
+
+enum Bus {
+    Local(events::Local),
+    Nats { server: String, stream: String },
+}
+
+impl Plane {
+    /// Fresh stores that hold the input of `EVENT`; `None` where a server is missing.
+    pub async fn new(kind: Kind, number: usize) -> Option<Self> {
+        let dir = TempDir::new().unwrap();
+        let plane = match kind {
+            Kind::Local => Self::local(dir),
+            Kind::Cluster => Self::cluster(dir, number).await?,
+        };
+        plane.submit().await;
+        Some(plane)
+    }
+
+    fn local(dir: TempDir) -> Self {
+        let root = dir.path().join("plane");
+        let url = format!("file://{}", root.display());
+        Self {
+            env: ["SIDECAR_BLOBS", "SIDECAR_DOCUMENTS", "SIDECAR_EVENTS"]
+                .map(|name| (name, url.clone()))
+                .to_vec(),
+            blobs: Arc::new(blob::Local::open(&root).unwrap()),
+            documents: Arc::new(documents::Local::open(&root).unwrap()),
+            bus: Bus::Local(events::Local::open(&root).unwrap()),
+            dir,
+        }
+    }
+
+    async fn cluster(dir: TempDir, number: usize) -> Option<Self> {
+        let (s3, postgres, nats) = (servers::seaweedfs()?, servers::postgres()?, servers::nats()?);
+        let name = format!("crash{}x{number}", std::process::id());
+        let config = S3Config {
+            endpoint: Some(s3.clone()),
+            region: Some("us-east-1".into()),
+            access_key_id: Some(servers::S3_KEY.into()),
+            secret_access_key: Some(servers::S3_SECRET.into()),
+            ..S3Config::default()
+        };
+        let root = format!("s3://test/{name}").parse().unwrap();
+        let table = format!("{postgres}?table={name}");
+        let documents = Postgres::open(&table.parse().unwrap(), None).unwrap();
+        servers::answering(|| documents.check()).await;
+        Some(Self {
+            env: vec![
+                ("SIDECAR_BLOBS", format!("s3://test/{name}?endpoint={s3}&region=us-east-1")),
+                ("AWS_ACCESS_KEY_ID", servers::S3_KEY.into()),
+                ("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET.into()),
+                ("SIDECAR_DOCUMENTS", table),
+                ("SIDECAR_EVENTS", format!("{nats}/{name}")),
+            ],
+            blobs: Arc::new(Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap()),
+            documents: Arc::new(documents),
+            bus: Bus::Nats { server: nats, stream: name },
+            dir,
+        })
+    }
+
+    /// Puts an input file and a value under `EVENT`.
+    async fn submit(&self) {
+        let input = self.dir.path().join("input");
+        std::fs::write(&input, "input").unwrap();
+        let name = FileName::parse("deep/input.txt").unwrap();
+        let key = BlobKey::parse(&format!("{EVENT}/.submit/input.txt")).unwrap();
+        let stored = self.blobs.put(&key, &Source::file(input).unwrap()).await.unwrap();
+        self.blobs.flush().await.unwrap();
+        let blob =
+            Blob { name: name.clone(), key, size: stored.size, digest: stored.digest, executable: false };
+        let context = serde_json::json!({
+            "eventId": EVENT, "correlationId": "c", "files": [name], "data": [{"key": "k", "value": "v"}], "blobs": [blob]
+        });
+        self.documents.put_event_contexts(&[serde_json::from_value(context).unwrap()]).await.unwrap();
+    }
+
+    pub async fn context(&self, id: &EventId) -> Option<EventContext> {
+        self.documents.event_context(id).await.unwrap()
+    }
+
+    /// The content of a blob, or `None` when it is not there or other than the manifest says.
+    pub async fn content(&self, blob: &Blob) -> Option<Vec<u8>> {
+        let target = Target::file(self.dir.path().join("fetched").join(uuid::Uuid::new_v4().to_string()));
+        let found = self.blobs.get(&blob.key, &target).await.ok()?;
+        let content = std::fs::read(target.path()).unwrap();
+        std::fs::remove_file(target.path()).unwrap();
+        (found.digest == blob.digest && found.size == blob.size).then_some(content)
+    }
+
+    /// Every event on the bus.
+    pub async fn published(&self) -> Vec<Event> {
+        match &self.bus {
+            Bus::Local(bus) => bus.published().unwrap(),
+            Bus::Nats { server, stream } => {
+                let context = jetstream::new(async_nats::connect(server).await.unwrap());
+                // It is made by the sidecar's first check.
+                let Ok(stream) = context.get_stream(stream).await else { return Vec::new() };
+                let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
+                let messages = consumer.fetch().max_messages(1000).messages().await.unwrap();
+                let messages: Vec<_> = messages.try_collect().await.unwrap();
+                messages.iter().map(|message| serde_json::from_slice(&message.payload).unwrap()).collect()
+            }
+        }
+    }
+
+    /// The files of a local plane, by name; nothing for stores that are no files.
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let root = self.dir.path().join("plane");
+        walk(&root, &root, &mut found);
+        found
+    }
+}
+
+pub fn walk(root: &Path, dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(root, &path, found);
+        } else {
+            found.insert(
+                path.strip_prefix(root).unwrap().to_owned(),
+                std::fs::read(&path).unwrap_or_default(),
+            );
+        }
+    }
+}
