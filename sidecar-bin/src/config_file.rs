@@ -10,7 +10,11 @@ use crate::cli;
 /// One line for each setting that is no flag or no plain value, or one for a file that is no TOML.
 pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec<String>, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|error| vec![format!("--config {path}: {error}")])?;
-    let table: Table = text.parse().map_err(|error| vec![format!("--config {path}: {error}")])?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        // The line itself may hold a secret.
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        vec![format!("--config {path}:{line}: {}", error.message())]
+    })?;
     let mut settings = Vec::new();
     flatten("", table, &mut settings);
 

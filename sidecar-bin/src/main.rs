@@ -196,6 +196,9 @@ async fn submit(
     files: Vec<std::path::PathBuf>,
     plane: &sidecar_core::DataPlane,
 ) -> Result<u8, Failure> {
+    if event_type.is_empty() {
+        return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
+    }
     let mut submission = Submission::new(event_type);
     for value in values {
         let Some((key, value)) = value.split_once('=') else {

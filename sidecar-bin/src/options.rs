@@ -98,7 +98,7 @@ options! {
         valideventtypes: "valideventtypes" = "LIST",
         /// Files moved at once [default: 16]
         parallel: "parallel" = "N",
-        /// How long the module may go without a call when it is its turn [default: for ever]
+        /// How long the module may go without a call when it is its turn; with `run --wrap`, how long it may take [default: for ever]
         module_timeout: "module-timeout" = "DURATION",
         /// What becomes of the outputs of a module that failed: keep, upload [default: keep]
         on_failure: "on-failure" = "WHAT",
@@ -190,7 +190,7 @@ options! {
     "Program" {
         /// A TOML file whose keys are these flags; flags and environment win
         config: "config" = "FILE",
-        /// Print the settings in force, without secrets
+        /// Print the settings in force, without secrets, and go on
         printconfig: "printconfig" = "BOOL",
         /// error, warn, info, debug or trace [default: info]
         loglevel: "loglevel" = "LEVEL",

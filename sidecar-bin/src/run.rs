@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use sidecar_core::{Phase, Session};
@@ -14,7 +15,7 @@ use tracing::{debug, warn};
 use crate::config::Server;
 use crate::exit::{self, Failure};
 use crate::progress::Bar;
-use crate::serve::{Serving, finish_within_grace};
+use crate::serve::{Serving, abandoned, finish_within_grace, silence};
 use crate::signals::Signals;
 
 /// The module's name where none is given: that of its script, or of its command.
@@ -65,14 +66,15 @@ pub(crate) async fn run(
     }
     bar.clear();
     let serving = Serving::start(session, config).await?;
-    let status = module(config, base, command, &serving, signals).await?;
+    let status = module(session, config, base, command, &serving, signals).await?;
     let code = finish(session, status, wrap, config, signals).await;
     serving.stop_soon(config).await;
     code
 }
 
-/// Runs the command to its end, passing signals on.
+/// Runs the command to its end, passing signals on; one that is silent for longer than its lease is ended.
 async fn module(
+    session: &Session,
     config: &Server,
     base: &Path,
     command: &[OsString],
@@ -110,6 +112,17 @@ async fn module(
                     Failure::new(exit::LOCAL_FAILED, format!("cannot wait for the module: {error}"))
                 });
             }
+            () = abandoned(session, config) => {
+                let reason = silence(config);
+                // It fails only if the module has called after all.
+                let _ = session.fail(reason.clone()).await;
+                pass_on(&child, Signal::TERM);
+                if tokio::time::timeout(config.grace.min(MODULE_GRACE), child.wait()).await.is_err() {
+                    // It may have ended at this very moment.
+                    let _ = child.kill().await;
+                }
+                return Err(Failure::new(exit::MODULE_FAILED, reason));
+            }
             signal = signals.next() => {
                 if !(interactive && signal == Signal::INT) {
                     pass_on(&child, signal);
@@ -118,6 +131,9 @@ async fn module(
         }
     }
 }
+
+/// How long a module that lost its lease may take to end.
+const MODULE_GRACE: Duration = Duration::from_secs(10);
 
 fn pass_on(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
@@ -142,6 +158,7 @@ async fn finish(
         if session.fail(format!("the module ended with {status}")).await.is_err() && session.is_publishing() {
             return session.done().await.map(|_| 0).map_err(|error| Failure::at_done(&error));
         }
+        warn!("what it wrote is left in {}", session.layout().base().join("out").display());
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         return Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED));
     }

@@ -80,9 +80,8 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     let serving = Serving::start(session, config).await?;
     tokio::select! {
         () = abandoned(session, config) => {
-            let lease = humantime::format_duration(config.module_timeout.unwrap_or_default());
             // It fails only if the module has called after all.
-            let _ = session.fail(format!("the module was not heard for {lease} (--module-timeout)")).await;
+            let _ = session.fail(silence(config)).await;
             serving.stop_soon(config).await;
             Ok(exit::MODULE_FAILED)
         }
@@ -112,8 +111,14 @@ async fn end(session: &Session, config: &Server) -> Phase {
     ended
 }
 
+/// Why a module loses its lease.
+pub(crate) fn silence(config: &Server) -> String {
+    let lease = humantime::format_duration(config.module_timeout.unwrap_or_default());
+    format!("the module was not heard for {lease} (--module-timeout)")
+}
+
 /// The end of the module's lease, if it has one.
-async fn abandoned(session: &Session, config: &Server) {
+pub(crate) async fn abandoned(session: &Session, config: &Server) {
     match config.module_timeout {
         Some(lease) => session.abandoned(lease).await,
         None => std::future::pending().await,

@@ -70,7 +70,7 @@ impl Blobs {
                 let mut config = blob::S3Config { ca_file: options.ca_file(), ..blob::S3Config::default() };
                 for (name, value) in query {
                     match name.as_str() {
-                        "endpoint" => config.endpoint = Some(value),
+                        "endpoint" => config.endpoint = super::endpoint(value)?,
                         "region" => config.region = Some(value),
                         _ => return Err(format!("{name:?} is none of endpoint, region")),
                     }
@@ -83,7 +83,7 @@ impl Blobs {
                 let mut config = azure(options);
                 for (name, value) in query {
                     match name.as_str() {
-                        "endpoint" => config.endpoint = Some(value),
+                        "endpoint" => config.endpoint = super::endpoint(value)?,
                         "account" => config.account = Some(value),
                         _ => return Err(format!("{name:?} is none of account, endpoint")),
                     }
@@ -96,7 +96,7 @@ impl Blobs {
                 let mut config = blob::GcsConfig { ca_file: options.ca_file(), ..blob::GcsConfig::default() };
                 for (name, value) in query {
                     match name.as_str() {
-                        "endpoint" => config.endpoint = Some(value),
+                        "endpoint" => config.endpoint = super::endpoint(value)?,
                         "credentials" => config.credentials = Some(value.into()),
                         _ => return Err(format!("{name:?} is none of credentials, endpoint")),
                     }

@@ -59,7 +59,7 @@ impl Events {
                 for (name, value) in query {
                     match name.as_str() {
                         "rule" => config.rule = value,
-                        "endpoint" => config.endpoint = Some(value),
+                        "endpoint" => config.endpoint = super::endpoint(value)?,
                         _ => return Err(format!("{name:?} is none of rule, endpoint")),
                     }
                 }

@@ -3,12 +3,12 @@
 use crate::config::Errors;
 use crate::options::Options;
 
-/// Which of them are on.
+/// Which of them are on, and whether everything is there that they need.
 #[derive(Debug)]
 pub(super) struct Switches {
-    pub(super) azure: bool,
-    pub(super) mongodb: bool,
-    pub(super) servicebus: bool,
+    pub(super) azure: Option<bool>,
+    pub(super) mongodb: Option<bool>,
+    pub(super) servicebus: Option<bool>,
 }
 
 /// One switch with the flags that it needs.
@@ -70,14 +70,14 @@ pub(super) fn switches(options: &Options, errors: &mut Errors) -> Switches {
     }
 }
 
-fn on(switch: &Switch<'_>, errors: &mut Errors) -> bool {
+fn on(switch: &Switch<'_>, errors: &mut Errors) -> Option<bool> {
     if errors.switch(switch.flag, switch.enabled) != Some(true) {
         // With a URL of the same provider they are its credentials.
         let same = switch.url.as_ref().is_some_and(|url| url.starts_with(switch.scheme));
         if let Some((flag, _)) = switch.required.iter().find(|(_, value)| value.is_some() && !same) {
             errors.push(flag, format!("has no effect without --{}=true", switch.flag));
         }
-        return false;
+        return None;
     }
     if switch.url.is_some() {
         let replaces = switch.replaces;
@@ -90,5 +90,5 @@ fn on(switch: &Switch<'_>, errors: &mut Errors) -> bool {
         }
     }
     // What is missing was told; nothing more can be told of the rest.
-    switch.required.iter().all(|(_, value)| value.is_some())
+    Some(switch.required.iter().all(|(_, value)| value.is_some()))
 }

@@ -61,16 +61,25 @@ pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -
 fn one<T: From<Embedded>>(
     flag: &str,
     url: &Option<String>,
-    ion: bool,
+    ion: Option<bool>,
     development: bool,
     errors: &mut Errors,
     parse: impl Fn(Option<&str>) -> Result<T, String>,
 ) -> Option<T> {
-    if url.is_none() && !ion {
+    let file = format!("--{flag}-file:");
+    if url.is_none() && (ion == Some(false) || errors.0.iter().any(|error| error.starts_with(&file))) {
+        // What is missing was told.
+        return None;
+    }
+    if url.is_none() && ion.is_none() {
         if development {
             return Some(Embedded::Local(PathBuf::from(DEV_DIR)).into());
         }
         errors.push(flag, format!("is required; say --{flag} file:///some/dir, or --development=true"));
+        return None;
+    }
+    if let Some(Err(problem)) = url.as_deref().map(no_stray_credentials) {
+        errors.push(flag, problem);
         return None;
     }
     parse(url.as_deref()).map_err(|problem| errors.push(flag, problem)).ok()
@@ -155,6 +164,28 @@ impl Embedded {
                 Err(format!("{other:?} is no scheme for {kind}; file:, memory:, {schemes}: are"))
             }
         }
+    }
+}
+
+/// Refuses a URL whose password ends it early: what follows would be taken for a name, and shown.
+fn no_stray_credentials(url: &str) -> Result<(), String> {
+    let rest = url.split_once(':').map_or(url, |(_, rest)| rest);
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let local = ["file:", "memory:"].iter().any(|scheme| url.starts_with(scheme));
+    match rest.find(['/', '?', '#']) {
+        Some(end) if !local && rest[end..].contains('@') => {
+            Err("has an @ behind its host: write / ? # @ in a password as %2F %3F %23 %40".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An endpoint as it can be connected to.
+#[allow(dead_code, reason = "builds without any such store do not ask for it")]
+fn endpoint(value: String) -> Result<Option<String>, String> {
+    match Url::parse(&value) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(value)),
+        _ => Err(format!("endpoint {value:?} is no URL: say http://host:port or https://host")),
     }
 }
 

@@ -186,3 +186,35 @@ fn any_event_type_is_worth_one_line() {
     assert_eq!(log(&[]).matches("--valideventtypes is not set").count(), 1);
     assert_eq!(log(&["--valideventtypes=a"]).matches("--valideventtypes").count(), 0);
 }
+
+#[test]
+fn a_password_that_ends_its_url_early_is_not_shown() {
+    let dir = TempDir::new().unwrap();
+    for (flag, url) in [
+        ("documents", "mongodb://u:S3/CRET@127.0.0.1:1/d.c"),
+        ("documents", "postgres://u:12/S3CRET@127.0.0.1/d"),
+        ("documents", "postgres:///u:S3CRET@127.0.0.1/d"),
+        ("events", "amqp://127.0.0.1/u:12/S3CRET@h/x"),
+        ("events", "nats://u:S3?CRET@127.0.0.1/x"),
+    ] {
+        let (code, out, errors) =
+            output(&dir, &["check", "--development", "--printconfig", &format!("--{flag}={url}")]);
+        assert_eq!(code, 64, "{errors}");
+        assert!(errors.contains(&format!("--{flag}: has an @ behind its host")), "{errors}");
+        assert!(!format!("{out}{errors}").contains("CRET"), "{out}{errors}");
+    }
+    fs::write(dir.path().join("c.toml"), "development = true\ndocuments = \"postgres://u:S3CRET@h/d\n")
+        .unwrap();
+    let (code, _, errors) = output(&dir, &["check", "--config", "c.toml"]);
+    assert!(code == 64 && errors.contains("c.toml:2") && !errors.contains("S3CRET"), "{errors}");
+}
+
+#[test]
+fn an_endpoint_without_a_scheme_is_told() {
+    let dir = TempDir::new().unwrap();
+    for url in ["s3://b/p?endpoint=127.0.0.1:1", "az://c/?endpoint=127.0.0.1:1", "gs://b/?endpoint=localhost"]
+    {
+        let (code, _, errors) = output(&dir, &["check", "--development", &format!("--blobs={url}")]);
+        assert!(code == 64 && errors.contains("is no URL: say http://"), "{errors}");
+    }
+}

@@ -187,3 +187,17 @@ fn no_secret_is_printed_or_stored() {
         }
     }
 }
+
+#[test]
+fn a_module_that_hangs_under_run_loses_its_lease_too() {
+    for wrap in [&["run", "--wrap"][..], &["run"]] {
+        let dir = TempDir::new().unwrap();
+        let flags = ["--module-timeout=500ms", "--", "sleep", "60"];
+        let started = Instant::now();
+        let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).args(wrap).args(flags).output().unwrap());
+        assert_eq!(code, 1, "{log}");
+        assert!(log.contains("(--module-timeout)"), "{log}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert_eq!(failure(&dir)["culprit"], "module");
+    }
+}

@@ -119,7 +119,8 @@ impl Postgres {
     /// # Errors
     /// [`Error::Refused`] when the URL cannot be used.
     pub fn open(url: &Url, ca_file: Option<&Path>) -> Result<Self> {
-        let name = format!("postgres://{}{}", url.host_str().unwrap_or_default(), url.path());
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let name = format!("postgres://{}{port}{}", url.host_str().unwrap_or_default(), url.path());
         let refused = |source: crate::Cause| Error::refused(&name, "take these settings", source);
         let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
         connection.set_query(None);

@@ -322,6 +322,11 @@ impl Session {
         }
     }
 
+    /// The directories that it shares with the module.
+    pub fn layout(&self) -> &Layout {
+        &self.inner.settings.layout
+    }
+
     /// Where the execution stands, and how far its transfer is.
     pub fn status(&self) -> Status {
         let state = self.inner.state();

@@ -87,8 +87,9 @@ impl fmt::Debug for Amqp {
 
 impl fmt::Display for Amqp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.url.host_str().unwrap_or_default();
-        write!(f, "{}://{host}/{}", self.url.scheme(), self.config.exchange)
+        let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
+        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        write!(f, "{scheme}://{host}{port}/{}", self.config.exchange)
     }
 }
 
@@ -138,8 +139,9 @@ impl EventProvider for Amqp {
         };
         // One that is there may be of any kind, and to look needs no right to make it. A failed look closes the
         // channel; the next call opens another.
-        if let Err(Error::Refused { .. }) = declare(true).await {
-            declare(false).await?;
+        match declare(true).await {
+            Err(Error::Refused { .. }) => declare(false).await?,
+            outcome => outcome?,
         }
         let Some(queue) = &self.config.queue else { return Ok(()) };
         let queue = self.name(queue)?;
@@ -149,8 +151,9 @@ impl EventProvider for Amqp {
             let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await;
             declared.map_err(|error| self.error("find or make the queue", error))
         };
-        if let Err(Error::Refused { .. }) = declare(true).await {
-            declare(false).await?;
+        match declare(true).await {
+            Err(Error::Refused { .. }) => drop(declare(false).await?),
+            outcome => drop(outcome?),
         }
         let channel = self.channel().await?;
         let every = ShortString::from("#");

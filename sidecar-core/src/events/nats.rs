@@ -67,8 +67,9 @@ impl fmt::Debug for Nats {
 
 impl fmt::Display for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.url.host_str().unwrap_or_default();
-        write!(f, "nats://{host}/{}?stream={}", self.config.subject, self.config.stream)
+        let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
+        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        write!(f, "{scheme}://{host}{port}/{}?stream={}", self.config.subject, self.config.stream)
     }
 }
 

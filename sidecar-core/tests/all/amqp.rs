@@ -121,6 +121,7 @@ async fn a_wrong_password_is_refused_and_not_shown() {
 async fn a_broker_that_is_away_is_unavailable() {
     let away = Amqp::open(&"amqp://127.0.0.1:1".parse().unwrap(), AmqpConfig::new("x"));
     assert!(matches!(away.publish(&[event()]).await.unwrap_err(), Error::Unavailable { .. }));
+    assert!(matches!(away.check().await.unwrap_err(), Error::Unavailable { .. }));
 }
 
 #[tokio::test]

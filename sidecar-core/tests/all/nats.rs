@@ -92,6 +92,7 @@ async fn a_user_of_the_url_is_the_one_that_connects() {
 async fn a_server_that_is_away_is_unavailable() {
     let config = NatsConfig::new("s", "s");
     let away = Nats::open(&"nats://user:swordfish@127.0.0.1:1".parse().unwrap(), config);
+    assert!(matches!(away.check().await.unwrap_err(), Error::Unavailable { .. }));
     let error = away.publish(&[]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {away} {}", error.chain()).contains("swordfish"));
