@@ -23,8 +23,13 @@ use libfuzzer_sys::fuzz_target;
 const SECRET: &str = "swordfish-7391";
 
 /// URLs that may hold a password.
-const HOLDERS: [&str; 4] =
-    ["--documents=mongodb://", "--events=nats://", "--events=amqp://", "--events=amqps://"];
+const HOLDERS: [&str; 5] = [
+    "--documents=mongodb://",
+    "--documents=postgres://",
+    "--events=nats://",
+    "--events=amqp://",
+    "--events=amqps://",
+];
 
 fuzz_target!(|text: &str| {
     let arguments = ["sidecar".to_owned(), format!("--sharedsecret={SECRET}")].into_iter();
@@ -41,6 +46,9 @@ fuzz_target!(|text: &str| {
         &mut options.documents_file,
         &mut options.events_file,
         &mut options.azureblobprovider_blobaccountkey_file,
+        &mut options.azureblobprovider_sas_file,
+        &mut options.azureblobprovider_connectionstring_file,
+        &mut options.s3_secretaccesskey_file,
         &mut options.mongodbdocprovider_password_file,
         &mut options.servicebuseventprovider_key_file,
         &mut options.ca_file,

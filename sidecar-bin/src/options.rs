@@ -28,7 +28,7 @@ macro_rules! options {
 
 impl Options {
     /// The settings that a file can hold instead: the flag, its value, and the file.
-    pub(crate) fn in_files(&mut self) -> [(&'static str, &mut Option<String>, &Option<String>); 6] {
+    pub(crate) fn in_files(&mut self) -> [(&'static str, &mut Option<String>, &Option<String>); 9] {
         macro_rules! in_files {
             ($($flag:literal: $value:ident, $file:ident;)+) => {
                 [$(($flag, &mut self.$value, &self.$file)),+]
@@ -39,6 +39,9 @@ impl Options {
             "documents": documents, documents_file;
             "events": events, events_file;
             "azureblobprovider.blobaccountkey": azureblobprovider_blobaccountkey, azureblobprovider_blobaccountkey_file;
+            "azureblobprovider.sas": azureblobprovider_sas, azureblobprovider_sas_file;
+            "azureblobprovider.connectionstring": azureblobprovider_connectionstring, azureblobprovider_connectionstring_file;
+            "s3.secretaccesskey": s3_secretaccesskey, s3_secretaccesskey_file;
             "mongodbdocprovider.password": mongodbdocprovider_password, mongodbdocprovider_password_file;
             "servicebuseventprovider.key": servicebuseventprovider_key, servicebuseventprovider_key_file;
         }
@@ -146,6 +149,12 @@ options! {
         rate_limit: "rate-limit" = "N",
         /// How long signed URIs are valid [default: 1h]
         uri_expiry: "uri-expiry" = "DURATION",
+        /// The id of the access key for s3: [default: from the environment, or the machine's role]
+        s3_accesskeyid: "s3.accesskeyid" = "ID",
+        /// Its secret
+        s3_secretaccesskey: "s3.secretaccesskey" = "SECRET",
+        /// A file with the secret
+        s3_secretaccesskey_file: "s3.secretaccesskey-file" = "FILE",
         /// Certificates to trust besides the system's, as PEM
         ca_file: "ca-file" = "FILE",
         /// Keep everything in ./dev, with a secret of `dev`; nothing else is needed but a context
@@ -158,6 +167,14 @@ options! {
         azureblobprovider_blobaccountname: "azureblobprovider.blobaccountname" = "NAME",
         /// Its access key
         azureblobprovider_blobaccountkey: "azureblobprovider.blobaccountkey" = "KEY",
+        /// A shared access signature instead of a key
+        azureblobprovider_sas: "azureblobprovider.sas" = "SAS",
+        /// A file with the signature
+        azureblobprovider_sas_file: "azureblobprovider.sas-file" = "FILE",
+        /// Account, key or signature, and endpoint as the portal shows them together
+        azureblobprovider_connectionstring: "azureblobprovider.connectionstring" = "TEXT",
+        /// A file with the connection string
+        azureblobprovider_connectionstring_file: "azureblobprovider.connectionstring-file" = "FILE",
         /// A file with the key
         azureblobprovider_blobaccountkey_file: "azureblobprovider.blobaccountkey-file" = "FILE",
         /// The container

@@ -67,7 +67,15 @@ impl Blobs {
             #[cfg(feature = "s3")]
             "s3" => {
                 let (root, query) = bucket(url, "s3://bucket/prefix")?;
-                let mut config = blob::S3Config { ca_file: options.ca_file(), ..blob::S3Config::default() };
+                let mut config = blob::S3Config {
+                    access_key_id: options.s3_accesskeyid.clone(),
+                    secret_access_key: options.s3_secretaccesskey.clone(),
+                    ca_file: options.ca_file(),
+                    ..blob::S3Config::default()
+                };
+                if config.access_key_id.is_some() != config.secret_access_key.is_some() {
+                    return Err("needs --s3.accesskeyid and --s3.secretaccesskey-file together".into());
+                }
                 for (name, value) in query {
                     match name.as_str() {
                         "endpoint" => config.endpoint = super::endpoint(value)?,
@@ -80,7 +88,7 @@ impl Blobs {
             #[cfg(feature = "azure")]
             "az" => {
                 let (root, query) = bucket(url, "az://container/prefix")?;
-                let mut config = azure(options);
+                let mut config = azure(options)?;
                 for (name, value) in query {
                     match name.as_str() {
                         "endpoint" => config.endpoint = super::endpoint(value)?,
@@ -157,11 +165,27 @@ fn bucket(url: &str, example: &str) -> Result<(Url, Vec<(String, String)>), Stri
 }
 
 #[cfg(feature = "azure")]
-fn azure(options: &Options) -> blob::AzureConfig {
-    blob::AzureConfig {
+fn azure(options: &Options) -> Result<blob::AzureConfig, String> {
+    let mut config = blob::AzureConfig {
         account: options.azureblobprovider_blobaccountname.clone(),
         key: options.azureblobprovider_blobaccountkey.clone(),
+        sas: options.azureblobprovider_sas.clone(),
+        endpoint: None,
         ca_file: options.ca_file(),
-        ..blob::AzureConfig::default()
+    };
+    let text = options.azureblobprovider_connectionstring.as_deref().unwrap_or_default();
+    for field in text.split(';').filter(|field| !field.trim().is_empty()) {
+        // A key ends in equals signs itself.
+        let (name, value) = field.split_once('=').ok_or("has a connection string of no NAME=VALUE;…")?;
+        let value = Some(value.to_owned());
+        match name.trim() {
+            "AccountName" => config.account = value,
+            "AccountKey" => config.key = value,
+            "SharedAccessSignature" => config.sas = value,
+            "BlobEndpoint" => config.endpoint = value,
+            // Other services, the protocol and the suffix of Azure's own endpoints.
+            _ => {}
+        }
     }
+    Ok(config)
 }

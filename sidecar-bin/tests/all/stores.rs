@@ -67,6 +67,32 @@ fn over_azure_azurite() {
 }
 
 #[test]
+fn over_azure_azurite_by_connection_string() {
+    let Some(endpoint) = servers::azurite() else { return };
+    let dir = TempDir::new().unwrap();
+    let connection = dir.path().join("connection");
+    fs::write(
+        &connection,
+        format!("DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE_KEY};BlobEndpoint={endpoint};\n"),
+    )
+    .unwrap();
+    let file = connection.display().to_string();
+    chain("az://connection/prefix", &[("SIDECAR_AZUREBLOBPROVIDER_CONNECTIONSTRING_FILE", &file)]);
+}
+
+#[test]
+fn over_s3_seaweedfs_with_the_secret_in_a_file() {
+    let Some(endpoint) = servers::seaweedfs() else { return };
+    let dir = TempDir::new().unwrap();
+    let secret = dir.path().join("secret");
+    fs::write(&secret, servers::S3_SECRET).unwrap();
+    let file = secret.display().to_string();
+    let credentials =
+        [("SIDECAR_S3_ACCESSKEYID", servers::S3_KEY), ("SIDECAR_S3_SECRETACCESSKEY_FILE", &file)];
+    chain(&format!("s3://test/filed?endpoint={endpoint}&region=us-east-1"), &credentials);
+}
+
+#[test]
 fn a_wrong_key_is_found_before_any_module_runs() {
     let Some(endpoint) = servers::seaweedfs() else { return };
     let dir = TempDir::new().unwrap();
