@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
@@ -19,6 +20,9 @@ use crate::fault;
 
 /// The most that one read or write moves, in bytes: large enough for hashing beside the write to pay.
 const BUFFER: u64 = 1024 * 1024;
+
+/// The coarsest clock that a file system has, in seconds.
+const TICK: i64 = 2;
 
 /// What makes a file the same file, unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,6 +43,13 @@ impl Identity {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// Whether any change from now on would show: clocks of file systems tick, some only every two seconds, and
+    /// two changes within a tick look the same.
+    pub(crate) fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.changed.0.saturating_add(TICK) < now.try_into().unwrap_or(i64::MAX)
     }
 }
 
@@ -123,6 +134,18 @@ impl Source {
     /// The same, for a provider that counts the bytes once they are sent.
     pub(crate) fn open_uncounted(&self) -> Result<Reader> {
         Ok(Reader { counts: false, ..self.open()? })
+    }
+
+    /// Reads the file for its size and digest alone. Blocks.
+    pub(crate) fn describe(&self) -> Result<Descriptor> {
+        let mut reader = self.open_uncounted()?;
+        let described = copy(&mut reader, &mut io::sink(), self.size());
+        let described = described.map_err(|side| {
+            let (Side::Read(error) | Side::Write(error)) = side;
+            Error::io("read", &self.path)(error)
+        })?;
+        reader.finish()?;
+        Ok(described)
     }
 }
 

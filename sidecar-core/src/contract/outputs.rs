@@ -228,7 +228,9 @@ impl<'t> Reader<'t> {
 
     fn pair(&mut self, text: &str, element: &str) -> Option<Located> {
         let start = offset(text, element);
-        let Ok(RawPair { key: Some(key), value: Some(value) }) = serde_json::from_str(element) else {
+        // Of an array serde would take the two values in their order.
+        let object = element.starts_with('{').then(|| serde_json::from_str(element));
+        let Some(Ok(RawPair { key: Some(key), value: Some(value) })) = object else {
             self.report(start, "expected an object with \"key\" and \"value\"");
             return None;
         };
@@ -309,7 +311,7 @@ mod tests {
 
     #[test]
     fn every_problem_has_its_line_and_column() {
-        let text = "[\n  {\"key\": \"eventType\", \"value\": \"other\"},\n  {\"key\": \"n\", \"value\": 3},\n  {\"key\": \"files\", \"value\": \"x.png,../y,a.png,./a.png\"},\n  7\n]";
+        let text = "[\n  {\"key\": \"eventType\", \"value\": \"other\"},\n  {\"key\": \"n\", \"value\": 3},\n  {\"key\": \"files\", \"value\": \"x.png,../y,a.png,./a.png\"},\n  7,\n  [\"k\", \"v\"]\n]";
         assert_eq!(
             event(text).unwrap_err(),
             [
@@ -319,6 +321,7 @@ mod tests {
                 "out/events/1.json:4:29: file name \"../y\" points outside its directory",
                 "out/events/1.json:4:29: file \"a.png\" is named twice",
                 "out/events/1.json:5:3: expected an object with \"key\" and \"value\"",
+                "out/events/1.json:6:3: expected an object with \"key\" and \"value\"",
             ]
         );
     }

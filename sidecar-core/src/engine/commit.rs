@@ -140,7 +140,9 @@ async fn put(
     let mut stored = Vec::with_capacity(group.len());
     let (mut names, mut files) = (Vec::new(), Vec::new());
     for (name, source) in group {
-        if let Some(file) = known.get(&name).filter(|file| file.identity == source.identity()) {
+        if let Some(file) = known.get(&name)
+            && is_unchanged(file, &source).await?
+        {
             progress.file_moved();
             stored.push((name, file.clone()));
             continue;
@@ -159,9 +161,19 @@ async fn put(
             return Err(Error::Corrupt { provider: plane.blobs.to_string(), what: key.to_string(), problem });
         }
         let blob = Blob { name: name.clone(), key, size, digest, executable: source.is_executable() };
-        stored.push((name, StoredFile { blob, identity: source.identity() }));
+        let identity = source.identity();
+        stored.push((name, StoredFile { blob, identity, settled: identity.is_settled() }));
     }
     Ok(stored)
+}
+
+/// Whether the file is the one that was stored.
+async fn is_unchanged(stored: &StoredFile, source: &Source) -> Result<bool> {
+    if stored.identity != source.identity() || stored.settled {
+        return Ok(stored.identity == source.identity());
+    }
+    let (source, digest) = (source.clone(), stored.blob.digest);
+    blocking(move || Ok(source.describe()?.digest == digest)).await
 }
 
 fn published(settings: &Settings, file: &str, event: &OutputEvent) -> Published {

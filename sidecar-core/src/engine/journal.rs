@@ -58,6 +58,9 @@ impl Step {
 pub(super) struct StoredFile {
     pub(super) blob: Blob,
     pub(super) identity: Identity,
+    /// Whether the identity alone tells that the file is still the same; otherwise its digest has to.
+    #[serde(default)]
+    pub(super) settled: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! The state machine: what each call does in each phase, and what a restart remembers.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Start};
 use tempfile::TempDir;
@@ -221,6 +222,33 @@ async fn files_that_are_stored_already_are_not_sent_again() {
     let second = scene.next("second", &scripted.events.published()[0].context.event_id);
     second.ready().await;
     assert_eq!(second.read("in/data/a/x"), "another content");
+}
+
+#[tokio::test]
+async fn a_change_that_the_clock_of_the_file_system_missed_is_seen() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("put_event_contexts", 1);
+    assert!(session.done().await.unwrap_err().is_retryable());
+    drop(session);
+    scene.write("out/data/a/x", "xa");
+    // As if both changes had been within one tick: the journal has the times of the second.
+    let path = scene.path(".sidecar/journal.json");
+    let mut journal: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    journal["files"]["a/x"]["settled"] = false.into();
+    let identity = &mut journal["files"]["a/x"]["identity"];
+    let found = std::fs::metadata(scene.path("out/data/a/x")).unwrap();
+    identity["inode"] = found.ino().into();
+    identity["modified"] = serde_json::json!([found.mtime(), found.mtime_nsec()]);
+    identity["changed"] = serde_json::json!([found.ctime(), found.ctime_nsec()]);
+    std::fs::write(&path, journal.to_string()).unwrap();
+    let session = scene.open().await;
+    session.done().await.unwrap();
+    let second = scene.next("second", &scripted.events.published()[0].context.event_id);
+    second.ready().await;
+    assert_eq!(second.read("in/data/a/x"), "xa");
 }
 
 #[tokio::test]
