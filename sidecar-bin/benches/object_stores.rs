@@ -21,8 +21,6 @@ mod servers;
 const ROUNDS: usize = 3;
 /// What rclone is tried with; its best counts.
 const TRANSFERS: [u32; 3] = [4, 16, 64];
-const AZURITE_KEY: &str =
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 fn main() {
     // `cargo test` builds benches too and asks them to do nothing.
@@ -91,9 +89,10 @@ fn s3(endpoint: &str) -> Store {
 fn azure(endpoint: &str) -> Store {
     Store {
         blobs: format!("az://bench/sidecar?account=devstoreaccount1&endpoint={endpoint}"),
-        env: vec![("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", AZURITE_KEY.into())],
+        env: vec![("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", servers::AZURITE_KEY.into())],
         rclone: format!(
-            ":azureblob,account=devstoreaccount1,key='{AZURITE_KEY}',endpoint='{endpoint}':bench/rclone"
+            ":azureblob,account=devstoreaccount1,key='{}',endpoint='{endpoint}':bench/rclone",
+            servers::AZURITE_KEY
         ),
         s5cmd: None,
     }

@@ -9,10 +9,6 @@ use crate::process::{ended, files, sidecar};
 use crate::servers;
 use crate::service_bus_double::{self, Double};
 
-/// The well-known key of the emulator's account.
-const AZURITE_KEY: &str =
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
 /// Submits a small and a large file, and passes them through two modules.
 fn chain(blobs: &str, credentials: &[(&str, &str)]) {
     let dir = TempDir::new().unwrap();
@@ -62,7 +58,7 @@ fn over_s3_seaweedfs() {
 #[test]
 fn over_azure_azurite() {
     let Some(endpoint) = servers::azurite() else { return };
-    let credentials = [("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", AZURITE_KEY)];
+    let credentials = [("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", servers::AZURITE_KEY)];
     chain(&format!("az://chain/prefix?account=devstoreaccount1&endpoint={endpoint}"), &credentials);
 }
 
@@ -73,7 +69,7 @@ fn over_azure_azurite_by_connection_string() {
     let connection = dir.path().join("connection");
     fs::write(
         &connection,
-        format!("DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE_KEY};BlobEndpoint={endpoint};\n"),
+        format!("DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={};BlobEndpoint={endpoint};\n", servers::AZURITE_KEY),
     )
     .unwrap();
     let file = connection.display().to_string();
@@ -173,7 +169,7 @@ fn over_azurite_and_secantusdb_and_the_service_bus_double() {
             double.endpoint
         ),
         credentials: vec![
-            ("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", AZURITE_KEY.into()),
+            ("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", servers::AZURITE_KEY.into()),
             ("SIDECAR_SERVICEBUSEVENTPROVIDER_KEY", service_bus_double::KEY.into()),
         ],
     }

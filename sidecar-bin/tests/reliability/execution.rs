@@ -13,11 +13,11 @@ use sidecar_core::Event;
 use crate::plane::{EVENT, Plane, walk};
 
 /// How long a whole execution may take, failures included.
-const DEADLINE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// How long one answer is waited for; then the sidecar is killed, as an orchestrator would.
 const ANSWER: Duration = Duration::from_secs(8);
-/// After failing for so long the sidecar is started again.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// After failing for so long the sidecar is started again, unless the trial says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(6);
 /// The most memory a sidecar may have had, in MiB.
 const CEILING: u64 = 150;
 
@@ -47,6 +47,8 @@ pub struct Trial {
     pub place: String,
     pub env: Vec<(&'static str, String)>,
     pub grace: &'static str,
+    /// After failing for so long the sidecar is started again.
+    pub patience: Duration,
     pub module: Module,
 }
 
@@ -170,7 +172,7 @@ async fn run(plane: &Plane, trial: &Trial) -> Result<Outcome, String> {
                         full.mend();
                     }
                     let since = failing_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > PATIENCE {
+                    if since.elapsed() > trial.patience {
                         (sidecar, failing_since) = (None, None);
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -5,25 +5,32 @@
 //! `-- --write docs/reliability.md` puts the table there.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
+mod bus;
 mod execution;
 mod plane;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
 
-use execution::{Module, NO_MOUNT, Outcome, Trial, execute};
+use execution::{Module, NO_MOUNT, Outcome, PATIENCE, Trial, execute};
 use plane::{Kind, Plane};
 
+/// The columns of the table.
+const KINDS: [Kind; 3] = [Kind::Local, Kind::Cluster, Kind::Azure];
 /// Trials at once.
 const PARALLEL: usize = 4;
+/// Trials at once that wait for most of their time.
+const WAITING: usize = 16;
+/// Tried with `--full` alone.
+const MINUTE: &str = "provider is away for a minute";
 /// Where the table begins and ends in the page.
 const MARKS: [&str; 2] = ["<!-- table -->", "<!-- end of table -->"];
 
@@ -53,19 +60,18 @@ async fn main() {
     let arguments = arguments();
     let started = Instant::now();
     let mut rows = Rows::default();
-    for kind in [Kind::Local, Kind::Cluster] {
+    for kind in KINDS {
         let Some(reference) = Plane::new(kind, number()).await else { continue };
         let (expected, trials) = trials(reference).await;
         let chosen = choose(trials, kind, &arguments);
         println!("{}: {} trials", kind.name(), chosen.len());
-        let mut running = futures_util::stream::iter(chosen)
-            .map(|trial| {
-                let expected = expected.clone();
-                async move { (outcome(kind, &trial, &expected).await, trial) }
-            })
-            .buffer_unordered(PARALLEL);
-        while let Some((result, trial)) = running.next().await {
-            rows.add(kind, &trial, result);
+        let (waiting, busy): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|trial| trial.fault == MINUTE);
+        for (trials, at_once) in [(busy, PARALLEL), (waiting, WAITING)] {
+            let run = async |trial| (outcome(kind, &trial, &expected).await, trial);
+            let mut running = futures_util::stream::iter(trials).map(run).buffer_unordered(at_once);
+            while let Some((result, trial)) = running.next().await {
+                rows.add(kind, &trial, result);
+            }
         }
     }
     let table = rows.table(arguments.seed, started.elapsed().as_secs());
@@ -95,6 +101,7 @@ async fn trials(plane: Plane) -> (Outcome, Vec<Trial>) {
         place: String::new(),
         env: vec![("SIDECAR_FAULT_TRACE", trace.display().to_string())],
         grace: "30s",
+        patience: PATIENCE,
         module: Module::Patient,
     };
     let expected = execute(Arc::new(plane), &trial).await.expect("the undisturbed execution");
@@ -107,13 +114,15 @@ async fn trials(plane: Plane) -> (Outcome, Vec<Trial>) {
             place: place.to_owned(),
             env,
             grace,
+            patience: if fault == MINUTE { 2 * Duration::from_secs(60) } else { PATIENCE },
             module: Module::Patient,
         };
         if let Some(call) = line.strip_prefix("call ") {
             let place = format!("{call} {count}");
             for (fault, inject, lasts) in [
                 ("provider answers an error once", "unavailable", None),
-                ("provider is away longer than the retries", "unavailable", Some("3000")),
+                ("provider is away for three seconds", "unavailable", Some("3000")),
+                (MINUTE, "unavailable", Some("60000")),
                 ("provider is away until the sidecar is started again", "unavailable", Some("3600000")),
                 ("provider refuses once", "refused", None),
                 ("provider hangs once", "hang", None),
@@ -142,27 +151,30 @@ async fn trials(plane: Plane) -> (Outcome, Vec<Trial>) {
         ("disk full under the store", Module::FullStore),
         ("disk full under the module", Module::FullBase),
     ] {
-        trials.push(Trial { fault, place: String::new(), env: Vec::new(), grace: "30s", module });
+        let (place, env) = (String::new(), Vec::new());
+        trials.push(Trial { fault, place, env, grace: "30s", patience: PATIENCE, module });
     }
     (expected, trials)
 }
 
 /// All of them, or those that the seed chooses.
 fn choose(mut trials: Vec<Trial>, kind: Kind, arguments: &Arguments) -> Vec<Trial> {
-    if kind == Kind::Cluster {
+    if kind != Kind::Local {
         trials.retain(|trial| !matches!(trial.module, Module::FullStore));
     }
     if arguments.full {
         return trials;
     }
+    trials.retain(|trial| trial.fault != MINUTE);
     let share = |trial: &Trial| match (kind, trial.env.is_empty(), trial.fault.starts_with("killed")) {
         (Kind::Local, _, true) | (Kind::Local, true, _) => 1,
         (Kind::Local, ..) => 6,
-        (Kind::Cluster, ..) => 8,
+        (.., true) => 4,
+        _ => 10,
     };
     trials.retain(|trial| {
         let mut hasher = DefaultHasher::new();
-        (arguments.seed, trial.fault, &trial.place).hash(&mut hasher);
+        (arguments.seed, kind.name(), trial.fault, &trial.place).hash(&mut hasher);
         hasher.finish().is_multiple_of(share(trial))
     });
     trials
@@ -213,15 +225,26 @@ impl Rows {
     }
 
     fn table(&self, seed: u64, seconds: u64) -> String {
+        let names = KINDS.map(Kind::name);
         let mut text =
-            String::from("| fault | data plane | tried | survived |\n| --- | --- | ---: | ---: |\n");
+            format!("| survived of tried | {} |\n| --- |{}\n", names.join(" | "), " ---: |".repeat(3));
+        let faults: BTreeSet<_> = self.counts.keys().map(|(fault, _)| *fault).collect();
         let mut sum = [0, 0];
-        for ((fault, kind), [tried, survived]) in &self.counts {
-            writeln!(text, "| {fault} | {kind} | {tried} | {survived} |").unwrap();
-            sum = [sum[0] + tried, sum[1] + survived];
+        for fault in faults {
+            write!(text, "| {fault} |").unwrap();
+            for name in names {
+                match self.counts.get(&(fault, name)) {
+                    Some([tried, survived]) => {
+                        write!(text, " {survived} of {tried} |").unwrap();
+                        sum = [sum[0] + tried, sum[1] + survived];
+                    }
+                    None => text.push_str(" – |"),
+                }
+            }
+            text.push('\n');
         }
-        writeln!(text, "| **all** | | **{}** | **{}** |\n\nSeed {seed}, {seconds} s.", sum[0], sum[1])
-            .unwrap();
+        let [tried, survived] = sum;
+        writeln!(text, "\n**{survived} of {tried}** survived. Seed {seed}, {seconds} s.").unwrap();
         text
     }
 }

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_nats::jetstream::{self, consumer::pull};
-use futures_util::TryStreamExt;
-use sidecar_core::blob::{Bucket, DEFAULT_EXPIRY, S3Config, Source, Target};
-use sidecar_core::documents::Postgres;
+use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, S3Config, Source, Target};
+use sidecar_core::documents::{Mongo, MongoConfig, Postgres};
 use sidecar_core::{
     Blob, BlobKey, BlobProvider, DocumentProvider, Event, EventContext, EventId, FileName, blob, documents,
     events,
 };
 use tempfile::TempDir;
 
+use crate::bus::Bus;
 use crate::servers;
 
 /// The event that every execution processes.
@@ -25,6 +24,8 @@ pub enum Kind {
     Local,
     /// SeaweedFS, PostgreSQL and NATS.
     Cluster,
+    /// Azurite, SecantusDB and RabbitMQ.
+    Azure,
 }
 
 impl Kind {
@@ -32,6 +33,7 @@ impl Kind {
         match self {
             Self::Local => "local files",
             Self::Cluster => "SeaweedFS, PostgreSQL, NATS",
+            Self::Azure => "Azurite, SecantusDB, RabbitMQ",
         }
     }
 }
@@ -45,18 +47,15 @@ pub struct Plane {
     bus: Bus,
 }
 
-enum Bus {
-    Local(events::Local),
-    Nats { server: String, stream: String },
-}
-
 impl Plane {
     /// Fresh stores that hold the input of `EVENT`; `None` where a server is missing.
     pub async fn new(kind: Kind, number: usize) -> Option<Self> {
         let dir = TempDir::new().unwrap();
+        let name = format!("crash{}x{number}", std::process::id());
         let plane = match kind {
             Kind::Local => Self::local(dir),
-            Kind::Cluster => Self::cluster(dir, number).await?,
+            Kind::Cluster => Self::cluster(dir, &name).await?,
+            Kind::Azure => Self::azure(dir, &name).await?,
         };
         plane.submit().await;
         Some(plane)
@@ -76,9 +75,8 @@ impl Plane {
         }
     }
 
-    async fn cluster(dir: TempDir, number: usize) -> Option<Self> {
+    async fn cluster(dir: TempDir, name: &str) -> Option<Self> {
         let (s3, postgres, nats) = (servers::seaweedfs()?, servers::postgres()?, servers::nats()?);
-        let name = format!("crash{}x{number}", std::process::id());
         let config = S3Config {
             endpoint: Some(s3.clone()),
             region: Some("us-east-1".into()),
@@ -100,7 +98,37 @@ impl Plane {
             ],
             blobs: Arc::new(Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap()),
             documents: Arc::new(documents),
-            bus: Bus::Nats { server: nats, stream: name },
+            bus: Bus::nats(nats, name),
+            dir,
+        })
+    }
+
+    async fn azure(dir: TempDir, name: &str) -> Option<Self> {
+        let (azurite, mongodb, broker) = (servers::azurite()?, servers::secantusdb()?, servers::rabbitmq()?);
+        let account = "devstoreaccount1";
+        let config = AzureConfig {
+            account: Some(account.into()),
+            key: Some(servers::AZURITE_KEY.into()),
+            endpoint: Some(azurite.clone()),
+            ..AzureConfig::default()
+        };
+        let blobs = Bucket::azure(&format!("az://crash/{name}").parse().unwrap(), &config, DEFAULT_EXPIRY);
+        let blobs = blobs.unwrap();
+        let config = MongoConfig { database: "crash".into(), collection: name.into(), ca_file: None };
+        let documents = Mongo::open(&mongodb, config);
+        servers::answering(|| blobs.check()).await;
+        servers::answering(|| documents.check()).await;
+        let (server, query) = mongodb.split_once('?').unwrap_or((&mongodb, ""));
+        Some(Self {
+            env: vec![
+                ("SIDECAR_BLOBS", format!("az://crash/{name}?account={account}&endpoint={azurite}")),
+                ("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", servers::AZURITE_KEY.into()),
+                ("SIDECAR_DOCUMENTS", format!("{}/crash.{name}?{query}", server.trim_end_matches('/'))),
+                ("SIDECAR_EVENTS", format!("{broker}/{name}?queue={name}")),
+            ],
+            blobs: Arc::new(blobs),
+            documents: Arc::new(documents),
+            bus: Bus::amqp(&broker, name).await,
             dir,
         })
     }
@@ -136,18 +164,7 @@ impl Plane {
 
     /// Every event on the bus.
     pub async fn published(&self) -> Vec<Event> {
-        match &self.bus {
-            Bus::Local(bus) => bus.published().unwrap(),
-            Bus::Nats { server, stream } => {
-                let context = jetstream::new(async_nats::connect(server).await.unwrap());
-                // It is made by the sidecar's first check.
-                let Ok(stream) = context.get_stream(stream).await else { return Vec::new() };
-                let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
-                let messages = consumer.fetch().max_messages(1000).messages().await.unwrap();
-                let messages: Vec<_> = messages.try_collect().await.unwrap();
-                messages.iter().map(|message| serde_json::from_slice(&message.payload).unwrap()).collect()
-            }
-        }
+        self.bus.published().await
     }
 
     /// The files of a local plane, by name; nothing for stores that are no files.

@@ -11,10 +11,6 @@ use url::Url;
 use crate::gcs_gateway::Gateway;
 use crate::servers::{self, S3_KEY, S3_SECRET};
 
-/// The well-known key of the emulator's account.
-pub const AZURITE_KEY: &str =
-    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
-
 fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
     let config = S3Config {
         endpoint: Some(servers::seaweedfs()?),
@@ -45,7 +41,7 @@ fn azure_with(container: &str, key: &str) -> Option<Bucket> {
 /// The container is made by the first check.
 async fn azure() -> Option<Bucket> {
     static MADE: OnceCell<()> = OnceCell::const_new();
-    let bucket = azure_with("test", AZURITE_KEY)?;
+    let bucket = azure_with("test", servers::AZURITE_KEY)?;
     MADE.get_or_init(async || bucket.check().await.unwrap()).await;
     Some(bucket)
 }
@@ -181,7 +177,9 @@ async fn a_wrong_key_is_refused_and_not_shown() {
 
 #[tokio::test]
 async fn a_container_that_is_not_there_is_made() {
-    let Some(bucket) = azure_with(&format!("made-{}", uuid::Uuid::new_v4()), AZURITE_KEY) else { return };
+    let Some(bucket) = azure_with(&format!("made-{}", uuid::Uuid::new_v4()), servers::AZURITE_KEY) else {
+        return;
+    };
     bucket.check().await.unwrap();
     bucket.check().await.unwrap();
     stored(&bucket).await;

@@ -12,7 +12,6 @@ use sidecar_core::{
 };
 use tempfile::TempDir;
 
-use crate::buckets::AZURITE_KEY;
 use crate::fault_proxy::{Fault, Proxy, address};
 use crate::gcs_gateway::Gateway;
 use crate::servers::{self, S3_KEY, S3_SECRET};
@@ -79,7 +78,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let (proxy, dir) = (through(&server).await, TempDir::new().unwrap());
         let config = AzureConfig {
             account: Some("devstoreaccount1".into()),
-            key: Some(AZURITE_KEY.into()),
+            key: Some(servers::AZURITE_KEY.into()),
             endpoint: Some(proxy.url(&server)),
             ..AzureConfig::default()
         };

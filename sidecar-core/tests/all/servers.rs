@@ -111,6 +111,10 @@ macro_rules! server {
     };
 }
 
+/// The key of Azurite's one account, devstoreaccount1: the same for everybody.
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
+pub const AZURITE_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 /// The access key of the test's SeaweedFS.
 pub const S3_KEY: &str = "testaccess";
 /// Its secret.
