@@ -4,7 +4,7 @@
 #![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -99,11 +99,15 @@ impl Drop for Staged {
     }
 }
 
-/// Replaces the file at `path`; it holds `bytes` durably when this returns, and the old ones until then.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces the file at `path`; it holds durably what `write` wrote when this returns, and the old bytes until
+/// then.
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut staged = Staged::new_in(dir, false)?;
-    staged.write_all(bytes)?;
+    let mut buffer = BufWriter::new(&mut staged);
+    write(&mut buffer)?;
+    buffer.flush()?;
+    drop(buffer);
     staged.file.sync_data()?;
     staged.persist(path)?;
     File::open(dir)?.sync_all()
@@ -121,6 +125,13 @@ pub(crate) fn sync_staged<'s>(
         staged.file.sync_data()?;
     }
     Ok(())
+}
+
+/// Adds a file to those that [`sync`] is to make durable; more than it looks at one by one are not kept.
+pub(crate) fn remember(files: &mut Vec<PathBuf>, path: PathBuf) {
+    if files.len() <= FEW {
+        files.push(path);
+    }
 }
 
 /// Makes files below `root`, and the directories that lead to them, durable.

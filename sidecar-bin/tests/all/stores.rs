@@ -133,10 +133,10 @@ impl Mix {
         let event = |id: &str| format!("--context.eventid={id}");
         let base = ["--basedir=base", "--context.name=copy", "--wrap"];
         run(&[&["run"], &base[..], &[&event(&first), "--", "sh", "-c", copy]].concat());
-        let receipt: serde_json::Value =
+        let journal: serde_json::Value =
             serde_json::from_slice(&fs::read(dir.path().join("base/.sidecar/journal.json")).unwrap())
                 .unwrap();
-        let second = receipt["receipt"]["events"][0]["eventId"].as_str().unwrap().to_owned();
+        let second = journal["step"]["done"]["receipt"]["events"][0]["eventId"].as_str().unwrap().to_owned();
         run(&["prepare", "--basedir=next", "--context.name=next", &event(&second)]);
         let staged = fs::read_to_string(dir.path().join("next/in/data/input.txt")).unwrap();
         assert_eq!(staged, "through three stores");

@@ -106,7 +106,7 @@ impl Local {
             }
             staged.persist(&path).map_err(store_error(self, "write", &path))?;
         }
-        self.unflushed().push(path);
+        durable::remember(&mut self.unflushed(), path);
         Ok(descriptor)
     }
 

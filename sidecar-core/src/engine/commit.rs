@@ -3,13 +3,12 @@
 //! Before `Step::Publishing` nothing has been seen by anybody, so a repeat reads the outputs anew and
 //! overwrites under the same ids; from there on a repeat only needs the journal.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::warn;
 
 use super::data_plane::DataPlane;
-use super::journal::{Journal, Step, StoredFile};
+use super::journal::{Journal, Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
 use super::progress::{Progress, groups, move_groups};
 use super::session::Settings;
@@ -37,7 +36,7 @@ pub(super) async fn commit(
         let step = journal.lock().unwrap_or_else(PoisonError::into_inner).step().clone();
         let next = match step {
             Step::Ready { prepared } => {
-                store(settings, plane, journal, progress, prepared, HashMap::new()).await?
+                store(settings, plane, journal, progress, prepared, StoredFiles::default()).await?
             }
             Step::Stored { prepared, files } => {
                 store(settings, plane, journal, progress, prepared, files).await?
@@ -77,7 +76,7 @@ async fn store(
     journal: &Arc<Mutex<Journal>>,
     progress: &Progress,
     prepared: Prepared,
-    known: HashMap<FileName, StoredFile>,
+    known: StoredFiles,
 ) -> Result<Step> {
     let cloned = settings.clone();
     let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned)).await?;
@@ -93,8 +92,8 @@ async fn store(
     let groups = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
     let put = |group| put(settings, plane, progress, &known, group);
     let (stored, failed) = move_groups(groups, settings.parallel, put).await;
-    let stored: HashMap<FileName, StoredFile> = stored.into_iter().flatten().collect();
-    if !stored.is_empty() {
+    let stored = StoredFiles::from(stored.into_iter().flatten().collect::<Vec<_>>());
+    if stored.len() > 0 {
         if let Err(error) = plane.blobs.flush().await {
             return Err(failed.unwrap_or(error));
         }
@@ -134,9 +133,9 @@ async fn put(
     settings: &Settings,
     plane: &DataPlane,
     progress: &Progress,
-    known: &HashMap<FileName, StoredFile>,
+    known: &StoredFiles,
     group: Vec<(FileName, Source)>,
-) -> Result<Vec<(FileName, StoredFile)>> {
+) -> Result<Vec<StoredFile>> {
     let mut stored = Vec::with_capacity(group.len());
     let (mut names, mut files) = (Vec::new(), Vec::new());
     for (name, source) in group {
@@ -144,7 +143,7 @@ async fn put(
             && is_unchanged(file, &source).await?
         {
             progress.file_moved();
-            stored.push((name, file.clone()));
+            stored.push(file.clone());
             continue;
         }
         let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
@@ -160,9 +159,9 @@ async fn put(
             let problem = format!("{size} bytes were stored instead of {}", source.size());
             return Err(Error::Corrupt { provider: plane.blobs.to_string(), what: key.to_string(), problem });
         }
-        let blob = Blob { name: name.clone(), key, size, digest, executable: source.is_executable() };
+        let blob = Blob { name, key, size, digest, executable: source.is_executable() };
         let identity = source.identity();
-        stored.push((name, StoredFile { blob, identity, settled: identity.is_settled() }));
+        stored.push(StoredFile { blob, identity, settled: identity.is_settled() });
     }
     Ok(stored)
 }
@@ -188,7 +187,7 @@ fn event_context(
     settings: &Settings,
     published: &Published,
     event: OutputEvent,
-    stored: &HashMap<FileName, StoredFile>,
+    stored: &StoredFiles,
 ) -> EventContext {
     // Validation saw every named file, and every file was stored.
     let blobs =

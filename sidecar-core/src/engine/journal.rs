@@ -1,10 +1,10 @@
 //! What makes a commit repeatable: the last step that was finished, on disk before the next one begins.
 
-use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,14 +16,14 @@ use crate::{durable, fault};
 
 /// A step of an execution that is finished, with what the next ones need to know of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "step")]
+#[serde(rename_all = "camelCase")]
 pub(super) enum Step {
     /// Nothing yet.
     New,
     /// The inputs are staged.
     Ready { prepared: Prepared },
     /// These files are durable in the blob store.
-    Stored { prepared: Prepared, files: HashMap<FileName, StoredFile> },
+    Stored { prepared: Prepared, files: StoredFiles },
     /// Blobs, insight and event contexts are durable; from here on events may have been seen.
     Publishing { prepared: Prepared, events: Vec<Event>, receipt: Receipt },
     /// Every event was accepted; the outputs are not needed any more.
@@ -63,6 +63,29 @@ pub(super) struct StoredFile {
     pub(super) settled: bool,
 }
 
+/// Files that are stored, in the order of their names; clones share them, since they may be a million.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct StoredFiles(Arc<Vec<StoredFile>>);
+
+impl StoredFiles {
+    pub(super) fn get(&self, name: &FileName) -> Option<&StoredFile> {
+        let found = self.0.binary_search_by(|file| file.blob.name.cmp(name)).ok()?;
+        self.0.get(found)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl From<Vec<StoredFile>> for StoredFiles {
+    fn from(mut files: Vec<StoredFile>) -> Self {
+        files.sort_unstable_by(|one, other| one.blob.name.cmp(&other.blob.name));
+        Self(Arc::new(files))
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     /// The format of this file.
@@ -70,11 +93,10 @@ struct Record {
     context: Context,
     /// Where the step was taken: another data plane has none of what this one stored.
     plane: String,
-    #[serde(flatten)]
     step: Step,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The journal of one execution, and the lock that keeps a second sidecar away.
 #[derive(Debug)]
@@ -182,9 +204,8 @@ impl Journal {
 
     fn write(&self) -> Result<()> {
         let path = self.dir.join(FILE);
-        let bytes =
-            serde_json::to_vec(&self.record).map_err(|e| Error::io("encode", &path)(io::Error::other(e)))?;
-        durable::replace(&path, &bytes).map_err(Error::io("write", &path))
+        let write = |file: &mut dyn Write| Ok(serde_json::to_writer(file, &self.record)?);
+        durable::replace(&path, write).map_err(Error::io("write", &path))
     }
 }
 
@@ -201,12 +222,12 @@ const LOCK: &str = "lock";
 
 fn read(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FILE);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
+    let file = match File::open(&path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &path)(error)),
     };
-    let record: Record = serde_json::from_slice(&bytes)
+    let record: Record = serde_json::from_reader(BufReader::new(file))
         .map_err(|error| Error::io("understand", &path)(io::Error::other(error)))?;
     if record.version != VERSION {
         let why = format!("its version is {}, this sidecar knows {VERSION}", record.version);

@@ -237,8 +237,10 @@ async fn a_change_that_the_clock_of_the_file_system_missed_is_seen() {
     // As if both changes had been within one tick: the journal has the times of the second.
     let path = scene.path(".sidecar/journal.json");
     let mut journal: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    journal["files"]["a/x"]["settled"] = false.into();
-    let identity = &mut journal["files"]["a/x"]["identity"];
+    let stored = journal["step"]["stored"]["files"].as_array_mut().unwrap();
+    let stored = stored.iter_mut().find(|file| file["blob"]["name"] == "a/x").unwrap();
+    stored["settled"] = false.into();
+    let identity = &mut stored["identity"];
     let found = std::fs::metadata(scene.path("out/data/a/x")).unwrap();
     identity["inode"] = found.ino().into();
     identity["modified"] = serde_json::json!([found.mtime(), found.mtime_nsec()]);
