@@ -26,7 +26,7 @@ mod http;
 mod local_dir;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(any(feature = "postgres", feature = "nats"))]
+#[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
 mod tls;
 
 #[cfg(feature = "engine")]

@@ -120,6 +120,8 @@ fn secrets_can_come_from_files() {
     assert!(output(&dir, &both).2.contains("--sharedsecret-file: says the same as --sharedsecret"));
     let (_, _, errors) = output(&dir, &["check", "--events=nats://h/s", "--ca-file=absent"]);
     assert_eq!(errors.matches("absent").count(), 1, "{errors}");
+    let (_, _, errors) = output(&dir, &["check", "--development", "--ca-file=secret"]);
+    assert!(errors.contains("--ca-file: secret has no certificate in PEM"), "{errors}");
     let absent = ["check", "--development", "--events-file=absent"];
     assert!(output(&dir, &absent).2.contains("--events-file: cannot read absent"));
 }

@@ -1,6 +1,8 @@
 //! Documents in MongoDB, and in Azure Cosmos DB through its interface for MongoDB.
 
 use std::fmt;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tokio::sync::OnceCell;
 use super::DocumentProvider;
 use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
 use crate::error::{Cause, Error, Result};
+use crate::{blocking, tls};
 
 /// Documents on their way at once.
 const WINDOW: usize = 32;
@@ -39,7 +42,7 @@ pub struct MongoConfig {
     pub database: String,
     /// The collection, which holds event contexts, insights and failures.
     pub collection: String,
-    /// Certificates to trust, as PEM, instead of the well-known ones that the driver brings.
+    /// Certificates to trust besides the system's, as PEM.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
@@ -50,7 +53,13 @@ pub struct MongoConfig {
 pub struct Mongo {
     url: String,
     config: MongoConfig,
-    collection: Arc<OnceCell<Collection<Document>>>,
+    connected: Arc<OnceCell<Connected>>,
+}
+
+struct Connected {
+    collection: Collection<Document>,
+    /// The driver reads it again for every server that it finds.
+    _roots: Option<File>,
 }
 
 impl fmt::Debug for Mongo {
@@ -130,7 +139,7 @@ impl Mongo {
     /// The server of `mongodb://user:password@host:port,host:port/?options`, or `mongodb+srv:`; it is connected by
     /// the first call.
     pub fn open(server: impl Into<String>, config: MongoConfig) -> Self {
-        Self { url: server.into(), config, collection: Arc::default() }
+        Self { url: server.into(), config, connected: Arc::default() }
     }
 
     async fn collection(&self) -> Result<&Collection<Document>> {
@@ -142,21 +151,23 @@ impl Mongo {
             options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
             options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
             options.write_concern.get_or_insert(WriteConcern::majority());
-            if let Some(file) = &self.config.ca_file {
-                match &mut options.tls {
-                    Some(Tls::Enabled(tls)) => tls.ca_file_path = Some(file.clone()),
-                    // Without TLS there is nothing to trust; `tls=true` in the URL asks for it.
-                    None if self.url.starts_with("mongodb+srv:") => {
-                        options.tls =
-                            Some(Tls::Enabled(TlsOptions::builder().ca_file_path(file.clone()).build()));
-                    }
-                    _ => {}
-                }
+            if options.tls.is_none() && self.url.starts_with("mongodb+srv:") {
+                options.tls = Some(Tls::Enabled(TlsOptions::default()));
+            }
+            let mut roots = None;
+            // The URL may name a file of its own with `tlsCAFile`.
+            if let Some(Tls::Enabled(tls @ TlsOptions { ca_file_path: None, .. })) = &mut options.tls {
+                let ca_file = self.config.ca_file.clone();
+                let made = blocking(move || Ok(tls::roots_file(ca_file.as_deref()))).await?;
+                roots = made.map_err(|error| Error::refused(self, action, error))?;
+                tls.ca_file_path =
+                    roots.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
             }
             let client = Client::with_options(options).map_err(|error| self.error(action, error))?;
-            Ok(client.database(&self.config.database).collection(&self.config.collection))
+            let collection = client.database(&self.config.database).collection(&self.config.collection);
+            Ok(Connected { collection, _roots: roots })
         };
-        self.collection.get_or_try_init(connect).await
+        self.connected.get_or_try_init(connect).await.map(|connected| &connected.collection)
     }
 
     async fn find<T: DeserializeOwned>(&self, kind: Kind, id: &str) -> Result<Option<T>> {

@@ -21,5 +21,6 @@ mod servers;
 mod service_bus;
 mod service_bus_double;
 mod session;
+mod tls;
 mod tree;
 mod wrappers;

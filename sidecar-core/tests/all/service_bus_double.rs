@@ -93,7 +93,7 @@ async fn answer(
         }
         return (StatusCode::from_u16(status).unwrap(), retry_after, "injected".into());
     }
-    let (status, text) = match verified(&double.endpoint, &uri, &headers) {
+    let (status, text) = match verified(&uri, &headers) {
         Err(problem) => (StatusCode::UNAUTHORIZED, problem),
         Ok(()) => match (method, uri.path()) {
             (Method::GET, path) if path == format!("/{TOPIC}") => {
@@ -123,7 +123,7 @@ fn take(state: &mut Received, headers: &HeaderMap, body: &Bytes) -> (StatusCode,
 }
 
 /// The token's signature holds, it has not expired, and its resource contains the request's.
-fn verified(endpoint: &str, uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
+fn verified(uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
     let token = headers.get("authorization").ok_or("MissingToken")?.to_str().map_err(|_| "MalformedToken")?;
     let fields = token.strip_prefix("SharedAccessSignature ").ok_or("MalformedToken")?;
     let raw: HashMap<&str, &str> = fields.split('&').filter_map(|field| field.split_once('=')).collect();
@@ -143,7 +143,11 @@ fn verified(endpoint: &str, uri: &Uri, headers: &HeaderMap) -> Result<(), String
     if field("se")?.parse::<u64>().map_err(|_| "MalformedToken")? <= now {
         return Err("ExpiredToken".into());
     }
-    if !format!("{endpoint}{}", uri.path()).starts_with(&decode(field("sr")?)) {
+    // As the client called it; whether TLS ended before is not known here.
+    let host = headers.get("host").and_then(|host| host.to_str().ok()).ok_or("InvalidAudience")?;
+    let audience = decode(field("sr")?);
+    let named = ["http", "https"].map(|scheme| format!("{scheme}://{host}{}", uri.path()));
+    if !named.iter().any(|named| named.starts_with(&audience)) {
         return Err("InvalidAudience".into());
     }
     Ok(())
