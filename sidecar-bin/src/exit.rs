@@ -77,8 +77,8 @@ impl Failure {
 fn describe(error: &Error) -> String {
     match error {
         Error::Invalid(problems) => format!(
-            "nothing was committed: {} problem(s) with the module's outputs, mend them and commit again",
-            problems.len()
+            "nothing was committed: {} with the module's outputs; mend and commit them again",
+            if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) }
         ),
         other => other.chain(),
     }

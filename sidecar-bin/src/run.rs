@@ -168,7 +168,8 @@ async fn finish(
                 Ok(_) => Ok(0),
                 Err(error) => {
                     session.report(&error).await;
-                    Err(Failure::at_done(&error))
+                    let Failure { code, message } = Failure::at_done(&error);
+                    Err(Failure::new(code, format!("{message}; {}", how_to_go_on(session))))
                 }
             },
             _ = signals.end() => Ok(finish_within_grace(session, config).await),
@@ -189,4 +190,13 @@ async fn finish(
             Err(Failure::new(exit::MODULE_FAILED, reason))
         }
     }
+}
+
+/// The command that commits what the module wrote.
+fn how_to_go_on(session: &Session) -> String {
+    let context = session.status().context;
+    format!(
+        "with the other settings as they were: sidecar commit --context.name={} --context.eventid={}",
+        context.name, context.event_id
+    )
 }

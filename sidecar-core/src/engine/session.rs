@@ -513,9 +513,9 @@ impl Session {
                     inner.enter(&mut state, Phase::Done);
                 }
                 Err(failed) => {
-                    error!(error = failed.chain(), "the outputs could not be committed");
-                    if let Error::Invalid(problems) = &**failed {
-                        problems.iter().for_each(|problem| error!("{problem}"));
+                    match &**failed {
+                        Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
+                        failed => error!(error = failed.chain(), "the outputs could not be committed"),
                     }
                     state.publishing = inner.journal().step().is_publishing();
                     if state.publishing {
