@@ -80,6 +80,52 @@ impl Staged {
     }
 }
 
+impl Staged {
+    /// Lets `work` write a large file while what it has written already goes to the disk, so that making it
+    /// durable in the end does not take as long again. The second result is the disk's.
+    pub(crate) fn write_behind<T>(&mut self, work: impl FnOnce(&mut dyn Write) -> T) -> (T, io::Result<()>) {
+        let behind = match self.file.try_clone() {
+            Ok(file) => file,
+            Err(error) => return (work(self), Err(error)),
+        };
+        let (sender, written) = std::sync::mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(move || written.iter().try_for_each(|()| behind.sync_data()));
+            let mut writer = WriteBehind { staged: self, written: 0, sender };
+            let done = work(&mut writer);
+            drop(writer);
+            let synced = syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (done, synced)
+        })
+    }
+}
+
+/// Bytes between two calls to the disk: enough for it to be busy, few enough for it to begin early.
+const BEHIND: usize = 64 * 1024 * 1024;
+
+struct WriteBehind<'s> {
+    staged: &'s mut Staged,
+    written: usize,
+    sender: std::sync::mpsc::SyncSender<()>,
+}
+
+impl Write for WriteBehind<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.staged.write(bytes)?;
+        self.written += n;
+        if self.written >= BEHIND {
+            self.written = 0;
+            // A disk that is still busy with the last call has enough to do.
+            let _ = self.sender.try_send(());
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Write for Staged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)

@@ -16,6 +16,9 @@ use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 use crate::local_dir::{self, store_error};
 
+/// Files from this size on go to the disk while they are written, in bytes.
+const LARGE: u64 = 256 * 1024 * 1024;
+
 /// Blobs under `ROOT/blobs/{key}`, safe for several processes at once.
 #[derive(Debug, Clone)]
 pub struct Local {
@@ -94,10 +97,15 @@ impl Local {
         let mut reader = source.open()?;
         let staged = Staged::new_in(&self.root, source.is_executable());
         let mut staged = staged.map_err(store_error(self, "write", &path))?;
-        let descriptor = copy(&mut reader, &mut staged, source.size()).map_err(|side| match side {
+        let (copied, synced) = match source.size() {
+            ..LARGE => (copy(&mut reader, &mut staged, source.size()), Ok(())),
+            size => staged.write_behind(|mut writer| copy(&mut reader, &mut writer, size)),
+        };
+        let descriptor = copied.map_err(|side| match side {
             Side::Read(error) => Error::io("read", source.path())(error),
             Side::Write(error) => store_error(self, "write", &path)(error),
         })?;
+        synced.map_err(store_error(self, "write", &path))?;
         reader.finish()?;
         if let Err(error) = staged.persist(&path) {
             // Rare, so that it is only looked at when it happened.
