@@ -51,7 +51,7 @@ pub(crate) async fn run(
     }
     if session.is_publishing() {
         // The module did its part before; starting it again could only confuse what is half published.
-        return session.done().await.map(|_| 0).map_err(|error| Failure::at_done(&error));
+        return commit(session, config, signals).await;
     }
     if wrap {
         tokio::select! {
@@ -103,6 +103,8 @@ async fn module(
             let program = Path::new(program).display();
             Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
         })?;
+    // Only from now on it can be silent.
+    session.hear();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
     let interactive = std::io::stdin().is_terminal();
     loop {
@@ -154,26 +156,22 @@ async fn finish(
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     if !status.success() {
-        // It may have failed after its outputs were committed; then they stay so.
-        if session.fail(format!("the module ended with {status}")).await.is_err() && session.is_publishing() {
-            return session.done().await.map(|_| 0).map_err(|error| Failure::at_done(&error));
+        let reason = format!("the module ended with {status}");
+        let failed = tokio::select! {
+            failed = session.fail(reason) => failed,
+            _ = signals.end() => return Ok(finish_within_grace(session, config).await),
+        };
+        match failed {
+            Ok(()) => warn!("what it wrote is left in {}", session.layout().base().join("out").display()),
+            // It failed after its outputs were committed: then they stay so.
+            Err(_) if session.is_publishing() => drop(commit(session, config, signals).await?),
+            Err(_) => warn!("{}", session.saved()),
         }
-        warn!("what it wrote is left in {}", session.layout().base().join("out").display());
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         return Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED));
     }
     if wrap {
-        return tokio::select! {
-            done = session.done() => match done {
-                Ok(_) => Ok(0),
-                Err(error) => {
-                    session.report(&error).await;
-                    let Failure { code, message } = Failure::at_done(&error);
-                    Err(Failure::new(code, format!("{message}; {}", how_to_go_on(session))))
-                }
-            },
-            _ = signals.end() => Ok(finish_within_grace(session, config).await),
-        };
+        return commit(session, config, signals).await;
     }
     let phase = tokio::select! {
         phase = session.idle() => phase,
@@ -182,6 +180,8 @@ async fn finish(
     match phase {
         Phase::Done => Ok(0),
         Phase::Failed => Ok(exit::MODULE_FAILED),
+        // The module was told of an error and did not ask again.
+        _ if session.is_publishing() => commit(session, config, signals).await,
         _ => {
             let reason =
                 "the module ended without calling done: nothing was committed (--wrap commits for it)";
@@ -189,6 +189,21 @@ async fn finish(
             let _ = session.fail(reason).await;
             Err(Failure::new(exit::MODULE_FAILED, reason))
         }
+    }
+}
+
+/// Commits what the module wrote, and says how to go on where that cannot be.
+async fn commit(session: &Session, config: &Server, signals: &mut Signals) -> Result<u8, Failure> {
+    tokio::select! {
+        done = session.done() => match done {
+            Ok(_) => Ok(0),
+            Err(error) => {
+                session.report(&error).await;
+                let Failure { code, message } = Failure::at_done(&error);
+                Err(Failure::new(code, format!("{message}; {}", how_to_go_on(session))))
+            }
+        },
+        _ = signals.end() => Ok(finish_within_grace(session, config).await),
     }
 }
 

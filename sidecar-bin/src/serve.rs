@@ -80,10 +80,10 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     let serving = Serving::start(session, config).await?;
     tokio::select! {
         () = abandoned(session, config) => {
-            // It fails only if the module has called after all.
-            let _ = session.fail(silence(config)).await;
+            // It is too late to fail if the module has called after all.
+            let committed = session.fail(silence(config)).await.is_err() && session.phase() == Phase::Done;
             serving.stop_soon(config).await;
-            Ok(exit::MODULE_FAILED)
+            Ok(if committed { 0 } else { exit::MODULE_FAILED })
         }
         ended = end(session, config) => {
             serving.stop_soon(config).await;

@@ -50,7 +50,7 @@ fn a_module_in_shell() {
 }
 
 /// Whether the program is there.
-fn available(program: &str) -> bool {
+pub fn available(program: &str) -> bool {
     let found = std::process::Command::new(program).arg("--version").output().is_ok();
     if !found {
         skip(&format!("a module that needs {program}"), "install it from your system's packages");

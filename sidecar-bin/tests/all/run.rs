@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::examples::available;
 use crate::process::{CONTEXT, Serving, base, ended, files, sidecar};
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
@@ -126,4 +127,29 @@ fn the_module_finds_its_sidecar_in_the_environment() {
     assert_eq!(out, "swordfish\n", "{log}");
     assert!(!log.contains("swordfish"));
     assert!(base(&dir).join("in/meta.json").exists());
+}
+
+/// The module is told that the bus is away, does not look, and ends well.
+#[test]
+fn what_began_to_publish_is_finished_though_the_module_does_not_ask_again() {
+    if !available("bash") {
+        return;
+    }
+    let call = |path: &str| {
+        format!(
+            "exec 3<>/dev/tcp/127.0.0.1/$SIDECAR_PORT && printf 'GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nsecret: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$SHARED_SECRET\" >&3 && cat <&3"
+        )
+    };
+    let script = format!("{}; {WRITE}; {}", call("ready"), call("done"));
+    for (exit, code) in [("", 0), ("; exit 3", 3)] {
+        let dir = TempDir::new().unwrap();
+        let mut command = sidecar(&dir, &["run"]);
+        command.args(CONTEXT).args(["--", "bash", "-c", &format!("{script}{exit}")]);
+        command.env("SIDECAR_FAULT_CALL", "publish events 1").env("SIDECAR_FAULT_INJECT", "unavailable");
+        let (ended_with, out, log) = ended(&command.output().unwrap());
+        assert!(out.contains("503 Service Unavailable"), "{out}\n{log}");
+        assert_eq!(ended_with, code, "{log}");
+        assert_eq!(files(dir.path().join("dev/events")).len(), 1);
+        assert_eq!(files(base(&dir).join("out")), []);
+    }
 }

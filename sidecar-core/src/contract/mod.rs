@@ -15,6 +15,8 @@ pub use api::{ErrorBody, Phase, Prepared, Published, Receipt, Status};
 pub use context::Context;
 pub use documents::{Blob, Culprit, Digest, Event, EventContext, Failure, Insight, Lineage};
 pub use layout::Layout;
+#[cfg(feature = "bucket")]
+pub(crate) use names::MAX_KEY;
 pub use names::{BlobKey, EventId, FailureId, FileName, InsightId, InvalidName, ModuleName};
 pub use outputs::{EVENT_TYPE, EventTypes, FILES, OutputEvent, Problem, parse_event, parse_pairs};
 pub use pairs::{KeyValuePair, KeyValuePairs};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// The longest blob key, in bytes: the limit of S3, GCS and Azure Blob alike.
-const MAX_KEY: usize = 1024;
+pub(crate) const MAX_KEY: usize = 1024;
 /// The longest event id or module name, in bytes; two of them and a slash each leave room for a file name.
 const MAX_SEGMENT: usize = 128;
 

@@ -134,9 +134,17 @@ impl Journal {
             journal.record.step = match record.step {
                 step if record.plane == journal.record.plane => step,
                 Step::Stored { prepared, .. } => Step::Ready { prepared },
-                Step::Publishing { .. } => {
+                Step::Publishing { .. } | Step::Published { .. } => {
                     return Err(Error::Busy(format!(
                         "{} holds a commit that was begun on another data plane ({}): finish it there first",
+                        dir.display(),
+                        record.plane,
+                    )));
+                }
+                Step::Done { .. } => {
+                    return Err(Error::Busy(format!(
+                        "{} holds the commit of this event by this module on another data plane ({}): take \
+                         another --basedir and --statedir, or run it again with --rerun",
                         dir.display(),
                         record.plane,
                     )));
@@ -153,8 +161,8 @@ impl Journal {
                 record.context.name.as_str(),
             )));
         }
-        // What a finished execution wrote was cleared; what lies there now is not its work.
-        let worked = !matches!(record.step, Step::New | Step::Done { .. });
+        // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
+        let worked = record.step != Step::New;
         let earlier = Earlier { context: record.context, worked };
         Ok((journal, Some(earlier)))
     }

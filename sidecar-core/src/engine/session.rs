@@ -223,8 +223,12 @@ impl Session {
                 (Phase::Committing, ..) if self.inner.inputs_are_gone() => {
                     return Err(state.out_of_order("prepare"));
                 }
+                (Phase::Ready, ..) if state.publishing && self.inner.inputs_are_gone() => {
+                    return Err(state.out_of_order("prepare"));
+                }
                 (Phase::New, ..) => self.start_prepare(&mut state),
-                (Phase::Ready, ..) if !state.staged || self.inner.inputs_are_gone() => {
+                (Phase::Ready, ..) if !state.staged => self.start_prepare(&mut state),
+                (Phase::Ready | Phase::Done, ..) if self.inner.inputs_are_gone() => {
                     self.start_prepare(&mut state)
                 }
                 (_, None, Some(prepared)) => return Ok(prepared.clone()),
@@ -244,7 +248,8 @@ impl Session {
             let mut state = self.inner.state();
             match (state.phase, &state.committing, &state.receipt) {
                 _ if state.failing.is_some() => return Err(state.out_of_order("commit")),
-                (Phase::Done, _, Some(receipt)) => {
+                // The inputs may be staged once more.
+                (Phase::Done | Phase::Preparing, _, Some(receipt)) => {
                     self.inner.told.send_replace(true);
                     return Ok(receipt.clone());
                 }
@@ -377,7 +382,7 @@ impl Session {
 
     /// Notes that the module is alive; the router does so for each of its calls.
     pub fn hear(&self) {
-        *self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.inner.hear();
     }
 
     /// Waits until the module was not heard for as long as `lease` while the next call was its turn.
@@ -390,11 +395,7 @@ impl Session {
             if silence >= lease && its_turn {
                 return;
             }
-            // A call that was at work counts as life until it ended.
             tokio::time::sleep(lease.saturating_sub(silence).max(lease / 10)).await;
-            if self.phase() != phase {
-                self.hear();
-            }
         }
     }
 
@@ -460,15 +461,12 @@ impl Session {
                     info!(files = prepared.files, bytes = prepared.bytes, "ready");
                     state.staged = true;
                     state.prepared = Some(prepared.clone());
-                    inner.enter(&mut state, Phase::Ready);
                 }
-                Err(failed) => {
-                    error!(error = failed.chain(), "the inputs could not be prepared");
-                    // A module that was ready once may still be done.
-                    let ready = *inner.journal().step() != Step::New;
-                    inner.enter(&mut state, if ready { Phase::Ready } else { Phase::New });
-                }
+                Err(failed) => error!(error = failed.chain(), "the inputs could not be prepared"),
             }
+            // A module that was ready once may still be done, and one that is done stays so.
+            let phase = State::of(inner.journal().step()).phase;
+            inner.enter(&mut state, phase);
             prepared
         });
         let running = joined(task);
@@ -555,7 +553,7 @@ impl Inner {
 
     /// Whether a module wiped the base directory after it was ready, as one that starts again does.
     fn inputs_are_gone(&self) -> bool {
-        !self.journal().step().is_publishing() && !self.settings.layout.input_meta().exists()
+        !self.settings.layout.input_meta().exists()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -566,8 +564,14 @@ impl Inner {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn enter(&self, state: &mut State, phase: Phase) {
         state.phase = phase;
+        // While the sidecar was at work, it was not the module's turn to be heard.
+        self.hear();
         self.phase.send_replace(phase);
     }
 }

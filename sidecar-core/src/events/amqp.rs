@@ -89,7 +89,9 @@ impl fmt::Display for Amqp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        write!(f, "{scheme}://{host}{port}/{}", self.config.exchange)
+        let AmqpConfig { exchange, vhost, .. } = &self.config;
+        write!(f, "{scheme}://{host}{port}/{exchange}")?;
+        if vhost == "/" { Ok(()) } else { write!(f, "?vhost={vhost}") }
     }
 }
 

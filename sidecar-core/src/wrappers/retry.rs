@@ -14,7 +14,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Repeats calls that end in [`Error::Unavailable`], with growing jittered waits, for as long as `budget`.
+/// Repeats calls that end in [`Error::Unavailable`], with growing jittered waits, for as long as `budget` after the
+/// first of them has failed.
 ///
 /// A wait that the provider asks for is kept, as far as the budget reaches. Every other error is passed on at
 /// once.
@@ -31,21 +32,15 @@ impl<P> Retry<P> {
     }
 
     async fn around<'c, T>(&self, _: Call, call: impl Fn() -> BoxFuture<'c, Result<T>>) -> Result<T> {
-        let mut backoff = ExponentialBackoff {
-            current_interval: FIRST_WAIT,
-            initial_interval: FIRST_WAIT,
-            max_interval: LONGEST_WAIT,
-            multiplier: 2.0,
-            randomization_factor: 0.5,
-            max_elapsed_time: Some(self.budget),
-            ..ExponentialBackoff::default()
-        };
+        // Made with the first failure: how long the call was at work before is no time without an answer.
+        let mut backoff = None;
         loop {
             let error = match call().await {
                 Err(error @ Error::Unavailable { .. }) => error,
                 outcome => return outcome,
             };
             let Error::Unavailable { retry_after, .. } = &error else { return Err(error) };
+            let backoff = backoff.get_or_insert_with(|| self.backoff());
             let asked = retry_after.unwrap_or_default();
             let Some(wait) = backoff.next_backoff().map(|wait| wait.max(asked)) else { return Err(error) };
             // To wait longer than the budget would only delay the answer.
@@ -54,6 +49,18 @@ impl<P> Retry<P> {
             }
             tracing::warn!(error = error.chain(), ?wait, "trying again");
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn backoff(&self) -> ExponentialBackoff {
+        ExponentialBackoff {
+            current_interval: FIRST_WAIT,
+            initial_interval: FIRST_WAIT,
+            max_interval: LONGEST_WAIT,
+            multiplier: 2.0,
+            randomization_factor: 0.5,
+            max_elapsed_time: Some(self.budget),
+            ..ExponentialBackoff::default()
         }
     }
 }

@@ -196,3 +196,22 @@ async fn a_store_that_is_away_is_unavailable() {
     let bucket = Bucket::s3(&Url::parse("s3://test/").unwrap(), &config, Duration::from_secs(1)).unwrap();
     assert!(matches!(bucket.check().await.unwrap_err(), Error::Unavailable { .. }));
 }
+
+/// A journal knows its data plane by these names.
+#[test]
+fn stores_of_one_name_at_two_places_are_two() {
+    let s3 = |endpoint: &str| {
+        let config = S3Config { endpoint: Some(endpoint.into()), ..S3Config::default() };
+        Bucket::s3(&"s3://bucket/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap().to_string()
+    };
+    assert_ne!(s3("http://one"), s3("http://two"));
+    let azure = |account: &str| {
+        let config = AzureConfig {
+            account: Some(account.into()),
+            key: Some(servers::AZURITE_KEY.into()),
+            ..AzureConfig::default()
+        };
+        Bucket::azure(&"az://data/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap().to_string()
+    };
+    assert_ne!(azure("staging"), azure("production"));
+}

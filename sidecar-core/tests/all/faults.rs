@@ -202,6 +202,18 @@ async fn an_expired_token_and_a_clock_that_is_off_are_refused_with_the_stores_re
     }
 }
 
+/// To wait for a request that is wrong would only delay the answer.
+#[tokio::test]
+async fn a_request_that_the_store_calls_wrong_is_refused_unless_time_mends_it() {
+    const WRONG: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 33\r\nconnection: close\r\n\r\n<Error><Code>KeyTooLong</Code></E";
+    const EXPIRED: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 35\r\nconnection: close\r\n\r\n<Error><Code>ExpiredToken</Code></E";
+    for (answer, refused) in [(WRONG, true), (EXPIRED, false)] {
+        let proxy = Proxy::start(([127, 0, 0, 1], 1).into(), move |_| Fault::Answer(answer)).await;
+        let error = s3(format!("http://{}", proxy.address)).check().await.unwrap_err();
+        assert_eq!(matches!(error, Error::Refused { .. }), refused, "{error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let proxy = Proxy::start(([127, 0, 0, 1], 1).into(), |_| Fault::Hang).await;

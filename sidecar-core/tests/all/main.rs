@@ -23,4 +23,5 @@ mod service_bus_double;
 mod session;
 mod tls;
 mod tree;
+mod uploads;
 mod wrappers;

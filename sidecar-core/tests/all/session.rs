@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Start};
+use sidecar_core::wrappers::{Fault, Injected, Retry, Timeout};
+use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Settings, Start, documents};
 use tempfile::TempDir;
 
 use crate::scene::{Scene, Scripted, files};
@@ -283,6 +285,80 @@ async fn another_event_does_not_inherit_outputs() {
     let session = Session::open(other, scene.plane.clone()).await.unwrap();
     session.ready().await.unwrap();
     assert_eq!(session.done().await.unwrap().files, 0);
+}
+
+#[tokio::test]
+async fn what_is_written_after_a_commit_is_not_the_next_events() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    session.done().await.unwrap();
+    scene.write("out/data/late", "by a module that was not told, and began anew");
+    drop(session);
+    let next = Scene { event: sidecar_core::EventId::parse("e2").unwrap(), ..scene };
+    let session = next.ready().await;
+    assert_eq!(session.done().await.unwrap().files, 0);
+    assert!(next.path("out/.previous/1/data/late").exists());
+}
+
+#[tokio::test]
+async fn a_commit_on_another_data_plane_is_not_this_one() {
+    let mut scene = Scene::new(DataPlane::local(TempDir::new().unwrap().path()).unwrap());
+    let session = scene.ready().await;
+    session.done().await.unwrap();
+    drop(session);
+    scene.plane = DataPlane::memory();
+    let error = Session::open(scene.settings(), scene.plane.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Busy(_)) && error.to_string().contains("--rerun"), "{error}");
+    let settings = Settings { start: Start::Rerun, ..scene.settings() };
+    Session::open(settings, scene.plane.clone()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_module_that_lost_its_inputs_after_the_commit_gets_them_again() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    let receipt = session.done().await.unwrap();
+    fs::remove_dir_all(scene.path("in")).unwrap();
+    session.ready().await.unwrap();
+    assert_eq!(scene.read("in/meta.json"), "[]\n");
+    assert_eq!(session.phase(), Phase::Done);
+    assert_eq!(session.done().await.unwrap(), receipt);
+}
+
+#[tokio::test]
+async fn inputs_that_are_gone_while_events_are_published_are_out_of_order() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    scene.write_outputs();
+    scripted.script.fail("publish", 1);
+    session.done().await.unwrap_err();
+    fs::remove_dir_all(scene.path("in")).unwrap();
+    let error = session.ready().await.unwrap_err();
+    assert!(matches!(*error, Error::OutOfOrder { .. }), "{error:?}");
+    session.done().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_sidecars_own_work_is_no_silence_of_the_module() {
+    let once = std::sync::atomic::AtomicBool::new(true);
+    let hang = move |_: &str, _: usize| match once.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        true => Injected::Hang,
+        false => Injected::Nothing,
+    };
+    let documents = Fault::new(documents::Memory::default(), hang);
+    let documents = Retry::new(Timeout::new(documents, Duration::from_millis(600)), Duration::from_secs(60));
+    let scene = Scene::new(DataPlane { documents: std::sync::Arc::new(documents), ..DataPlane::memory() });
+    let session = scene.open().await;
+    let lease = Duration::from_millis(500);
+    let waiting = session.clone();
+    let abandoned = tokio::spawn(async move { waiting.abandoned(lease).await });
+    session.ready().await.unwrap();
+    let ready = std::time::Instant::now();
+    abandoned.await.unwrap();
+    assert!(ready.elapsed() >= lease * 9 / 10, "{:?}", ready.elapsed());
 }
 
 #[tokio::test]

@@ -58,6 +58,13 @@ async fn a_call_that_hangs_is_given_up_and_repeated() {
     assert_eq!(calls.load(Ordering::Relaxed), 2);
 }
 
+#[tokio::test]
+async fn a_call_that_hangs_as_long_as_the_budget_is_repeated_all_the_same() {
+    let (provider, calls) = faulty(|n| if n == 0 { Injected::Hang } else { Injected::Nothing });
+    look(&Retry::new(Timeout::new(provider, SECOND), SECOND / 2)).await.unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_open_circuit_leaves_the_provider_alone_and_says_for_how_long() {
     let (provider, calls) = faulty(|n| if n < 4 { Injected::Unavailable } else { Injected::Nothing });

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStore;
-use object_store::azure::{AzureAuthorizer, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::azure::{
+    AzureAuthorizer, AzureConfigKey, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder,
+};
 use object_store::client::HttpRequestBody;
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -77,12 +79,14 @@ impl Bucket {
             builder =
                 builder.with_endpoint(endpoint.clone()).with_allow_http(endpoint.starts_with("http://"));
         }
+        let account = builder.get_config_value(&AzureConfigKey::AccountName);
+        let at = builder.get_config_value(&AzureConfigKey::Endpoint).or_else(|| account.clone());
         let store = Arc::new(builder.build().map_err(|error| refused(error.into()))?);
-        let account = config.account.clone().or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
         let client = http::client(root, config.ca_file.as_deref())?;
         let container = account.map(|account| Container::new(&account, name, config, &store, client));
         let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);
         bucket.window = window;
+        bucket.at = at;
         bucket.container = container.transpose().map_err(|error| refused(error.into()))?;
         Ok(bucket)
     }

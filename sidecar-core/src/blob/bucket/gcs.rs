@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use serde::Deserialize;
 use url::Url;
 
@@ -48,8 +48,9 @@ impl Bucket {
         if let Some(endpoint) = &config.endpoint {
             builder = builder.with_base_url(endpoint.trim_end_matches('/'));
         }
+        let at = builder.get_config_value(&GoogleConfigKey::BaseUrl);
         let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
-        Ok(Self { window, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
+        Ok(Self { window, at, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
     }
 }

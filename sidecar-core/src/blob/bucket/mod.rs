@@ -23,7 +23,7 @@ use self::window::Window;
 use super::transfer::hash_and_write;
 use super::{BlobProvider, Descriptor, Hasher, Source, Target};
 use crate::blocking;
-use crate::contract::BlobKey;
+use crate::contract::{BlobKey, MAX_KEY};
 use crate::error::{Error, Result};
 
 #[cfg(feature = "azure")]
@@ -63,6 +63,8 @@ pub struct Bucket {
     expiry: Duration,
     /// `s3://bucket/prefix`, for names and for URIs that are not signed.
     root: Url,
+    /// The endpoint or account where it is, if there can be several: a journal tells stores apart by their names.
+    at: Option<String>,
     memory: Arc<Semaphore>,
     window: Window,
     #[cfg(feature = "azure")]
@@ -77,7 +79,8 @@ impl fmt::Debug for Bucket {
 
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.root.as_str().trim_end_matches('/'))
+        f.write_str(self.root.as_str().trim_end_matches('/'))?;
+        self.at.iter().try_for_each(|at| write!(f, " at {at}"))
     }
 }
 
@@ -100,10 +103,7 @@ impl BlobProvider for Bucket {
             Ok((bytes, hasher.finish()))
         })
         .await?;
-        self.store
-            .put(&path, PutPayload::from(bytes))
-            .await
-            .map_err(|e| self.error("store", key.as_str(), e))?;
+        self.store.put(&path, PutPayload::from(bytes)).await.map_err(|error| self.store_error(key, error))?;
         source.moved().fetch_add(descriptor.size, Ordering::Relaxed);
         drop(permit);
         Ok(descriptor)
@@ -171,15 +171,21 @@ impl BlobProvider for Bucket {
 
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
         let path = self.path(key)?;
-        if let Some(signer) = &self.signer
-            && self.can_sign(key)
-            && let Ok(url) = signer.signed_url(reqwest::Method::GET, &path, self.expiry).await
-        {
-            return Ok(url);
+        if let Some(signer) = self.signer.as_ref().filter(|_| self.can_sign(key)) {
+            match signer.signed_url(reqwest::Method::GET, &path, self.expiry).await {
+                Ok(url) => return Ok(url),
+                Err(error) => match self.error("sign the URI of", key.as_str(), error) {
+                    // To sign may take a call, which can succeed later.
+                    error @ Error::Unavailable { .. } => return Err(error),
+                    // These credentials cannot sign: whoever fetches it brings credentials of their own.
+                    error => tracing::debug!(error = error.chain(), "the URI is not signed"),
+                },
+            }
         }
-        // These credentials cannot sign: whoever fetches it brings credentials of their own.
         let mut uri = self.root.clone();
-        uri.set_path(&format!("{}/{key}", self.root.path().trim_end_matches('/')));
+        if let Ok(mut segments) = uri.path_segments_mut() {
+            segments.pop_if_empty().extend(key.as_str().split('/'));
+        }
         Ok(uri)
     }
 
@@ -219,6 +225,7 @@ impl Bucket {
             signer,
             expiry,
             root,
+            at: None,
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
             window: Window::default(),
             #[cfg(feature = "azure")]
@@ -232,8 +239,12 @@ impl Bucket {
 
     fn path(&self, key: &BlobKey) -> Result<Path> {
         let path = format!("{}/{key}", self.prefix());
-        Path::parse(path.trim_start_matches('/'))
-            .map_err(|error| Error::refused(self, format!("name {key}"), error))
+        let path = path.trim_start_matches('/');
+        if path.len() > MAX_KEY {
+            let cause = format!("with the prefix it is longer than {MAX_KEY} bytes");
+            return Err(Error::refused(self, format!("name {key}"), cause));
+        }
+        Path::parse(path).map_err(|error| Error::refused(self, format!("name {key}"), error))
     }
 
     async fn permit(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
@@ -263,19 +274,19 @@ impl Bucket {
     }
 
     async fn put_in_parts(&self, key: &BlobKey, path: &Path, source: &Source) -> Result<Descriptor> {
-        let failed = |error| self.error("store", key.as_str(), error);
-        let mut upload = self.store.put_multipart(path).await.map_err(failed)?;
-        match self.send_parts(&mut *upload, key, source).await {
-            Ok(descriptor) => {
-                upload.complete().await.map_err(failed)?;
-                Ok(descriptor)
-            }
-            Err(error) => {
-                // Parts that stay behind cost money; an upload that cannot be aborted is the store's to expire.
-                let _ = upload.abort().await;
-                Err(error)
-            }
+        let failed = |error| self.store_error(key, error);
+        let upload = self.store.put_multipart(path).await.map_err(failed)?;
+        let mut unfinished = Unfinished { upload: Some(upload), window: self.window.clone() };
+        let Some(upload) = &mut unfinished.upload else { return Err(Error::Internal("no upload".into())) };
+        let sent = match self.send_parts(&mut **upload, key, source).await {
+            Ok(descriptor) => upload.complete().await.map_err(failed).map(|_| descriptor),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(_) => unfinished.upload = None,
+            Err(_) => unfinished.abort().await,
         }
+        sent
     }
 
     async fn send_parts(
@@ -334,7 +345,17 @@ impl Bucket {
     }
 
     fn sent(&self, part: Option<object_store::Result<()>>, key: &BlobKey) -> Result<()> {
-        part.unwrap_or(Ok(())).map_err(|error| self.error("store", key.as_str(), error))
+        part.unwrap_or(Ok(())).map_err(|error| self.store_error(key, error))
+    }
+
+    /// An error of storing: what is not found then is not the blob.
+    fn store_error(&self, key: &BlobKey, error: object_store::Error) -> Error {
+        match error {
+            object_store::Error::NotFound { source, .. } => {
+                Error::refused(self, format!("store {key}"), source)
+            }
+            error => self.error("store", key.as_str(), error),
+        }
     }
 
     /// The one table from the store's errors to ours.
@@ -342,7 +363,9 @@ impl Bucket {
         use object_store::Error as Store;
         match error {
             Store::NotFound { .. } => Error::NotFound { provider: self.to_string(), key: key.to_owned() },
-            Store::Generic { source, .. } => Error::unavailable(self, format!("{action} {key}"), source),
+            Store::Generic { source, .. } if !is_permanent(&*source) => {
+                Error::unavailable(self, format!("{action} {key}"), source)
+            }
             other => Error::refused(self, format!("{action} {key}"), other),
         }
     }
@@ -350,6 +373,54 @@ impl Bucket {
 
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(MEMORY).clamp(1, MEMORY)
+}
+
+/// Whether the store answered that the request itself is wrong; the status is only in the text.
+fn is_permanent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if let Some((_, status)) = text.split_once("status code: ") {
+            let later = ["408", "429"].iter().any(|later| status.starts_with(later))
+                || ["ExpiredToken", "RequestTimeout"].iter().any(|later| status.contains(later));
+            return status.starts_with('4') && !later;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An upload that is aborted unless it is completed, also when nobody waits for it any more: parts that stay
+/// behind cost money. One that cannot be aborted is the store's to expire.
+struct Unfinished {
+    upload: Option<Box<dyn MultipartUpload>>,
+    window: Window,
+}
+
+impl Unfinished {
+    /// The rest of its life, if it is not completed.
+    fn abort(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let upload = self.upload.take();
+        if upload.is_some() {
+            // If there were too many parts at once to be done in time, then there are fewer from now on.
+            self.window.throttled();
+        }
+        async {
+            if let Some(mut upload) = upload {
+                let _ = upload.abort().await;
+            }
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.upload.is_some()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(self.abort());
+        }
+    }
 }
 
 type Written = (super::Writer, Hasher);

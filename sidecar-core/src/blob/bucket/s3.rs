@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use serde::Deserialize;
 use url::Url;
 
@@ -58,8 +58,9 @@ impl Bucket {
         if let (Some(id), Some(secret)) = (&config.access_key_id, &config.secret_access_key) {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
+        let at = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
         let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
-        Ok(Self { window, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
+        Ok(Self { window, at, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
     }
 }

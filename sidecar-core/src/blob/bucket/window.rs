@@ -44,7 +44,6 @@ impl Window {
     }
 
     /// The store asks to slow down.
-    #[cfg_attr(not(any(feature = "s3", feature = "azure", feature = "gcs")), allow(dead_code))]
     pub(super) fn throttled(&self) {
         self.change(|parts| (parts / 2).max(1));
     }
