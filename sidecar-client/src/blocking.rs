@@ -80,15 +80,27 @@ impl Deref for Module {
     }
 }
 
-/// See [`run`](crate::run).
+/// See [`run`](crate::run). No async runtime is entered while `work` is running.
 pub fn run<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> ExitCode {
-    match runtime() {
-        Ok(runtime) => runtime.block_on(crate::run(async |module| work(module))),
-        Err(error) => {
-            eprintln!("error: {}", error.chain());
+    match ended(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("error: {reason}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn ended<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> Result<(), String> {
+    let module = Client::from_env().and_then(Client::ready).map_err(|error| error.chain())?;
+    if let Err(error) = work(&module) {
+        let reason = error.to_string();
+        if let Err(error) = module.fail(&reason) {
+            eprintln!("error: {}", error.chain());
+        }
+        return Err(reason);
+    }
+    module.done().map(drop).map_err(|error| error.chain())
 }
 
 fn runtime() -> Result<Runtime, Error> {

@@ -33,11 +33,7 @@ pub(super) fn switches(options: &Options, errors: &mut Errors) -> Switches {
             replaces: "blobs",
             url: &options.blobs,
             scheme: "az:",
-            required: vec![
-                ("azureblobprovider.blobaccountname", &options.azureblobprovider_blobaccountname),
-                ("azureblobprovider.blobaccountkey", &options.azureblobprovider_blobaccountkey),
-                ("azureblobprovider.containername", &options.azureblobprovider_containername),
-            ],
+            required: azure(options),
         }),
         mongodb: on(&Switch {
             flag: "mongodbdocprovider",
@@ -68,6 +64,20 @@ pub(super) fn switches(options: &Options, errors: &mut Errors) -> Switches {
             ],
         }),
     }
+}
+
+/// A connection string says the account and how to get in, a signature how to get in.
+fn azure(options: &Options) -> Vec<(&'static str, &Option<String>)> {
+    let connection = options.azureblobprovider_connectionstring.is_some();
+    let signature = connection || options.azureblobprovider_sas.is_some();
+    let mut required = vec![("azureblobprovider.containername", &options.azureblobprovider_containername)];
+    if !connection {
+        required.push(("azureblobprovider.blobaccountname", &options.azureblobprovider_blobaccountname));
+    }
+    if !signature {
+        required.push(("azureblobprovider.blobaccountkey", &options.azureblobprovider_blobaccountkey));
+    }
+    required
 }
 
 fn on(switch: &Switch<'_>, errors: &mut Errors) -> Option<bool> {

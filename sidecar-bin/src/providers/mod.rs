@@ -22,6 +22,9 @@ use documents::Documents;
 use events::Events;
 use policy::Policy;
 
+/// What S3 and Google sign for at most.
+const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Where the three kinds of data go, and how patiently. Without `Debug`: it holds credentials.
 #[derive(Clone)]
 pub(crate) struct PlaneConfig {
@@ -53,6 +56,9 @@ pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -
     });
     let policy = Policy::parse(options, errors);
     let uri_expiry = errors.duration("uri-expiry", &options.uri_expiry, Duration::from_secs(3600));
+    if uri_expiry > LONGEST_EXPIRY {
+        errors.push("uri-expiry", "is more than 7d, the most that stores sign for");
+    }
     Some(PlaneConfig { blobs: blobs?, documents: documents?, events: events?, policy, uri_expiry })
 }
 

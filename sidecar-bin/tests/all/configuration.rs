@@ -127,6 +127,25 @@ fn secrets_can_come_from_files() {
 }
 
 #[test]
+fn azure_takes_a_connection_string_or_a_signature_instead_of_the_key() {
+    let dir = TempDir::new().unwrap();
+    let errors = |flags: &[&str]| {
+        let flags = [&["check", "--development", "--azureblobprovider=true"], flags].concat();
+        output(&dir, &flags).2
+    };
+    let container = "--azureblobprovider.containername=c";
+    let connection = "--azureblobprovider.connectionstring=AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:1/a";
+    let all = errors(&[]);
+    for missing in ["containername", "blobaccountname", "blobaccountkey"] {
+        assert!(all.contains(&format!("--azureblobprovider.{missing}: is required")), "{all}");
+    }
+    assert!(!errors(&[container, connection, "--retry-for=0s"]).contains("is required"));
+    let signature = ["--azureblobprovider.sas=sig=x", "--azureblobprovider.blobaccountname=a", "--nonsense"];
+    assert!(!errors(&[&[container][..], &signature].concat()).contains("is required"));
+    assert!(errors(&["--uri-expiry=8d"]).contains("--uri-expiry: is more than 7d"));
+}
+
+#[test]
 fn unknown_flags_are_configuration_errors() {
     let dir = TempDir::new().unwrap();
     assert_eq!(output(&dir, &["--nonsense"]).0, 64);

@@ -1,4 +1,4 @@
-//! Documents in PostgreSQL: two tables of `jsonb`, with what is searched for in columns of its own.
+//! Documents in PostgreSQL: three tables of `jsonb`, with what is searched for in columns of its own.
 
 use std::error::Error as _;
 use std::fmt;

@@ -69,8 +69,11 @@ pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
     }
     let previous = layout.base().join("out/.previous");
     fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
-    let free = (1..).map(|n| previous.join(format!("{n}"))).find(|path| !path.exists());
-    let to = free.unwrap_or(previous);
+    let mut n = 1;
+    while previous.join(format!("{n}")).exists() {
+        n += 1;
+    }
+    let to = previous.join(format!("{n}"));
     fs::create_dir(&to).map_err(Error::io("create", &to))?;
     for (from, name) in [(data, "data"), (events, "events"), (meta, "meta.json")] {
         match fs::rename(&from, to.join(name)) {

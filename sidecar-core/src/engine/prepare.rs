@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
 use super::data_plane::DataPlane;
 use super::directories;
 use super::progress::{Progress, groups, move_groups};
@@ -55,10 +57,15 @@ async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> R
     if let Some(error) = failed {
         return Err(error);
     }
-    for blob in &blobs {
-        values.push(blob.name.as_str(), plane.blobs.uri(&blob.key).await?);
+    let files = blobs.len() as u64;
+    // To sign may take a call each.
+    let mut uris = stream::iter(blobs)
+        .map(|blob| async move { Result::Ok((plane.blobs.uri(&blob.key).await?, blob.name)) })
+        .buffered(settings.parallel.get());
+    while let Some((uri, name)) = uris.try_next().await? {
+        values.push(name.as_str(), uri);
     }
-    let prepared = Prepared { files: blobs.len() as u64, bytes, values: values.len() as u64 };
+    let prepared = Prepared { files, bytes, values: values.len() as u64 };
     let layout = settings.layout.clone();
     blocking(move || {
         let mut json = serde_json::to_vec_pretty(&values)
