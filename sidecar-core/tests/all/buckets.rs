@@ -215,3 +215,30 @@ fn stores_of_one_name_at_two_places_are_two() {
     };
     assert_ne!(azure("staging"), azure("production"));
 }
+
+/// Azure verifies what arrives, and Azurite accepts the signature that covers it: see `azure_azurite`.
+#[tokio::test]
+async fn azure_is_told_the_md5_of_what_is_sent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = AzureConfig {
+        account: Some("account".into()),
+        key: Some(servers::AZURITE_KEY.into()),
+        endpoint: Some(format!("http://{}/account", listener.local_addr().unwrap())),
+        ..AzureConfig::default()
+    };
+    let bucket = Bucket::azure(&"az://data/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap();
+    let sent = tokio::spawn(async move {
+        let mut head = vec![0; 8192];
+        let (mut client, _) = listener.accept().await.unwrap();
+        let n = tokio::io::AsyncReadExt::read(&mut client, &mut head).await.unwrap();
+        String::from_utf8_lossy(&head[..n]).into_owned()
+    });
+    let dir = tempfile::TempDir::new().unwrap();
+    std::fs::write(dir.path().join("f"), "signed content").unwrap();
+    let (key, source) = (BlobKey::parse("e/m/f").unwrap(), Source::file(dir.path().join("f")).unwrap());
+    let put = tokio::time::timeout(Duration::from_secs(10), bucket.put(&key, &source));
+    let (_, head) = tokio::join!(put, sent);
+    let head = head.unwrap().to_lowercase();
+    assert!(head.contains("content-md5: kuvwkv+0yef9ll+ewiutha=="), "{head}");
+    assert_eq!(head.matches("authorization:").count(), 1, "{head}");
+}

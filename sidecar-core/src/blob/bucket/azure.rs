@@ -14,6 +14,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Bucket;
+use super::azure_md5::{Account, Verified};
 use super::connection::{Attentive, client_options, part_retry};
 use super::window::Window;
 use crate::error::{Cause, Error, Result};
@@ -59,10 +60,11 @@ impl Bucket {
         let refused = |source: Cause| Error::refused(root, "take these settings", source);
         let name = root.host_str().unwrap_or_default();
         let window = Window::default();
+        let signing = Account::default();
         let mut builder = MicrosoftAzureBuilder::from_env()
             .with_container_name(name)
             .with_client_options(client_options(root, config.ca_file.as_deref())?)
-            .with_http_connector(Attentive(window.clone()))
+            .with_http_connector(Verified { inner: Attentive(window.clone()), account: signing.clone() })
             .with_retry(part_retry());
         if let Some(account) = &config.account {
             builder = builder.with_account(account);
@@ -82,6 +84,10 @@ impl Bucket {
         let account = builder.get_config_value(&AzureConfigKey::AccountName);
         let at = builder.get_config_value(&AzureConfigKey::Endpoint).or_else(|| account.clone());
         let store = Arc::new(builder.build().map_err(|error| refused(error.into()))?);
+        if let Some(account) = &account {
+            // It is set here alone, and so for the first time.
+            let _ = signing.set((account.clone(), store.credentials().clone()));
+        }
         let client = http::client(root, config.ca_file.as_deref())?;
         let container = account.map(|account| Container::new(&account, name, config, &store, client));
         let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);

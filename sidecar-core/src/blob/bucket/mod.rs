@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 
 #[cfg(feature = "azure")]
 mod azure;
+#[cfg(feature = "azure")]
+mod azure_md5;
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 mod connection;
 #[cfg(feature = "gcs")]
