@@ -35,13 +35,20 @@ fn main() {
         } else {
             small(&tree)
         }
-        if let Some(endpoint) = servers::seaweedfs() {
-            measure(&format!("SeaweedFS, {name}"), &s3(&endpoint), &dir);
+        let [seaweedfs, azurite] = ["SeaweedFS", "Azurite"].map(|store| format!("{store}, {name}"));
+        if let Some(endpoint) = servers::seaweedfs().filter(|_| wanted(&seaweedfs)) {
+            measure(&seaweedfs, &s3(&endpoint), &dir);
         }
-        if let Some(endpoint) = servers::azurite() {
-            measure(&format!("Azurite, {name}"), &azure(&endpoint), &dir);
+        if let Some(endpoint) = servers::azurite().filter(|_| wanted(&azurite)) {
+            measure(&azurite, &azure(&endpoint), &dir);
         }
     }
+}
+
+/// Whether the command line asks for it: `-- "Azurite, one"`; without such a word for everything.
+fn wanted(name: &str) -> bool {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
 }
 
 fn small(tree: &Path) {

@@ -139,7 +139,7 @@ options! {
         events_file: "events-file" = "FILE",
         /// What events look like on the bus: ion, cloudevents [default: ion]
         event_format: "event-format" = "FORMAT",
-        /// How long a provider may go without an answer, or a transfer without moving [default: 1m]
+        /// How long a provider may go without an answer, or a transfer without finishing a part [default: 1m]
         timeout: "timeout" = "DURATION",
         /// How long a provider that is away is tried again [default: 1m]
         retry_for: "retry-for" = "DURATION",

@@ -17,7 +17,8 @@ use uuid::Uuid;
 /// One `syncfs` beats thousands of `fsync` calls, but it also waits for what other programs wrote.
 const FEW: usize = 64;
 
-/// A file that has no name yet: if the process dies, nothing is left of it.
+/// A file that has no name yet: if the process dies, nothing is left of it, unless it was just about to replace
+/// another one; then a hidden `.….tmp` may be.
 #[derive(Debug)]
 pub(crate) struct Staged {
     file: File,

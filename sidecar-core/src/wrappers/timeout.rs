@@ -9,7 +9,8 @@ use futures_util::future::BoxFuture;
 use super::{Call, FLUSH};
 use crate::error::{Error, Result};
 
-/// Gives up on calls that take longer than `limit`; a transfer, once that long no byte of it has moved.
+/// Gives up on calls that take longer than `limit`; a transfer, once that long none of its bytes has arrived: those
+/// of a part do so together.
 ///
 /// What was given up may still take effect, which repeating it makes harmless.
 #[derive(Debug, Clone)]

@@ -50,7 +50,7 @@ const PART: u64 = 8 << 20;
 /// The most parts of one upload: S3's limit of 10,000, less a margin.
 const MOST_PARTS: u64 = 9_000;
 /// Memory for the parts of all transfers together, in units of [`UNIT`].
-const MEMORY: u32 = 64;
+const MEMORY: u32 = 48;
 /// The unit in which memory is counted, in bytes.
 const UNIT: u64 = 1 << 20;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The window of a fresh connection.
 const FIRST: usize = 4;
 /// The largest window; the memory that all transfers share bounds them together.
-const LARGEST: usize = 8;
+const LARGEST: usize = 6;
 /// A part that takes longer than this many times the fastest one is a sign of queues.
 const SLOW: u64 = 3;
 
