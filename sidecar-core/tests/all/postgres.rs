@@ -58,6 +58,29 @@ async fn a_server_that_is_away_is_unavailable_and_a_missing_database_is_refused(
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
 
+/// A user who may not make tables needs none to be made.
+#[tokio::test]
+async fn absent_tables_without_the_right_to_make_them_are_refused() {
+    let Some(owner) = provider().await else { return };
+    let server = servers::postgres().unwrap();
+    let (client, connection) = tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let user = format!("limited{}", std::process::id());
+    let grants = format!(
+        "CREATE ROLE {user} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+         GRANT ALL ON conformance_contexts, conformance_insights, conformance_failures TO {user}"
+    );
+    client.batch_execute(&grants).await.unwrap();
+    let as_user = |table: &str| {
+        let url = format!("{}?table={table}", server.replacen("postgres@", &format!("{user}@"), 1));
+        Postgres::open(&url.parse().unwrap(), None).unwrap()
+    };
+    let error = as_user("absent").check().await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("permission"), "{error:?}");
+    as_user("conformance").check().await.unwrap();
+    drop(owner);
+}
+
 #[test]
 fn table_names_are_names() {
     let url = "postgres://h/d?table=a%22;drop".parse().unwrap();
