@@ -8,8 +8,8 @@ use sidecar_core::{DataPlane, DocumentProvider, Error, EventContext, EventId, do
 
 use crate::scene::{Scene, Scripted};
 
-/// A bound on everything here; a debug build on a slow machine is far below it.
-const BOUND: Duration = Duration::from_secs(30);
+/// A bound on everything here, for a debug build on a slow and busy machine; alone it takes seconds.
+const BOUND: Duration = Duration::from_secs(180);
 
 /// The problems that `done` reports.
 async fn problems(scene: &Scene) -> Vec<String> {
