@@ -8,7 +8,7 @@ use sidecar_core::{DataPlane, DocumentProvider, Error, EventContext, EventId, do
 
 use crate::scene::{Scene, Scripted};
 
-/// A bound on everything here, for a debug build on a slow and busy machine; alone it takes seconds.
+/// A bound on everything here; two million names take a debug build half a minute on a quiet machine.
 const BOUND: Duration = Duration::from_secs(180);
 
 /// The problems that `done` reports.
