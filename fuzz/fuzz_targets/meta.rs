@@ -32,5 +32,9 @@ fn plain(text: &[u8]) -> Option<KeyValuePairs> {
         return Some(KeyValuePairs::default());
     }
     // As text: in a field that it skips, serde lets bytes pass that are not.
-    serde_json::from_str(std::str::from_utf8(text).ok()?).ok()
+    let text = std::str::from_utf8(text).ok()?;
+    let pairs = serde_json::from_str(text).ok()?;
+    // Of an array serde would take the two values in their order.
+    let elements: Vec<&serde_json::value::RawValue> = serde_json::from_str(text).ok()?;
+    elements.iter().all(|element| element.get().starts_with('{')).then_some(pairs)
 }
