@@ -57,6 +57,16 @@ fn invalid_outputs_and_unknown_commands_have_their_codes() {
 }
 
 #[test]
+fn outputs_in_the_wrong_place_are_named() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = run(&dir, &["--wrap"], "cd $SIDECAR_BASE_DIR/out && touch result.txt .hidden");
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("WARN not committed") && log.contains(": out/result.txt\n"), "{log}");
+    let (_, _, log) = run(&dir, &["--wrap", "--rerun"], "rm $SIDECAR_BASE_DIR/out/result.txt");
+    assert!(!log.contains("not committed"), "{log}");
+}
+
+#[test]
 fn what_is_committed_is_not_run_again_unless_told() {
     let dir = TempDir::new().unwrap();
     run(&dir, &["--wrap"], WRITE);

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
+use tracing::warn;
+
 use super::session::Settings;
 use super::tree::{self, Tree};
 use crate::blob::Source;
@@ -15,6 +17,9 @@ use crate::error::{Error, Result};
 
 /// The most problems reported at once: the answer stays of a size that a person can read.
 const MAX_PROBLEMS: usize = 1000;
+
+/// The most names that one warning lists.
+const MAX_STRAYS: usize = 10;
 
 /// Everything that one commit makes durable.
 #[derive(Debug)]
@@ -60,6 +65,7 @@ pub(super) fn read(settings: &Settings) -> Result<Outputs> {
         }
     }
     if problems.is_empty() {
+        warn_of_strays(layout);
         return Ok(Outputs { files, insights, events });
     }
     let found = problems.len();
@@ -107,6 +113,32 @@ fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Names in the log what a module wrote beside the outputs, most likely by mistake.
+fn warn_of_strays(layout: &Layout) {
+    let out = layout.base().join("out");
+    let of_the_contract = [layout.output_data(), layout.output_events(), layout.output_meta()];
+    let mut strays: Vec<String> = fs::read_dir(&out)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| !of_the_contract.contains(&entry.path()))
+        .map(|entry| format!("out/{}", entry.file_name().to_string_lossy().escape_debug()))
+        // Editors and libraries stage their files under such names, and so does the sidecar.
+        .filter(|name| !name.starts_with("out/."))
+        .take(MAX_STRAYS)
+        .collect();
+    if !strays.is_empty() {
+        strays.sort();
+        warn!(
+            "not committed, since outputs are {}, {} and {}: {}",
+            Layout::OUTPUT_DATA,
+            Layout::OUTPUT_META,
+            Layout::OUTPUT_EVENTS,
+            strays.join(", ")
+        );
+    }
 }
 
 /// Reads a regular file of at most `limit` bytes; `None` when there is none.
