@@ -5,6 +5,7 @@ mod config;
 mod config_file;
 mod exit;
 mod logging;
+mod module_lock;
 mod options;
 mod progress;
 mod providers;
@@ -116,10 +117,15 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Run { .. }) => Start::Restart,
         _ => Start::Resume,
     };
-    let base = settings.layout.base().to_owned();
+    let state_dir = settings.state_dir.clone();
     describe(&settings, config.development);
     if matches!(command, Some(Command::Commit)) {
         prepared(&settings).await?;
+    }
+    if matches!(command, Some(Command::Run { .. })) {
+        module_lock::wait(&state_dir, settings.layout.base()).await.map_err(|error| {
+            Failure::new(exit::LOCAL_FAILED, format!("cannot look for an earlier run: {error}"))
+        })?;
     }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::local(&error))?;
     let mut signals = Signals::catch()
@@ -127,7 +133,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let bar = Bar::of(&session);
     let code = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            run::run(&session, &config.server, &base, &command, wrap, &bar, &mut signals).await
+            run::run(&session, &config.server, &state_dir, &command, wrap, &bar, &mut signals).await
         }
         Some(Command::Prepare) => tokio::select! {
             prepared = session.ready() => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
+use crate::module_lock;
 use crate::progress::Bar;
 use crate::serve::{Serving, abandoned, finish_within_grace, silence};
 use crate::signals::Signals;
@@ -33,7 +34,7 @@ pub(crate) fn module_name(command: &[OsString]) -> String {
 pub(crate) async fn run(
     session: &Session,
     config: &Server,
-    base: &Path,
+    state_dir: &Path,
     command: &[OsString],
     wrap: bool,
     bar: &Bar,
@@ -66,7 +67,9 @@ pub(crate) async fn run(
     }
     bar.clear();
     let serving = Serving::start(session, config).await?;
-    let status = module(session, config, base, command, &serving, signals).await?;
+    let ended = module(session, config, state_dir, command, &serving, signals).await;
+    module_lock::forget(state_dir);
+    let status = ended?;
     let code = finish(session, status, wrap, config, signals).await;
     serving.stop_soon(config).await;
     code
@@ -76,7 +79,7 @@ pub(crate) async fn run(
 async fn module(
     session: &Session,
     config: &Server,
-    base: &Path,
+    state_dir: &Path,
     command: &[OsString],
     serving: &Serving,
     signals: &mut Signals,
@@ -92,17 +95,16 @@ async fn module(
             command.env_remove(name);
         }
     }
-    let mut child = command
+    command
         .args(arguments)
         .env("SHARED_SECRET", &config.secret)
         .env("SIDECAR_PORT", serving.address.port().to_string())
-        .env("SIDECAR_BASE_DIR", base)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            let program = Path::new(program).display();
-            Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
-        })?;
+        .env("SIDECAR_BASE_DIR", session.layout().base())
+        .kill_on_drop(true);
+    let mut child = module_lock::spawn(&mut command, state_dir).map_err(|error| {
+        let program = Path::new(program).display();
+        Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
+    })?;
     // Only from now on it can be silent.
     session.hear();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
@@ -185,7 +187,7 @@ async fn finish(
         _ => {
             let reason =
                 "the module ended without calling done: nothing was committed (--wrap commits for it)";
-            // What has begun to publish is not given up; the next start finishes it.
+            // It ends with the same code if that cannot be recorded.
             let _ = session.fail(reason).await;
             Err(Failure::new(exit::MODULE_FAILED, reason))
         }

@@ -129,6 +129,33 @@ fn signals_reach_the_module() {
     assert_eq!(serving.end().0, 7);
 }
 
+/// Two modules at once would write into the same outputs.
+#[test]
+fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run", "--wrap"]);
+    // What holds the lock in the end is not even the module, but what it started.
+    let script = "(sleep 1; echo late > $SIDECAR_BASE_DIR/out/data/late) & echo started; wait";
+    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
+    let mut stdout = None;
+    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    let module = fs::read_to_string(base(&dir).join(".sidecar/module.lock")).unwrap();
+    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+    assert!(code == 71 && log.contains("another sidecar works"), "{code}: {log}");
+    serving.signal("KILL");
+    drop(serving);
+    assert!(std::process::Command::new("kill").arg(&module).status().unwrap().success());
+
+    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains(&format!("earlier run, process {module}, and")), "{log}");
+    assert!(base(&dir).join("out/.previous/1/data/late").exists());
+    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(committed, ["e1/m/a"]);
+}
+
 #[test]
 fn the_module_finds_its_sidecar_in_the_environment() {
     let dir = TempDir::new().unwrap();
