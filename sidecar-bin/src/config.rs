@@ -189,13 +189,12 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
             Err(error) => errors.push(&flag_file, format!("cannot read {file}: {error}")),
         }
     }
-    if let Some(file) = &options.ca_file {
-        match std::fs::read_to_string(file) {
-            Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => return,
+    if let Some(file) = options.ca_file.take() {
+        match std::fs::read_to_string(&file) {
+            Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => options.ca_file = Some(file),
             Ok(_) => errors.push("ca-file", format!("{file} has no certificate in PEM")),
             Err(error) => errors.push("ca-file", format!("cannot read {file}: {error}")),
         }
-        options.ca_file = None;
     }
 }
 

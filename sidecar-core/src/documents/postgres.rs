@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
-use url::Url;
+use url::{Position, Url};
 
 use super::DocumentProvider;
 use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
@@ -119,8 +119,7 @@ impl Postgres {
     /// # Errors
     /// [`Error::Refused`] when the URL cannot be used.
     pub fn open(url: &Url, ca_file: Option<&Path>) -> Result<Self> {
-        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        let name = format!("postgres://{}{port}{}", url.host_str().unwrap_or_default(), url.path());
+        let name = format!("postgres://{}", &url[Position::BeforeHost..Position::AfterPath]);
         let refused = |source: crate::Cause| Error::refused(&name, "take these settings", source);
         let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
         connection.set_query(None);

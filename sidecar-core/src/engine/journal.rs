@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::session::{Settings, Start};
 use crate::blob::Identity;
-use crate::contract::{Blob, Context, Event, FileName, Prepared, Receipt};
+use crate::contract::{Blob, Context, Event, FileName, Phase, Prepared, Receipt};
 use crate::error::{Error, Result};
 use crate::{durable, fault};
 
@@ -38,6 +38,17 @@ impl Step {
     /// Whether events may have been seen, so that only finishing is left.
     pub(super) fn is_publishing(&self) -> bool {
         matches!(self, Self::Publishing { .. } | Self::Published { .. })
+    }
+
+    /// Where a session stands that begins, or goes on, after this step.
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            // A failed execution begins anew: see `Journal::open`.
+            Self::New | Self::Failed { .. } => Phase::New,
+            Self::Ready { .. } | Self::Stored { .. } => Phase::Ready,
+            Self::Publishing { .. } | Self::Published { .. } => Phase::Committing,
+            Self::Done { .. } => Phase::Done,
+        }
     }
 
     fn name(&self) -> &'static str {

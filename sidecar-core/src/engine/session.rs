@@ -465,7 +465,7 @@ impl Session {
                 Err(failed) => error!(error = failed.chain(), "the inputs could not be prepared"),
             }
             // A module that was ready once may still be done, and one that is done stays so.
-            let phase = State::of(inner.journal().step()).phase;
+            let phase = inner.journal().step().phase();
             inner.enter(&mut state, phase);
             prepared
         });
@@ -578,17 +578,16 @@ impl Inner {
 
 impl State {
     fn of(step: &Step) -> Self {
-        let (phase, prepared, receipt) = match step {
-            // A failed execution begins anew: see `Journal::open`.
-            Step::New | Step::Failed { .. } => (Phase::New, None, None),
-            Step::Ready { prepared } | Step::Stored { prepared, .. } => (Phase::Ready, Some(prepared), None),
-            Step::Publishing { prepared, .. } | Step::Published { prepared, .. } => {
-                (Phase::Committing, Some(prepared), None)
-            }
-            Step::Done { prepared, receipt } => (Phase::Done, Some(prepared), Some(receipt)),
+        let (prepared, receipt) = match step {
+            Step::New | Step::Failed { .. } => (None, None),
+            Step::Ready { prepared }
+            | Step::Stored { prepared, .. }
+            | Step::Publishing { prepared, .. }
+            | Step::Published { prepared, .. } => (Some(prepared), None),
+            Step::Done { prepared, receipt } => (Some(prepared), Some(receipt)),
         };
         Self {
-            phase,
+            phase: step.phase(),
             staged: false,
             prepared: prepared.cloned(),
             receipt: receipt.cloned(),

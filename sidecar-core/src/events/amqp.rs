@@ -16,7 +16,7 @@ use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
 use serde::Deserialize;
 use tokio::sync::Mutex;
-use url::Url;
+use url::{Position, Url};
 
 use super::{EventFormat, EventProvider};
 use crate::contract::Event;
@@ -87,10 +87,9 @@ impl fmt::Debug for Amqp {
 
 impl fmt::Display for Amqp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
-        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let (scheme, host) = (self.url.scheme(), &self.url[Position::BeforeHost..Position::AfterPort]);
         let AmqpConfig { exchange, vhost, .. } = &self.config;
-        write!(f, "{scheme}://{host}{port}/{exchange}")?;
+        write!(f, "{scheme}://{host}/{exchange}")?;
         if vhost == "/" { Ok(()) } else { write!(f, "?vhost={vhost}") }
     }
 }

@@ -12,7 +12,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
-use url::Url;
+use url::{Position, Url};
 
 use super::{EventFormat, EventProvider};
 use crate::contract::Event;
@@ -67,9 +67,8 @@ impl fmt::Debug for Nats {
 
 impl fmt::Display for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, host) = (self.url.scheme(), self.url.host_str().unwrap_or_default());
-        let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
-        write!(f, "{scheme}://{host}{port}/{}?stream={}", self.config.subject, self.config.stream)
+        let (scheme, host) = (self.url.scheme(), &self.url[Position::BeforeHost..Position::AfterPort]);
+        write!(f, "{scheme}://{host}/{}?stream={}", self.config.subject, self.config.stream)
     }
 }
 

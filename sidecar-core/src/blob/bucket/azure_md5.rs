@@ -49,19 +49,21 @@ impl HttpService for Service {
     }
 }
 
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> HttpError {
+    HttpError::new(HttpErrorKind::Request, error)
+}
+
 impl Service {
     async fn with_md5(&self, mut request: HttpRequest) -> Result<HttpRequest, HttpError> {
         let Some((account, credentials)) = self.account.get() else { return Ok(request) };
         if request.method() != Method::PUT || request.body().content_length() == 0 {
             return Ok(request);
         }
-        let failed = |error| HttpError::new(HttpErrorKind::Request, error);
         // Clones share the bytes.
         let body = request.body().clone().collect().await?.to_bytes();
         let digest = tokio::task::spawn_blocking(move || Md5::digest(&body)).await;
         let digest = digest.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error))?;
-        let value = HeaderValue::from_str(&BASE64_STANDARD.encode(digest));
-        let value = value.map_err(|error| HttpError::new(HttpErrorKind::Request, error))?;
+        let value = HeaderValue::from_str(&BASE64_STANDARD.encode(digest)).map_err(failed)?;
         request.headers_mut().insert(CONTENT_MD5, value);
         let credential = credentials.get_credential().await.map_err(failed)?;
         if let AzureCredential::AccessKey(_) = &*credential {
