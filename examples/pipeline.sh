@@ -20,8 +20,7 @@ echo "submitted $pictures as event $first"
 # On a cluster a dispatcher listens to the bus; here the events are files, and the one that matters has all thumbnails.
 second=$(basename "$(grep -l "\"parentEventId\": \"$first\"" dev/events/*.json | xargs grep -l '"thumbnails_created"')" .json)
 
-"$bin/sidecar" run --context.eventid="$second" --context.parenteventid="$first" \
-    --context.correlationid="$first" --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
+"$bin/sidecar" run --context.eventid="$second" --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
 
 echo
 echo "thumbnails:    dev/blobs/$first/thumbnail/"

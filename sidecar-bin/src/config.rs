@@ -59,7 +59,12 @@ pub(crate) struct Log {
 /// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// Absent where no event is processed.
+    /// The event's id, where one was given.
+    pub(crate) event_id: Option<EventId>,
+    /// The correlation id, where one was given.
+    pub(crate) correlation_id: Option<String>,
+    /// Absent where no event is processed. Without `--context.correlationid` that id is empty: only the event
+    /// itself can tell.
     pub(crate) settings: Option<Settings>,
     pub(crate) server: Server,
     pub(crate) plane: PlaneConfig,
@@ -110,6 +115,10 @@ impl Config {
     /// One line for each flag that is missing or cannot be used.
     pub(crate) fn parse(mut options: Options, mode: &Mode) -> Result<Self, Vec<String>> {
         let mut errors = Errors::default();
+        if matches!(mode, Mode::Run { .. }) && options.context_eventid.as_deref() == Some("") {
+            // What should have named the event has failed: to make up another hides it.
+            errors.push("context.eventid", "is empty; leave it out to begin a graph");
+        }
         // An empty variable is how many environments spell "not set".
         for text in options.all_mut() {
             text.take_if(|text| text.is_empty());
@@ -120,10 +129,12 @@ impl Config {
         let plane = providers::parse(options, development, &mut errors);
         let mut server = server(options, mode, development, &mut errors);
         server.credential_variables = plane.as_ref().and_then(PlaneConfig::credential_variables);
-        let settings = match mode {
-            Mode::NoEvent => None,
-            _ => settings(options, mode, development, &mut errors),
-        };
+        let event_id = options
+            .context_eventid
+            .as_deref()
+            .and_then(|id| EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok());
+        let correlation_id = options.context_correlationid.clone();
+        let settings = settings(options, mode, event_id.clone(), development, &mut errors);
         let level = match options.loglevel.as_deref() {
             None => LevelFilter::INFO,
             Some("warning") => LevelFilter::WARN,
@@ -135,7 +146,9 @@ impl Config {
         let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print, development }),
+            (true, Some(plane)) => {
+                Ok(Self { event_id, correlation_id, settings, server, plane, log, print, development })
+            }
             _ => Err(errors.0),
         }
     }
@@ -226,23 +239,30 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
     }
 }
 
-fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Option<Settings> {
+fn settings(
+    options: &Options,
+    mode: &Mode,
+    event_id: Option<EventId>,
+    development: bool,
+    errors: &mut Errors,
+) -> Option<Settings> {
     let name = match (&options.context_name, mode) {
-        (Some(name), _) => name.clone(),
-        (None, Mode::Run { name }) => name.clone(),
-        (None, _) => {
+        (Some(name), _) | (None, Mode::Run { name }) => Some(name),
+        (None, Mode::NoEvent) => None,
+        (None, Mode::Serve | Mode::OneShot) => {
             errors.push("context.name", "is required; the module's name");
-            "?".to_owned()
+            None
         }
     };
-    let name = ModuleName::parse(&name).map_err(|error| errors.push("context.name", error)).ok();
-    let event_id = match (&options.context_eventid, mode) {
-        (Some(id), _) => EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok(),
-        (None, Mode::Run { .. }) => Some(EventId::from(uuid::Uuid::new_v4())),
-        (None, _) => {
+    let name = name
+        .and_then(|name| ModuleName::parse(name).map_err(|error| errors.push("context.name", error)).ok());
+    let event_id = match mode {
+        Mode::Run { .. } => event_id.or_else(|| Some(EventId::from(uuid::Uuid::new_v4()))),
+        Mode::Serve | Mode::OneShot if options.context_eventid.is_none() => {
             errors.push("context.eventid", "is required; the event that the module processes");
             None
         }
+        _ => event_id,
     };
     let parallel = errors.parse("parallel", &options.parallel).unwrap_or(Settings::DEFAULT_PARALLEL);
     let types = EventTypes::parse(options.valideventtypes.as_deref().unwrap_or_default());
@@ -265,7 +285,7 @@ fn settings(options: &Options, mode: &Mode, development: bool, errors: &mut Erro
     };
     let base = std::path::absolute(&base).map_err(|error| errors.push("basedir", error)).ok()?;
     let context = Context {
-        correlation_id: options.context_correlationid.clone().unwrap_or_else(|| event_id.to_string()),
+        correlation_id: options.context_correlationid.clone().unwrap_or_default(),
         parent_event_id: options.context_parenteventid.clone().unwrap_or_default(),
         name,
         event_id,

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit};
-use sidecar_core::{Error, EventTypes, Session, Settings, Start, Submission};
+use sidecar_core::{Context, Error, EventTypes, Lineage, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -106,7 +106,17 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         return Ok(0);
     }
     if let Some(Command::Submit { event_type, values, files }) = command {
-        return submit(event_type, values, files, &plane).await;
+        if event_type.is_empty() {
+            return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
+        }
+        let mut submission = Submission::new(event_type);
+        if let Some(id) = config.event_id {
+            submission = submission.event_id(id);
+        }
+        if let Some(id) = config.correlation_id {
+            submission = submission.correlation_id(id);
+        }
+        return submit(submission, values, files, &plane).await;
     }
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
@@ -120,8 +130,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let state_dir = settings.state_dir.clone();
     describe(&settings, config.development);
     if matches!(command, Some(Command::Commit)) {
-        prepared(&settings).await?;
+        prepared(&mut settings).await?;
     }
+    inherit(&mut settings.context, config.event_id.is_some(), &plane).await?;
     if matches!(command, Some(Command::Run { .. })) {
         module_lock::wait(&state_dir, settings.layout.base()).await.map_err(|error| {
             Failure::new(exit::LOCAL_FAILED, format!("cannot look for an earlier run: {error}"))
@@ -171,19 +182,50 @@ async fn check(plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
 }
 
 /// `commit` goes on with what `prepare` began; it must not touch another execution.
-async fn prepared(settings: &Settings) -> Result<(), Failure> {
+async fn prepared(settings: &mut Settings) -> Result<(), Failure> {
     let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
     let found = match other {
-        Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
+        Some(other) if other.event_id == context.event_id && other.name == context.name => {
+            if context.correlation_id.is_empty() {
+                *context = other;
+            }
+            return Ok(());
+        }
         Some(other) => format!("was prepared for event {} of module {}", other.event_id, other.name),
-        None => "was not prepared".to_owned(),
+        None => "was never prepared".to_owned(),
     };
     let base = settings.layout.base().display();
     let (event, module) = (&context.event_id, &context.name);
     let message =
         format!("{base} {found}, not for event {event} of module {module}: run sidecar prepare first");
     Err(Failure::new(exit::CONFIGURATION, message))
+}
+
+/// The consumer of an event belongs to the event's graph, where no flag says otherwise.
+async fn inherit(context: &mut Context, given: bool, plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
+    if !context.correlation_id.is_empty() {
+        return Ok(());
+    }
+    let event = &context.event_id;
+    let found = match given {
+        true => plane.documents.event_context(event).await.map_err(|error| Failure::at_ready(&error))?,
+        // It was made up just now.
+        false => None,
+    };
+    context.correlation_id = event.to_string();
+    if let Some(found) = found {
+        let Lineage { correlation_id, parent_event_id, .. } = found.context;
+        if !correlation_id.is_empty() {
+            context.correlation_id = correlation_id;
+        }
+        if context.parent_event_id.is_empty() {
+            context.parent_event_id = parent_event_id;
+        }
+    } else if given {
+        warn!("there is no event {event} in {}: unless it begins a graph, its id is wrong", plane.documents);
+    }
+    Ok(())
 }
 
 fn describe(settings: &Settings, development: bool) {
@@ -197,17 +239,13 @@ fn describe(settings: &Settings, development: bool) {
 }
 
 async fn submit(
-    event_type: String,
+    mut submission: Submission,
     values: Vec<String>,
     files: Vec<std::path::PathBuf>,
     plane: &sidecar_core::DataPlane,
 ) -> Result<u8, Failure> {
-    if event_type.is_empty() {
-        return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
-    }
-    let mut submission = Submission::new(event_type);
     for value in values {
-        let Some((key, value)) = value.split_once('=') else {
+        let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
         };
         submission = submission.value(key, value);
@@ -222,10 +260,12 @@ async fn submit(
     for path in files {
         submission = submission.path(path).map_err(unusable)?;
     }
+    let files = submission.files();
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Invalid(_) => unusable(invalid),
         other => Failure::at_done(&other),
     })?;
+    info!(files, "submitted as event {id}");
     // The event is published; a reader that is gone does not undo it.
     let _ = writeln!(std::io::stdout(), "{id}");
     Ok(0)

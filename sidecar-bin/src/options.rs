@@ -83,11 +83,11 @@ pub(crate) fn complete(command: Command) -> Command {
 
 options! {
     "Context" {
-        /// The event being processed; `run` makes one up for the first event of a graph
+        /// The event being processed; `run` makes one up for the first event of a graph, and `submit` for a new one
         context_eventid: "context.eventid" = "ID",
-        /// Shared by all events of one graph [default: the event's id]
+        /// Shared by all events of one graph [default: what the event says, or its id]
         context_correlationid: "context.correlationid" = "ID",
-        /// The event that led to this one [default: none]
+        /// The event that led to this one [default: what the event says, or none]
         context_parenteventid: "context.parenteventid" = "ID",
         /// The module's name; `run` takes the command's
         context_name: "context.name" = "NAME",

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::process::{CONTEXT, base, ended, files, output, sidecar, write_outputs};
@@ -29,7 +30,7 @@ fn commit_needs_prepare() {
     write_outputs(&dir);
     let (code, log) = step(&dir, "commit");
     assert_eq!(code, 64);
-    assert!(log.contains("was not prepared") && log.contains("run sidecar prepare first"), "{log}");
+    assert!(log.contains("was never prepared") && log.contains("run sidecar prepare first"), "{log}");
 }
 
 #[test]
@@ -97,4 +98,88 @@ fn submit_says_what_it_cannot_read() {
     assert_eq!(code, 66);
     assert!(log.contains("cannot read absent.png"), "{log}");
     assert_eq!(output(&dir, &["submit", "--development=true", "--value", "novalue"]).0, 64);
+}
+
+/// The only context below `dev/contexts` whose event was made by processing `parent`.
+fn child_of(dir: &TempDir, parent: &str) -> Value {
+    let contexts = files(dir.path().join("dev/contexts"));
+    let contexts = contexts.into_iter().map(|(_, text)| serde_json::from_str::<Value>(&text).unwrap());
+    let mut children = contexts.filter(|found| found["parentEventId"] == parent);
+    let child = children.next().unwrap();
+    assert!(children.next().is_none());
+    child
+}
+
+const EMIT: &str = r#"echo '[{"key":"eventType","value":"t"}]' > $SIDECAR_BASE_DIR/out/events/1.json"#;
+
+#[test]
+fn a_consumer_belongs_to_the_graph_of_its_event() {
+    let dir = TempDir::new().unwrap();
+    let (code, root, log) = output(&dir, &["submit", "--development=true", "--context.correlationid=graph"]);
+    assert_eq!(code, 0, "{log}");
+    let mut event = root.trim().to_owned();
+    for module in ["first", "second"] {
+        let (name, id) = (format!("--context.name={module}"), format!("--context.eventid={event}"));
+        let run = ["run", "--wrap", "--development=true", &name, &id, "--", "sh", "-c", EMIT];
+        let (code, _, log) = output(&dir, &run);
+        assert_eq!(code, 0, "{log}");
+        let child = child_of(&dir, &event);
+        assert_eq!(child["correlationId"], "graph");
+        event = child["eventId"].as_str().unwrap().to_owned();
+    }
+    // The insight names the event that led to the one that was processed.
+    let note = "echo '[{\"key\":\"k\",\"value\":\"v\"}]' > $SIDECAR_BASE_DIR/out/meta.json";
+    let id = format!("--context.eventid={event}");
+    output(
+        &dir,
+        &["run", "--wrap", "--development=true", "--context.name=third", &id, "--", "sh", "-c", note],
+    );
+    let insight: Value = serde_json::from_str(&files(dir.path().join("dev/insights"))[0].1).unwrap();
+    assert_eq!(insight["correlationId"], "graph");
+    assert_ne!(insight["parentEventId"], "");
+}
+
+#[test]
+fn commit_needs_no_more_than_event_and_module() {
+    let dir = TempDir::new().unwrap();
+    let context = ["--development=true", "--context.eventid=e1", "--context.name=m"];
+    let lineage = ["--context.correlationid=graph", "--context.parenteventid=e0", "prepare"];
+    assert!(sidecar(&dir, &context).args(lineage).output().unwrap().status.success());
+    write_outputs(&dir);
+    assert!(sidecar(&dir, &context).arg("commit").output().unwrap().status.success());
+    for (_, text) in files(dir.path().join("dev/contexts")) {
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["correlationId"], "graph");
+    }
+    let insight: Value = serde_json::from_str(&files(dir.path().join("dev/insights"))[0].1).unwrap();
+    assert_eq!(insight["parentEventId"], "e0");
+}
+
+#[test]
+fn an_event_that_nobody_made_is_told_of() {
+    let dir = TempDir::new().unwrap();
+    let run = |id: &str| {
+        output(
+            &dir,
+            &["run", "--wrap", "--development=true", &format!("--context.eventid={id}"), "--", "true"],
+        )
+    };
+    let (code, _, log) = run("typo");
+    assert!(code == 0 && log.contains("WARN there is no event typo in local documents"), "{log}");
+    let (code, _, log) = run("");
+    assert!(code == 64 && log.contains("--context.eventid: is empty"), "{log}");
+    let (code, _, log) = output(&dir, &["run", "--wrap", "--development=true", "--", "true"]);
+    assert!(code == 0 && !log.contains("WARN"), "{log}");
+}
+
+#[test]
+fn to_submit_under_an_id_again_replaces_the_event() {
+    let dir = TempDir::new().unwrap();
+    for content in ["one", "two"] {
+        fs::write(dir.path().join("a"), content).unwrap();
+        let (code, id, log) = output(&dir, &["submit", "--development=true", "--context.eventid=mine", "a"]);
+        assert_eq!((code, id.as_str()), (0, "mine\n"), "{log}");
+    }
+    assert_eq!(files(dir.path().join("dev/blobs")), [("mine/.submit/a".to_owned(), "two".to_owned())]);
+    assert_eq!(files(dir.path().join("dev/events")).len(), 1);
 }

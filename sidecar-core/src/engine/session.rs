@@ -507,6 +507,9 @@ impl Session {
                 Ok(receipt) => {
                     let Receipt { files, bytes, events, .. } = receipt;
                     info!(files, bytes, events = events.len(), "done");
+                    for event in events.iter().take(EVENTS_TOLD) {
+                        info!("published event {} of type {:?}", event.event_id, event.event_type);
+                    }
                     state.receipt = Some(receipt.clone());
                     inner.enter(&mut state, Phase::Done);
                 }
@@ -618,6 +621,9 @@ impl State {
         Arc::new(Error::OutOfOrder { call, phase, hint })
     }
 }
+
+/// The most events that are told one by one.
+const EVENTS_TOLD: usize = 10;
 
 /// How long a commit that has begun to publish waits before it is tried again without being asked.
 const FINISH_AFTER: Duration = Duration::from_secs(5);

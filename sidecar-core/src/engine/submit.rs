@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 /// What a first event carries.
 #[derive(Debug, Clone)]
 pub struct Submission {
+    event_id: EventId,
+    correlation_id: Option<String>,
     event_type: String,
     values: KeyValuePairs,
     files: Tree,
@@ -28,7 +30,27 @@ impl Submission {
 
     /// An event of this type, without files and values.
     pub fn new(event_type: impl Into<String>) -> Self {
-        Self { event_type: event_type.into(), values: KeyValuePairs::default(), files: Tree::new() }
+        Self {
+            event_id: EventId::from(uuid::Uuid::new_v4()),
+            correlation_id: None,
+            event_type: event_type.into(),
+            values: KeyValuePairs::default(),
+            files: Tree::new(),
+        }
+    }
+
+    /// Gives the event this id instead of a new one, so that to submit it again replaces it.
+    #[must_use]
+    pub fn event_id(mut self, id: EventId) -> Self {
+        self.event_id = id;
+        self
+    }
+
+    /// Makes the event part of this graph instead of the first one of a new graph, which has its id.
+    #[must_use]
+    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
+        self.correlation_id = Some(id.into());
+        self
     }
 
     /// Adds a value for the consumers' `in/meta.json`.
@@ -80,7 +102,7 @@ impl Submission {
     /// # Errors
     /// What the providers report; nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
-        let id = EventId::from(uuid::Uuid::new_v4());
+        let id = self.event_id;
         let blobs: Vec<Blob> = stream::iter(self.files.clone())
             .map(|(name, source)| put(plane, &id, name, source))
             .buffered(Settings::DEFAULT_PARALLEL.get())
@@ -90,7 +112,7 @@ impl Submission {
         let lineage = Lineage {
             name: String::new(),
             event_id: id.clone(),
-            correlation_id: id.to_string(),
+            correlation_id: self.correlation_id.unwrap_or_else(|| id.to_string()),
             parent_event_id: String::new(),
         };
         let context = EventContext {
