@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -172,6 +173,25 @@ pub fn files(path: PathBuf) -> Vec<(String, String)> {
     }
     found.sort();
     found
+}
+
+/// Starts a sidecar's command as a user that is not root, which is what most permissions need to be tried.
+pub fn as_nobody(dir: &TempDir) -> Option<impl Fn(&mut Command) -> Output> {
+    // Another user may start a binary only where every directory above it lets them.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("sidecar");
+    fs::copy(env!("CARGO_BIN_EXE_sidecar"), &program).unwrap();
+    let place = dir.path().to_owned();
+    let as_nobody = move |command: &mut Command| {
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        other.args(command.get_args()).current_dir(&place).output()
+    };
+    if !as_nobody(&mut sidecar(dir, &["--version"])).is_ok_and(|probe| probe.status.success()) {
+        skip("permissions", "run as root with setpriv, in a directory that others may enter");
+        return None;
+    }
+    Some(move |command: &mut Command| as_nobody(command).unwrap())
 }
 
 /// Says what is not tested and how to have it; where the environment insists, that is a failure.

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tempfile::TempDir;
 
 use crate::examples::available;
-use crate::process::{CONTEXT, Serving, base, ended, files, sidecar};
+use crate::process::{CONTEXT, Serving, as_nobody, base, ended, files, sidecar};
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
     let mut command = sidecar(dir, &["run"]);
@@ -62,8 +62,44 @@ fn outputs_in_the_wrong_place_are_named() {
     let (code, _, log) = run(&dir, &["--wrap"], "cd $SIDECAR_BASE_DIR/out && touch result.txt .hidden");
     assert_eq!(code, 0, "{log}");
     assert!(log.contains("WARN not committed") && log.contains(": out/result.txt\n"), "{log}");
-    let (_, _, log) = run(&dir, &["--wrap", "--rerun"], "rm $SIDECAR_BASE_DIR/out/result.txt");
-    assert!(!log.contains("not committed"), "{log}");
+    let (code, _, log) = run(&dir, &["--wrap", "--rerun"], "test ! -e $SIDECAR_BASE_DIR/out/result.txt");
+    assert!(code == 0 && !log.contains("not committed"), "{log}");
+    assert!(base(&dir).join("out/.previous/1/result.txt").exists());
+}
+
+#[test]
+fn a_file_in_place_of_a_directory_is_a_problem_of_this_execution_alone() {
+    let dir = TempDir::new().unwrap();
+    for place in ["data", "events"] {
+        let script = format!("cd $SIDECAR_BASE_DIR/out && rmdir {place} && echo x > {place}");
+        let (code, _, log) = run(&dir, &["--wrap"], &script);
+        assert!(code == 65 && log.contains(&format!("out/{place}")), "{log}");
+        let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).arg("commit").output().unwrap());
+        assert!(code == 65 && log.contains(&format!("out/{place}")), "{log}");
+    }
+    assert_eq!(run(&dir, &["--wrap"], WRITE).0, 0);
+}
+
+/// Some programs make the directories that they write read-only; what they hold is removed all the same.
+#[test]
+fn directories_that_cannot_be_written_hinder_nobody() {
+    let dir = TempDir::new().unwrap();
+    let Some(as_nobody) = as_nobody(&dir) else { return };
+    let script = "cd $SIDECAR_BASE_DIR/out && mkdir -p data/d/e stray && echo x > data/d/e/x &&
+        chmod 555 data/d/e data/d data stray";
+    let run = |event: &str, script: &str| {
+        let event = format!("--context.eventid={event}");
+        let run =
+            ["run", "--wrap", "--development=true", "--context.name=m", &event, "--", "sh", "-c", script];
+        ended(&as_nobody(&mut sidecar(&dir, &run)))
+    };
+    let (code, _, log) = run("e1", script);
+    assert!(code == 0 && !log.contains("could not be"), "{log}");
+    assert_eq!(run("e2", &format!("{script}; exit 1")).0, 1);
+    let (code, _, log) = run("e3", script);
+    assert!(code == 0 && !log.contains("could not be"), "{log}");
+    assert_eq!(files(dir.path().join("dev/blobs")).len(), 2);
+    assert!(!base(&dir).join(".sidecar/trash").exists());
 }
 
 #[test]

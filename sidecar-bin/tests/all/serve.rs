@@ -8,7 +8,9 @@ use std::time::Duration;
 use reqwest::blocking::Client;
 use tempfile::TempDir;
 
-use crate::process::{CONTEXT, DEADLINE, Serving, base, ended, files, sidecar, skip, write_outputs};
+use crate::process::{
+    CONTEXT, DEADLINE, Serving, as_nobody, base, ended, files, sidecar, skip, write_outputs,
+};
 
 #[test]
 fn it_ends_by_itself_after_done_and_leaves_the_base_directory() {
@@ -137,23 +139,9 @@ fn a_full_disk_is_told_and_can_be_mended() {
 #[test]
 fn what_cannot_be_read_is_never_left_out_silently() {
     let dir = TempDir::new().unwrap();
-    // Another user may start a binary only where every directory above it lets them.
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let program = dir.path().join("sidecar");
-    fs::copy(env!("CARGO_BIN_EXE_sidecar"), &program).unwrap();
-    let as_nobody = |command: &mut Command| {
-        let mut other = Command::new("setpriv");
-        other
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .arg(&program)
-            .args(command.get_args());
-        other.current_dir(dir.path()).output()
-    };
-    if !as_nobody(&mut sidecar(&dir, &["--version"])).is_ok_and(|probe| probe.status.success()) {
-        return skip("unreadable outputs", "run as root with setpriv, in a directory that others may enter");
-    }
+    let Some(as_nobody) = as_nobody(&dir) else { return };
     let mut prepare = sidecar(&dir, &CONTEXT);
-    assert!(as_nobody(prepare.arg("prepare")).unwrap().status.success());
+    assert!(as_nobody(prepare.arg("prepare")).status.success());
     let data = base(&dir).join("out/data");
     fs::write(data.join("readable"), "").unwrap();
     for (name, directory) in [("secret", false), ("locked", true)] {
@@ -166,7 +154,7 @@ fn what_cannot_be_read_is_never_left_out_silently() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     }
     let mut commit = sidecar(&dir, &CONTEXT);
-    let (code, _, log) = ended(&as_nobody(commit.arg("commit")).unwrap());
+    let (code, _, log) = ended(&as_nobody(commit.arg("commit")));
     assert_eq!(code, 65, "{log}");
     assert!(
         log.contains("out/data/secret: cannot be read") && log.contains("out/data/locked: cannot be read"),

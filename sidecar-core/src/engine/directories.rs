@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -13,7 +14,11 @@ use crate::error::{Error, Result};
 /// Makes every directory of the contract that is absent, and touches nothing that is there. Blocks.
 pub(super) fn make(layout: &Layout) -> Result<()> {
     for dir in [layout.input_data(), layout.output_data(), layout.output_events()] {
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        match fs::create_dir_all(&dir) {
+            // A file in place of a directory of outputs is a problem of the outputs.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.exists() => {}
+            made => made.map_err(Error::io("create", &dir))?,
+        }
     }
     Ok(())
 }
@@ -59,15 +64,28 @@ pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
     make(layout)
 }
 
-/// Moves the outputs of an earlier execution to a new directory in `out/.previous`. Blocks.
+/// Moves what an earlier execution left in `out/` to a new directory in `out/.previous`. Blocks.
 ///
-/// Returns where they are, unless there were none.
+/// Returns where it is, unless there was nothing. Hidden files stay: they are no outputs.
 pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
-    let (data, events, meta) = (layout.output_data(), layout.output_events(), layout.output_meta());
-    if is_empty(&data) && is_empty(&events) && !meta.exists() {
+    let out = layout.base().join("out");
+    let entries = match fs::read_dir(&out) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read", &out))?,
+    };
+    let mut left = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", &out))?;
+        let path = entry.path();
+        let empty = (path == layout.output_data() || path == layout.output_events()) && is_empty_dir(&path);
+        if !empty && !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            left.push(entry.file_name());
+        }
+    }
+    if left.is_empty() {
         return Ok(None);
     }
-    let previous = layout.base().join("out/.previous");
+    let previous = out.join(".previous");
     fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
     let mut n = 1;
     while previous.join(format!("{n}")).exists() {
@@ -75,25 +93,46 @@ pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
     }
     let to = previous.join(format!("{n}"));
     fs::create_dir(&to).map_err(Error::io("create", &to))?;
-    for (from, name) in [(data, "data"), (events, "events"), (meta, "meta.json")] {
-        match fs::rename(&from, to.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("move", &from)(error));
-            }
-            _ => {}
-        }
+    for name in left {
+        let from = out.join(&name);
+        insisting(&from, || fs::rename(&from, to.join(&name))).map_err(Error::io("move", &from))?;
     }
     Ok(Some(to))
 }
 
-fn is_empty(dir: &Path) -> bool {
-    fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+fn is_empty_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+        && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Does what directories may refuse that the module made read-only: then once more when they are writable.
+fn insisting(path: &Path, action: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match action() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path)?;
+            action()
+        }
+        outcome => outcome,
+    }
+}
+
+/// Lets the owner change every directory of a tree, without following links.
+fn make_writable(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() {
+        return Ok(());
+    }
+    let mode = metadata.permissions().mode();
+    if mode & 0o700 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700))?;
+    }
+    fs::read_dir(path)?.try_for_each(|entry| make_writable(&entry?.path()))
 }
 
 /// Removes a file or a tree, without following links; an absent one is fine.
 pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => insisting(path, || fs::remove_dir_all(path)),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };

@@ -92,6 +92,10 @@ fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            problems.push(Problem::of(Layout::OUTPUT_EVENTS, "is a file, and must be a directory"));
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(Error::io("read", dir)(error)),
     };
     let mut names = Vec::new();
