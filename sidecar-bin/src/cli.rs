@@ -41,7 +41,11 @@ pub(crate) enum Command {
         command: Vec<std::ffi::OsString>,
     },
     /// Stages the inputs and exits
-    Prepare,
+    Prepare {
+        /// Begin again what was committed already
+        #[arg(long)]
+        rerun: bool,
+    },
     /// Commits the outputs of a prepared module and exits
     Commit,
     /// Checks that the data plane can be used, and exits

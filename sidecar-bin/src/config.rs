@@ -70,7 +70,6 @@ pub(crate) struct Config {
     pub(crate) plane: PlaneConfig,
     pub(crate) log: Log,
     pub(crate) print: bool,
-    pub(crate) development: bool,
 }
 
 /// What is wrong, collected.
@@ -146,9 +145,7 @@ impl Config {
         let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => {
-                Ok(Self { event_id, correlation_id, settings, server, plane, log, print, development })
-            }
+            (true, Some(plane)) => Ok(Self { event_id, correlation_id, settings, server, plane, log, print }),
             _ => Err(errors.0),
         }
     }
@@ -224,6 +221,9 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
     };
     let lease = options.module_timeout.as_ref();
     let lease = lease.map(|_| errors.duration("module-timeout", &options.module_timeout, Duration::MAX));
+    if lease.is_some_and(|lease| lease.is_zero()) {
+        errors.push("module-timeout", "is no time at all; leave it out to wait for ever");
+    }
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     Server {
         secret,

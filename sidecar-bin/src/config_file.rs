@@ -23,7 +23,8 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
     for (key, value) in settings {
         // `azureblobprovider` is both a switch and a table; in TOML the switch is called `enabled`.
         let key = key.strip_suffix(".enabled").unwrap_or(&key);
-        let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(key)) else {
+        let known = |arg: &&clap::Arg| arg.get_long() == Some(key) && key != "config";
+        let Some(arg) = command.get_arguments().find(known) else {
             errors.push(format!("--config {path}: there is no setting {key:?}"));
             continue;
         };

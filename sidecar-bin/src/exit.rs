@@ -29,7 +29,8 @@ Exit codes:
    66  the inputs could not be staged
    69  a provider cannot be used, or failed during the commit; repeat it
    71  a local file, directory or socket cannot be used
-  143  ended by a signal before the outputs were committed";
+  143  ended by a signal before the outputs were committed
+128+N  `run`: signal N ended the module";
 
 /// Why the program ends early: the code, and what to tell.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit};
-use sidecar_core::{Context, Error, EventTypes, Lineage, Session, Settings, Start, Submission};
+use sidecar_core::{Context, Error, EventTypes, Lineage, Phase, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let mode = match &command {
         None => Mode::Serve,
         Some(Command::Run { command, .. }) => Mode::Run { name: run::module_name(command) },
-        Some(Command::Prepare | Command::Commit) => Mode::OneShot,
+        Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(Command::Submit { .. } | Command::Check) => Mode::NoEvent,
     };
     let config = match Config::parse(options, &mode) {
@@ -123,12 +123,12 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     };
     // `run` starts its module from the beginning; whoever else calls ready or done goes on where they were.
     settings.start = match command {
-        Some(Command::Run { rerun: true, .. }) => Start::Rerun,
+        Some(Command::Run { rerun: true, .. } | Command::Prepare { rerun: true }) => Start::Rerun,
         Some(Command::Run { .. }) => Start::Restart,
         _ => Start::Resume,
     };
     let state_dir = settings.state_dir.clone();
-    describe(&settings, config.development);
+    describe(&settings);
     if matches!(command, Some(Command::Commit)) {
         prepared(&mut settings).await?;
     }
@@ -139,6 +139,10 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         })?;
     }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::local(&error))?;
+    if session.phase() == Phase::Done && !matches!(command, Some(Command::Run { .. })) {
+        let Context { name, event_id, .. } = session.status().context;
+        warn!("module {name} committed event {event_id} before: what it writes now is not committed");
+    }
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let bar = Bar::of(&session);
@@ -146,7 +150,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Run { wrap, command, .. }) => {
             run::run(&session, &config.server, &state_dir, &command, wrap, &bar, &mut signals).await
         }
-        Some(Command::Prepare) => tokio::select! {
+        Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.ready() => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),
             _ = signals.end() => Ok(exit::TERMINATED),
         },
@@ -228,13 +232,11 @@ async fn inherit(context: &mut Context, given: bool, plane: &sidecar_core::DataP
     Ok(())
 }
 
-fn describe(settings: &Settings, development: bool) {
+fn describe(settings: &Settings) {
     let context = &settings.context;
     info!(module = %context.name, event = %context.event_id, base = %settings.layout.base().display(), "sidecar {}", env!("CARGO_PKG_VERSION"));
-    match settings.event_types {
-        EventTypes::Only(_) => {}
-        EventTypes::Any if development => info!("--valideventtypes is not set: any event type is allowed"),
-        EventTypes::Any => warn!("--valideventtypes is not set: any event type is allowed"),
+    if settings.event_types == EventTypes::Any {
+        info!("--valideventtypes is not set: any event type is allowed");
     }
 }
 

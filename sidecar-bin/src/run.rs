@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use sidecar_core::{Phase, Session};
+use sidecar_core::{Error, Phase, Session};
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
 
@@ -47,7 +47,10 @@ pub(crate) async fn run(
     if phase == Phase::Done {
         let context = session.status().context;
         let (event, module) = (&context.event_id, &context.name);
-        warn!("module {module} committed event {event} before: nothing to do (--rerun runs it again)");
+        warn!(
+            "module {module} committed event {event} before: nothing to do (--rerun runs it again; another \
+             module needs another --context.name)"
+        );
         return Ok(0);
     }
     if session.is_publishing() {
@@ -67,10 +70,9 @@ pub(crate) async fn run(
     }
     bar.clear();
     let serving = Serving::start(session, config).await?;
-    let ended = module(session, config, state_dir, command, &serving, signals).await;
+    let ended = module(session, config, state_dir, command, wrap, &serving, signals).await;
     module_lock::forget(state_dir);
-    let status = ended?;
-    let code = finish(session, status, wrap, config, signals).await;
+    let code = finish(session, ended?, wrap, config, signals).await;
     serving.stop_soon(config).await;
     code
 }
@@ -81,9 +83,10 @@ async fn module(
     config: &Server,
     state_dir: &Path,
     command: &[OsString],
+    wrap: bool,
     serving: &Serving,
     signals: &mut Signals,
-) -> Result<ExitStatus, Failure> {
+) -> Result<Ended, Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::new(exit::CONFIGURATION, "run: no command"));
     };
@@ -109,15 +112,17 @@ async fn module(
     session.hear();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
     let interactive = std::io::stdin().is_terminal();
+    let mut told_to_end = false;
     loop {
         tokio::select! {
             status = child.wait() => {
-                return status.map_err(|error| {
+                let status = status.map_err(|error| {
                     Failure::new(exit::LOCAL_FAILED, format!("cannot wait for the module: {error}"))
-                });
+                })?;
+                return Ok(Ended { status, told_to_end });
             }
             () = abandoned(session, config) => {
-                let reason = silence(config);
+                let reason = silence(config, wrap);
                 // It fails only if the module has called after all.
                 let _ = session.fail(reason.clone()).await;
                 pass_on(&child, Signal::TERM);
@@ -128,12 +133,21 @@ async fn module(
                 return Err(Failure::new(exit::MODULE_FAILED, reason));
             }
             signal = signals.next() => {
+                told_to_end |= Signals::ends(signal);
                 if !(interactive && signal == Signal::INT) {
                     pass_on(&child, signal);
                 }
             }
         }
     }
+}
+
+/// How the module ended.
+#[derive(Debug)]
+struct Ended {
+    status: ExitStatus,
+    /// Whether a signal had asked for it.
+    told_to_end: bool,
 }
 
 /// How long a module that lost its lease may take to end.
@@ -152,25 +166,35 @@ fn pass_on(child: &Child, signal: Signal) {
 /// What the module's end means for the execution.
 async fn finish(
     session: &Session,
-    status: ExitStatus,
+    Ended { status, told_to_end }: Ended,
     wrap: bool,
     config: &Server,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
+    let out = session.layout().base().join("out");
     if !status.success() {
-        let reason = format!("the module ended with {status}");
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED);
+        if told_to_end {
+            // That is no failure of the module, and nothing keeps it from being run again.
+            finish_within_grace(session, config).await;
+            return Ok(code);
+        }
+        let reason = match session.refusal() {
+            Some(error) => format!("the module ended with {status} when done had failed: {}", error.chain()),
+            None => format!("the module ended with {status}"),
+        };
         let failed = tokio::select! {
             failed = session.fail(reason) => failed,
             _ = signals.end() => return Ok(finish_within_grace(session, config).await),
         };
         match failed {
-            Ok(()) => warn!("what it wrote is left in {}", session.layout().base().join("out").display()),
+            Ok(()) => warn!("what it wrote is left in {}", out.display()),
             // It failed after its outputs were committed: then they stay so.
             Err(_) if session.is_publishing() => drop(commit(session, config, signals).await?),
-            Err(_) => warn!("{}", session.saved()),
+            Err(_) => warn!("the module ended with {status} after it was done: {}", session.saved()),
         }
-        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-        return Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::MODULE_FAILED));
+        return Ok(code);
     }
     if wrap {
         return commit(session, config, signals).await;
@@ -179,16 +203,18 @@ async fn finish(
         phase = session.idle() => phase,
         _ = signals.end() => return Ok(finish_within_grace(session, config).await),
     };
-    match phase {
-        Phase::Done => Ok(0),
-        Phase::Failed => Ok(exit::MODULE_FAILED),
+    match (phase, session.refusal()) {
+        (Phase::Done, _) => Ok(0),
+        (Phase::Failed, _) => Ok(exit::MODULE_FAILED),
         // The module was told of an error and did not ask again.
         _ if session.is_publishing() => commit(session, config, signals).await,
-        _ => {
+        (_, Some(error)) => Err(refused(session, &error).await),
+        (_, None) => {
             let reason =
                 "the module ended without calling done: nothing was committed (--wrap commits for it)";
             // It ends with the same code if that cannot be recorded.
             let _ = session.fail(reason).await;
+            warn!("what it wrote is left in {}", out.display());
             Err(Failure::new(exit::MODULE_FAILED, reason))
         }
     }
@@ -199,21 +225,22 @@ async fn commit(session: &Session, config: &Server, signals: &mut Signals) -> Re
     tokio::select! {
         done = session.done() => match done {
             Ok(_) => Ok(0),
-            Err(error) => {
-                session.report(&error).await;
-                let Failure { code, message } = Failure::at_done(&error);
-                Err(Failure::new(code, format!("{message}; {}", how_to_go_on(session))))
-            }
+            Err(error) => Err(refused(session, &error).await),
         },
         _ = signals.end() => Ok(finish_within_grace(session, config).await),
     }
 }
 
-/// The command that commits what the module wrote.
-fn how_to_go_on(session: &Session) -> String {
+/// Why nothing is committed, and the command that commits what the module wrote.
+async fn refused(session: &Session, error: &Error) -> Failure {
+    session.report(error).await;
+    let Failure { code, message } = Failure::at_done(error);
     let context = session.status().context;
-    format!(
-        "with the other settings as they were: sidecar commit --context.name={} --context.eventid={}",
-        context.name, context.event_id
+    Failure::new(
+        code,
+        format!(
+            "{message}; with the other settings as they were: sidecar commit --context.name={} --context.eventid={}",
+            context.name, context.event_id
+        ),
     )
 }

@@ -81,7 +81,7 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     tokio::select! {
         () = abandoned(session, config) => {
             // It is too late to fail if the module has called after all.
-            let committed = session.fail(silence(config)).await.is_err() && session.phase() == Phase::Done;
+            let committed = session.fail(silence(config, false)).await.is_err() && session.phase() == Phase::Done;
             serving.stop_soon(config).await;
             Ok(if committed { 0 } else { exit::MODULE_FAILED })
         }
@@ -111,9 +111,12 @@ async fn end(session: &Session, config: &Server) -> Phase {
     ended
 }
 
-/// Why a module loses its lease.
-pub(crate) fn silence(config: &Server) -> String {
+/// Why a module loses its lease; one that is wrapped makes no calls by which to be heard.
+pub(crate) fn silence(config: &Server, wrapped: bool) -> String {
     let lease = humantime::format_duration(config.module_timeout.unwrap_or_default());
+    if wrapped {
+        return format!("the module took longer than {lease} (--module-timeout)");
+    }
     format!("the module was not heard for {lease} (--module-timeout)")
 }
 

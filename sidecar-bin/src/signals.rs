@@ -49,9 +49,14 @@ impl Signals {
     pub(crate) async fn end(&mut self) -> Signal {
         loop {
             let signal = self.next().await;
-            if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP) {
+            if Self::ends(signal) {
                 return signal;
             }
         }
+    }
+
+    /// Whether a signal asks to end.
+    pub(crate) fn ends(signal: Signal) -> bool {
+        matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)
     }
 }

@@ -156,9 +156,10 @@ impl Embedded {
         match scheme(url)? {
             ("file", rest) if rest.starts_with("///") => Url::parse(url)
                 .ok()
+                .filter(|url| url.query().is_none() && url.fragment().is_none())
                 .and_then(|url| url.to_file_path().ok())
                 .map(Self::Local)
-                .ok_or_else(|| format!("{url:?} names no directory")),
+                .ok_or_else(|| format!("{url:?} names no directory (? and # in a name are %3F and %23)")),
             ("file", rest) if !rest.is_empty() && !rest.starts_with("//") => Ok(Self::Local(rest.into())),
             ("file", _) => Err(format!("{url:?} names no directory: say file:///absolute or file:relative")),
             ("memory", _) => Ok(Self::Memory),

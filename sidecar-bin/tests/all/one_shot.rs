@@ -25,6 +25,23 @@ fn prepare_then_commit_is_one_execution() {
 }
 
 #[test]
+fn what_is_committed_is_prepared_again_only_when_told() {
+    let dir = TempDir::new().unwrap();
+    let again = |flags: &[&str], content: &str| {
+        let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).arg("prepare").args(flags).output().unwrap());
+        assert_eq!(code, 0, "{log}");
+        fs::write(base(&dir).join("out/data/a"), content).unwrap();
+        assert_eq!(step(&dir, "commit").0, 0);
+        (log, fs::read_to_string(dir.path().join("dev/blobs/e1/m/a")).unwrap())
+    };
+    assert_eq!(again(&[], "one").1, "one");
+    let (log, committed) = again(&[], "two");
+    assert!(log.contains("WARN module m committed event e1 before"), "{log}");
+    assert_eq!(committed, "one");
+    assert_eq!(again(&["--rerun"], "three").1, "three");
+}
+
+#[test]
 fn commit_needs_prepare() {
     let dir = TempDir::new().unwrap();
     write_outputs(&dir);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::examples::available;
@@ -162,7 +163,12 @@ fn signals_reach_the_module() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
     assert_eq!(line, "started\n");
     serving.signal("TERM");
-    assert_eq!(serving.end().0, 7);
+    let (code, log) = serving.end();
+    assert_eq!(code, 7, "{log}");
+    // Whoever ends a job does not say that it failed.
+    assert!(log.contains("nothing is lost") && !log.contains("failed"), "{log}");
+    assert_eq!(files(dir.path().join("dev/failures")), []);
+    assert_eq!(run(&dir, &["--wrap"], WRITE).0, 0);
 }
 
 /// Two modules at once would write into the same outputs.
@@ -202,17 +208,40 @@ fn the_module_finds_its_sidecar_in_the_environment() {
     assert!(base(&dir).join("in/meta.json").exists());
 }
 
+/// A call of the sidecar from bash.
+fn call(path: &str) -> String {
+    format!(
+        "exec 3<>/dev/tcp/127.0.0.1/$SIDECAR_PORT && printf 'GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nsecret: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$SHARED_SECRET\" >&3 && cat <&3"
+    )
+}
+
+#[test]
+fn a_module_that_ends_though_done_was_refused_is_told_why() {
+    if !available("bash") {
+        return;
+    }
+    let broken = "echo '{' > $SIDECAR_BASE_DIR/out/meta.json";
+    let script = format!("{}; {broken}; {}", call("ready"), call("done"));
+    for (exit, code, culprit) in [("", 65, "outputs"), ("; exit 3", 3, "module")] {
+        let dir = TempDir::new().unwrap();
+        let mut command = sidecar(&dir, &["run"]);
+        command.args(CONTEXT).args(["--", "bash", "-c", &format!("{script}{exit}")]);
+        let (ended_with, out, log) = ended(&command.output().unwrap());
+        assert!(out.contains("422 Unprocessable Entity"), "{out}\n{log}");
+        assert_eq!(ended_with, code, "{log}");
+        assert!(!log.contains("without calling done"), "{log}");
+        let failure: Value = serde_json::from_str(&files(dir.path().join("dev/failures"))[0].1).unwrap();
+        assert_eq!(failure["culprit"], culprit);
+        assert!(failure["reason"].as_str().unwrap().contains("out/meta.json"), "{failure}");
+    }
+}
+
 /// The module is told that the bus is away, does not look, and ends well.
 #[test]
 fn what_began_to_publish_is_finished_though_the_module_does_not_ask_again() {
     if !available("bash") {
         return;
     }
-    let call = |path: &str| {
-        format!(
-            "exec 3<>/dev/tcp/127.0.0.1/$SIDECAR_PORT && printf 'GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nsecret: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$SHARED_SECRET\" >&3 && cat <&3"
-        )
-    };
     let script = format!("{}; {WRITE}; {}", call("ready"), call("done"));
     for (exit, code) in [("", 0), ("; exit 3", 3)] {
         let dir = TempDir::new().unwrap();

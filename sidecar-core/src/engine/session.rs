@@ -132,6 +132,8 @@ struct State {
     prepared: Option<Prepared>,
     receipt: Option<Receipt>,
     reason: Option<String>,
+    /// Why the last commit was refused.
+    refusal: Option<Arc<Error>>,
     /// Whether events may have been seen, so that only finishing is left.
     publishing: bool,
     preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
@@ -353,6 +355,11 @@ impl Session {
         state.publishing && state.phase != Phase::Done
     }
 
+    /// Why the last call of [`done`](Self::done) failed, unless another has succeeded since.
+    pub fn refusal(&self) -> Option<Arc<Error>> {
+        self.inner.state().refusal.clone()
+    }
+
     /// Where the execution stands.
     pub fn phase(&self) -> Phase {
         self.inner.state().phase
@@ -511,9 +518,11 @@ impl Session {
                         info!("published event {} of type {:?}", event.event_id, event.event_type);
                     }
                     state.receipt = Some(receipt.clone());
+                    state.refusal = None;
                     inner.enter(&mut state, Phase::Done);
                 }
                 Err(failed) => {
+                    state.refusal = Some(failed.clone());
                     match &**failed {
                         Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
                         failed => error!(error = failed.chain(), "the outputs could not be committed"),
@@ -595,6 +604,7 @@ impl State {
             prepared: prepared.cloned(),
             receipt: receipt.cloned(),
             reason: None,
+            refusal: None,
             publishing: step.is_publishing(),
             preparing: None,
             committing: None,

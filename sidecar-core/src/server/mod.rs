@@ -1,6 +1,6 @@
 //! The HTTP API, as a router that an embedder can serve wherever it likes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -10,6 +10,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
 use axum::{Json, Router};
+use tracing::warn;
 
 use crate::contract::{Prepared, Receipt, Status};
 use crate::engine::Session;
@@ -37,6 +38,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 struct Api {
     session: Session,
     secret: Secret,
+    /// Told of a call with a wrong secret.
+    refused: Once,
     metrics: Metrics,
 }
 
@@ -45,7 +48,7 @@ struct Api {
 /// `/ready`, `/done`, `/fail` and `/status` take the header `secret`; `/healthz`, `/metrics` and
 /// `/openapi.json` do not. The three calls answer GET and POST alike, since the original contract uses GET.
 pub fn router(session: Session, secret: Secret) -> Router {
-    let api = Arc::new(Api { metrics: Metrics::new(), session, secret });
+    let api = Arc::new(Api { metrics: Metrics::new(), session, secret, refused: Once::new() });
     let call = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
         .route("/ready", on(call, ready).head(not_allowed))
@@ -103,14 +106,17 @@ async fn reason(request: Request) -> Result<String, Failure> {
 
 async fn authenticate(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
-    match given {
+    let problem = match given {
         Some(given) if api.secret.matches(given) => {
             api.session.hear();
-            next.run(request).await
+            return next.run(request).await;
         }
-        Some(_) => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is wrong").into_response(),
-        None => Failure::new(StatusCode::UNAUTHORIZED, "the header \"secret\" is missing").into_response(),
-    }
+        Some(_) => "the header \"secret\" is wrong",
+        None => "the header \"secret\" is missing",
+    };
+    // Most likely it is the module, whose author looks here; whoever guesses must not fill the log.
+    api.refused.call_once(|| warn!("{} was refused: {problem} (told once)", request.uri().path()));
+    Failure::new(StatusCode::UNAUTHORIZED, problem).into_response()
 }
 
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
