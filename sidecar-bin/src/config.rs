@@ -81,10 +81,10 @@ impl Errors {
         self.0.push(format!("--{flag}: {problem}"));
     }
 
-    /// The parsed value; an unusable one is noted.
-    pub(crate) fn parse<T: FromStr<Err: Display>>(&mut self, flag: &str, text: &Option<String>) -> Option<T> {
+    /// The parsed value; one that is not `what` is noted.
+    pub(crate) fn parse<T: FromStr>(&mut self, flag: &str, text: &Option<String>, what: &str) -> Option<T> {
         let text = text.as_ref()?;
-        text.parse().map_err(|error| self.push(flag, format!("{text:?}: {error}"))).ok()
+        text.parse().map_err(|_| self.push(flag, format!("{text:?} is not {what}"))).ok()
     }
 
     pub(crate) fn switch(&mut self, flag: &str, text: &Option<String>) -> Option<bool> {
@@ -211,7 +211,7 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
 fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Server {
     let secret = match &options.sharedsecret {
         Some(secret) => secret.clone(),
-        None if development => DEV_SECRET.to_owned(),
+        None if development && *mode == Mode::Serve => DEV_SECRET.to_owned(),
         None => {
             if *mode == Mode::Serve {
                 errors.push("sharedsecret", "is required; the module sends it in the header `secret`");
@@ -227,10 +227,12 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     Server {
         secret,
-        address: errors.parse("serveraddress", &options.serveraddress).unwrap_or(Ipv4Addr::LOCALHOST.into()),
-        port: errors.parse("serverport", &options.serverport).unwrap_or(default_port),
+        address: errors
+            .parse("serveraddress", &options.serveraddress, "an IP address")
+            .unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        port: errors.parse("serverport", &options.serverport, "a port, 0 to 65535").unwrap_or(default_port),
         socket: options.socket.as_ref().map(PathBuf::from),
-        socket_uid: errors.parse("socket-uid", &options.socket_uid),
+        socket_uid: errors.parse("socket-uid", &options.socket_uid, "a user's number"),
         module_timeout: lease,
         credential_variables: None,
         exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),
@@ -264,7 +266,9 @@ fn settings(
         }
         _ => event_id,
     };
-    let parallel = errors.parse("parallel", &options.parallel).unwrap_or(Settings::DEFAULT_PARALLEL);
+    let parallel = errors
+        .parse("parallel", &options.parallel, "a number from 1 on")
+        .unwrap_or(Settings::DEFAULT_PARALLEL);
     let types = EventTypes::parse(options.valideventtypes.as_deref().unwrap_or_default());
     if options.valideventtypes.is_some() && types == EventTypes::Any {
         errors.push("valideventtypes", "names no type; leave it out to allow any");

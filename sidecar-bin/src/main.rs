@@ -14,6 +14,7 @@ mod serve;
 mod signals;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
@@ -116,7 +117,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         if let Some(id) = config.correlation_id {
             submission = submission.correlation_id(id);
         }
-        return submit(submission, values, files, &plane).await;
+        return submit(submission, values, files, config.plane.blob_dir(), &plane).await;
     }
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
@@ -243,7 +244,8 @@ fn describe(settings: &Settings) {
 async fn submit(
     mut submission: Submission,
     values: Vec<String>,
-    files: Vec<std::path::PathBuf>,
+    files: Vec<PathBuf>,
+    blob_dir: Option<&Path>,
     plane: &sidecar_core::DataPlane,
 ) -> Result<u8, Failure> {
     for value in values {
@@ -259,7 +261,15 @@ async fn submit(
         }
         other => Failure::new(exit::INPUTS_FAILED, other.chain()),
     };
+    let blob_dir = blob_dir.and_then(|dir| dir.canonicalize().ok());
     for path in files {
+        if let (Some(dir), Ok(real)) = (&blob_dir, path.canonicalize())
+            && dir.starts_with(real)
+        {
+            let (path, dir) = (path.display(), dir.display());
+            let message = format!("{path} holds the data plane itself, {dir}: name what lies beside it");
+            return Err(Failure::new(exit::INPUTS_FAILED, message));
+        }
         submission = submission.path(path).map_err(unusable)?;
     }
     let files = submission.files();

@@ -1,6 +1,7 @@
 //! Where files go.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,14 @@ impl Blobs {
             Self::Azure(..) => Some("AZURE_"),
             #[cfg(feature = "gcs")]
             Self::Gcs(..) => Some("GOOGLE_"),
+        }
+    }
+
+    /// The directory of embedded blobs.
+    pub(super) fn local_dir(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded(Embedded::Local(dir)) => Some(dir),
+            _ => None,
         }
     }
 

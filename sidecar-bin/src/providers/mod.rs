@@ -1,6 +1,6 @@
 //! The data plane that the settings name: a URL for each kind of data, and the policies around its provider.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sidecar_core::{DataPlane, Result};
@@ -49,7 +49,8 @@ pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -
         Some(url) => Documents::parse(url, options),
         None => Documents::ion(options),
     });
-    let format = errors.parse("event-format", &options.event_format).unwrap_or_default();
+    let format =
+        errors.parse("event-format", &options.event_format, "ion or cloudevents").unwrap_or_default();
     let events = one("events", &options.events, ion.servicebus, development, errors, |url| match url {
         Some(url) => Events::parse(url, format, options),
         None => Events::ion(format, options),
@@ -95,6 +96,11 @@ impl PlaneConfig {
     /// How the variables begin in which the blob store finds its credentials: none of a module's business.
     pub(crate) fn credential_variables(&self) -> Option<&'static str> {
         self.blobs.credential_variables()
+    }
+
+    /// The directory that holds the blobs, where it is one of this machine.
+    pub(crate) fn blob_dir(&self) -> Option<&Path> {
+        self.blobs.local_dir()
     }
 
     /// The settings in force, by their flags, without secrets.
@@ -198,7 +204,10 @@ fn endpoint(value: String) -> Result<Option<String>, String> {
 
 /// A URL's scheme and what follows.
 fn scheme(url: &str) -> Result<(&str, &str), String> {
-    url.split_once(':').ok_or_else(|| "is no URL such as file:///some/dir".into())
+    url.split_once(':').ok_or_else(|| match url.starts_with('/') {
+        true => format!("is no URL: say file://{url}"),
+        false => "is no URL such as file:///some/dir".into(),
+    })
 }
 
 /// A URL of a store on the network, with its query apart; `example` shows what it looks like.

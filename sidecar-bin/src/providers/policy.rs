@@ -26,12 +26,18 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn parse(options: &Options, errors: &mut Errors) -> Self {
-        let failures = errors.parse("circuit-breaker", &options.circuit_breaker).unwrap_or(FAILURES);
+        let failures = errors
+            .parse("circuit-breaker", &options.circuit_breaker, "a number of failures")
+            .unwrap_or(FAILURES);
         Self {
             timeout: errors.duration("timeout", &options.timeout, Duration::from_secs(60)),
             retry_for: errors.duration("retry-for", &options.retry_for, Duration::from_secs(60)),
             failures: NonZeroU32::new(failures),
-            per_second: errors.parse("rate-limit", &options.rate_limit),
+            per_second: errors.parse(
+                "rate-limit",
+                &options.rate_limit,
+                "a number of calls a second, from 1 on",
+            ),
         }
     }
 }

@@ -117,6 +117,15 @@ fn submit_says_what_it_cannot_read() {
     assert_eq!(output(&dir, &["submit", "--development=true", "--value", "novalue"]).0, 64);
 }
 
+#[test]
+fn the_data_plane_is_not_submitted_to_itself() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a"), "a").unwrap();
+    let (code, _, log) = output(&dir, &["submit", "--development=true", "."]);
+    assert!(code == 66 && log.contains(". holds the data plane itself"), "{log}");
+    assert_eq!(files(dir.path().join("dev/blobs")), []);
+}
+
 /// The only context below `dev/contexts` whose event was made by processing `parent`.
 fn child_of(dir: &TempDir, parent: &str) -> Value {
     let contexts = files(dir.path().join("dev/contexts"));

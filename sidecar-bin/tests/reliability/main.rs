@@ -76,15 +76,15 @@ async fn main() {
     }
     let table = rows.table(arguments.seed, started.elapsed().as_secs());
     println!("{table}");
-    if let Some(path) = arguments.write {
-        write(&path, &table);
-    }
     assert!(
         rows.failures.is_empty(),
         "{} of the trials failed:\n{}",
         rows.failures.len(),
         rows.failures.join("\n")
     );
+    if let Some(path) = arguments.write {
+        write(&path, &table);
+    }
 }
 
 fn number() -> usize {

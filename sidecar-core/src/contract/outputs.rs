@@ -118,6 +118,7 @@ pub fn parse_event(
         OutputEvent { event_type: String::new(), files: Vec::new(), data: KeyValuePairs::default() };
     let mut typed = false;
     let mut named = HashSet::new();
+    let mut misspelt = String::new();
     let pairs = reader.pairs();
     let legible = reader.problems.is_empty();
     for Located { pair, at } in pairs {
@@ -137,7 +138,11 @@ pub fn parse_event(
                     match FileName::parse(name) {
                         Err(invalid) => reader.report(at, invalid.to_string()),
                         Ok(name) if !exists(&name) => {
-                            reader.report(at, format!("out/data has no file {name:?}", name = name.as_str()))
+                            let meant = meant(&name, &exists);
+                            reader.report(
+                                at,
+                                format!("out/data has no file {name:?}{meant}", name = name.as_str()),
+                            )
                         }
                         Ok(name) if !named.insert(name.clone()) => {
                             reader.report(at, format!("file {name:?} is named twice", name = name.as_str()));
@@ -146,13 +151,28 @@ pub fn parse_event(
                     }
                 }
             }
-            _ => event.data.0.push(pair),
+            key => {
+                if key.eq_ignore_ascii_case(EVENT_TYPE) {
+                    misspelt = format!(" (there is {key:?}; case counts)");
+                }
+                event.data.0.push(pair);
+            }
         }
     }
     if !typed && legible {
-        reader.report(0, format!("no pair with the key {EVENT_TYPE:?}"));
+        reader.report(0, format!("no pair with the key {EVENT_TYPE:?}{misspelt}"));
     }
     reader.finish(event)
+}
+
+/// A hint for a name that is meant from another directory.
+fn meant(name: &FileName, exists: impl Fn(&FileName) -> bool) -> String {
+    let name = name.as_str();
+    let inner = name.strip_prefix("out/data/").or_else(|| name.strip_prefix("data/"));
+    match inner.and_then(|inner| FileName::parse(inner).ok()).filter(|inner| exists(inner)) {
+        Some(inner) => format!("; names begin there: {:?}", inner.as_str()),
+        None => String::new(),
+    }
 }
 
 fn not_allowed(event_type: &str, allowed: &EventTypes) -> String {
@@ -206,6 +226,10 @@ impl<'t> Reader<'t> {
                 return Vec::new();
             }
         };
+        if text.starts_with('\u{feff}') {
+            self.report(0, "begins with a byte order mark: write plain UTF-8");
+            return Vec::new();
+        }
         let elements: Vec<&RawValue> = match serde_json::from_str(text) {
             Ok(elements) => elements,
             Err(error) => {
@@ -348,6 +372,18 @@ mod tests {
             event("[\n{").unwrap_err(),
             ["out/events/1.json:2:1: broken JSON: EOF while parsing an object"]
         );
+    }
+
+    #[test]
+    fn what_was_most_likely_meant_is_said() {
+        let of = |text: &str| event(text).unwrap_err().remove(0);
+        let typed = r#"{"key":"eventType","value":"done"}"#;
+        assert!(
+            of(r#"[{"key":"EventType","value":"done"}]"#).ends_with("(there is \"EventType\"; case counts)")
+        );
+        let named = format!(r#"[{typed},{{"key":"files","value":"out/data/a.png"}}]"#);
+        assert!(of(&named).ends_with("has no file \"out/data/a.png\"; names begin there: \"a.png\""));
+        assert!(of("\u{feff}[]").ends_with("begins with a byte order mark: write plain UTF-8"));
     }
 
     #[test]

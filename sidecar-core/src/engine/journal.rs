@@ -246,8 +246,10 @@ fn read(dir: &Path) -> Result<Option<Record>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &path)(error)),
     };
-    let record: Record = serde_json::from_reader(BufReader::new(file))
-        .map_err(|error| Error::io("understand", &path)(io::Error::other(error)))?;
+    let record: Record = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
+        let damaged = format!("{error}; if it is damaged, remove it, and the execution begins anew");
+        Error::io("understand", &path)(io::Error::other(damaged))
+    })?;
     if record.version != VERSION {
         let why = format!("its version is {}, this sidecar knows {VERSION}", record.version);
         return Err(Error::io("understand", &path)(io::Error::other(why)));
@@ -257,7 +259,11 @@ fn read(dir: &Path) -> Result<Option<Record>> {
 
 /// Locks the base directory and the state directory, making them when they are absent.
 fn lock(base: &Path, dir: &Path) -> Result<[File; 2]> {
-    fs::create_dir_all(base).map_err(Error::io("create", base))?;
+    fs::create_dir_all(base).map_err(|error| {
+        let is_file = error.kind() == io::ErrorKind::AlreadyExists;
+        let error = if is_file { io::Error::other("it is no directory") } else { error };
+        Error::io("use", base)(error)
+    })?;
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     }
@@ -269,19 +275,28 @@ fn lock(base: &Path, dir: &Path) -> Result<[File; 2]> {
         _ => {}
     }
     let path = dir.join(LOCK);
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
     let locks = [File::open(base).map_err(Error::io("lock", base))?, file.map_err(Error::io("lock", &path))?];
     for (lock, path) in locks.iter().zip([base, dir]) {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
+                let place = path.display();
+                // With another state directory it wrote its id elsewhere.
+                let pid = match locks[1].try_lock() {
+                    Err(TryLockError::WouldBlock) => fs::read_to_string(dir.join(LOCK)).unwrap_or_default(),
+                    _ => "unknown".to_owned(),
+                };
                 return Err(Error::Busy(format!(
-                    "another sidecar works in {}: give this one its own --basedir and --statedir",
-                    path.display()
+                    "another sidecar works in {place} (process {pid}): wait for it, or give this one its own \
+                     --basedir"
                 )));
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
         }
     }
+    let mut file = &locks[1];
+    // For whoever finds it locked; the lock holds without it.
+    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(locks)
 }

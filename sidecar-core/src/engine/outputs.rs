@@ -107,7 +107,10 @@ fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
             Ok(name) if name.ends_with(".json") => names.push(name),
             Ok(name) => problems.push(Problem::of(
                 format!("{}/{name}", Layout::OUTPUT_EVENTS),
-                "is no event: the name must end with .json",
+                match entry.file_type() {
+                    Ok(found) if found.is_dir() => "is a directory: events lie side by side",
+                    _ => "is no event: the name must end with .json",
+                },
             )),
             Err(name) => problems.push(Problem::of(
                 format!("{}/{}", Layout::OUTPUT_EVENTS, name.to_string_lossy()),
