@@ -75,7 +75,7 @@ impl Drop for Sidecar {
 }
 
 /// Starts a sidecar; `None` when it ended before it served.
-fn start(plane: &Plane, trial: &Trial, failing: bool) -> Option<Sidecar> {
+async fn start(plane: &Plane, trial: &Trial, failing: bool) -> Option<Sidecar> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIDECAR_")) {
         command.env_remove(name);
@@ -100,7 +100,7 @@ fn start(plane: &Plane, trial: &Trial, failing: bool) -> Option<Sidecar> {
     }
     let mut child = command.spawn().unwrap();
     let stderr = child.stderr.take().unwrap();
-    let (sender, line) = std::sync::mpsc::channel();
+    let (sender, mut line) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             if line.contains("listening on http://") {
@@ -108,8 +108,8 @@ fn start(plane: &Plane, trial: &Trial, failing: bool) -> Option<Sidecar> {
             }
         }
     });
-    // One that hangs before it serves is killed as well.
-    let line = line.recv_timeout(ANSWER).ok();
+    // One that hangs before it serves is killed as well. Other trials go on meanwhile.
+    let line = tokio::time::timeout(ANSWER, line.recv()).await.ok().flatten();
     let url = line.and_then(|line| Some(format!("http{}", line.split_once("http")?.1)));
     let sidecar = Sidecar { child, url: url.unwrap_or_default() };
     (!sidecar.url.is_empty()).then_some(sidecar)
@@ -131,7 +131,7 @@ async fn run(plane: &Plane, trial: &Trial) -> Result<Outcome, String> {
     let base = plane.dir.path().join("base");
     let full = Full::prepare(plane, trial.module)?;
     let started = Instant::now();
-    let mut sidecar = start(plane, trial, true);
+    let mut sidecar = start(plane, trial, true).await;
     if trial.module == Module::Wipes {
         let _ = std::fs::remove_dir_all(&base);
     }
@@ -144,7 +144,7 @@ async fn run(plane: &Plane, trial: &Trial) -> Result<Outcome, String> {
                 return Err(format!("{call} did not succeed within {DEADLINE:?}"));
             }
             let Some(serving) = &sidecar else {
-                sidecar = start(plane, trial, false);
+                sidecar = start(plane, trial, false).await;
                 continue;
             };
             let request = client.get(format!("{}/{call}", serving.url)).header("secret", "s");
@@ -209,7 +209,7 @@ async fn again(
     client: &reqwest::Client,
     receipt: &Value,
 ) -> Result<(), String> {
-    let mut sidecar = start(plane, trial, false).ok_or("it cannot be started again")?;
+    let mut sidecar = start(plane, trial, false).await.ok_or("it cannot be started again")?;
     let answer =
         client.get(format!("{}/done", sidecar.url)).header("secret", "s").timeout(ANSWER).send().await;
     let body: Value =
