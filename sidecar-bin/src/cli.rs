@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Check,
     /// Puts files and values into the data plane as a first event and prints its id
     Submit {
+        /// The event's id instead of a new one, so that the same can be submitted again
+        #[arg(long, value_name = "ID")]
+        id: Option<String>,
         /// The event's type
         #[arg(long = "type", value_name = "TYPE", default_value = "submitted")]
         event_type: String,

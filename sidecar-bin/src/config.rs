@@ -59,10 +59,8 @@ pub(crate) struct Log {
 /// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
 #[derive(Clone)]
 pub(crate) struct Config {
-    /// The event's id, where one was given.
-    pub(crate) event_id: Option<EventId>,
-    /// The correlation id, where one was given.
-    pub(crate) correlation_id: Option<String>,
+    /// Whether the event's id was given, and not made up.
+    pub(crate) event_is_given: bool,
     /// Absent where no event is processed. Without `--context.correlationid` that id is empty: only the event
     /// itself can tell.
     pub(crate) settings: Option<Settings>,
@@ -132,8 +130,8 @@ impl Config {
             .context_eventid
             .as_deref()
             .and_then(|id| EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok());
-        let correlation_id = options.context_correlationid.clone();
-        let settings = settings(options, mode, event_id.clone(), development, &mut errors);
+        let event_is_given = event_id.is_some();
+        let settings = settings(options, mode, event_id, development, &mut errors);
         let level = match options.loglevel.as_deref() {
             None => LevelFilter::INFO,
             Some("warning") => LevelFilter::WARN,
@@ -145,7 +143,7 @@ impl Config {
         let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { event_id, correlation_id, settings, server, plane, log, print }),
+            (true, Some(plane)) => Ok(Self { event_is_given, settings, server, plane, log, print }),
             _ => Err(errors.0),
         }
     }

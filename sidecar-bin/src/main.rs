@@ -5,7 +5,6 @@ mod config;
 mod config_file;
 mod exit;
 mod logging;
-mod module_lock;
 mod options;
 mod progress;
 mod providers;
@@ -19,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit};
-use sidecar_core::{Context, Error, EventTypes, Lineage, Phase, Session, Settings, Start, Submission};
+use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Session, Settings, Start, Submission};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -106,16 +105,15 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     if matches!(command, Some(Command::Check)) {
         return Ok(0);
     }
-    if let Some(Command::Submit { event_type, values, files }) = command {
+    if let Some(Command::Submit { id, event_type, values, files }) = command {
         if event_type.is_empty() {
             return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
         }
         let mut submission = Submission::new(event_type);
-        if let Some(id) = config.event_id {
+        if let Some(id) = id {
+            let id = EventId::parse(&id)
+                .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
             submission = submission.event_id(id);
-        }
-        if let Some(id) = config.correlation_id {
-            submission = submission.correlation_id(id);
         }
         return submit(submission, values, files, config.plane.blob_dir(), &plane).await;
     }
@@ -128,17 +126,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Run { .. }) => Start::Restart,
         _ => Start::Resume,
     };
-    let state_dir = settings.state_dir.clone();
     describe(&settings);
     if matches!(command, Some(Command::Commit)) {
-        prepared(&mut settings).await?;
+        prepared(&settings).await?;
     }
-    inherit(&mut settings.context, config.event_id.is_some(), &plane).await?;
-    if matches!(command, Some(Command::Run { .. })) {
-        module_lock::wait(&state_dir, settings.layout.base()).await.map_err(|error| {
-            Failure::new(exit::LOCAL_FAILED, format!("cannot look for an earlier run: {error}"))
-        })?;
-    }
+    inherit(&mut settings, config.event_is_given, &plane).await?;
     let session = Session::open(settings, plane).await.map_err(|error| Failure::local(&error))?;
     if session.phase() == Phase::Done && !matches!(command, Some(Command::Run { .. })) {
         let Context { name, event_id, .. } = session.status().context;
@@ -149,7 +141,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let bar = Bar::of(&session);
     let code = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            run::run(&session, &config.server, &state_dir, &command, wrap, &bar, &mut signals).await
+            run::run(&session, &config.server, &command, wrap, &bar, &mut signals).await
         }
         Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.ready() => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),
@@ -187,16 +179,11 @@ async fn check(plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
 }
 
 /// `commit` goes on with what `prepare` began; it must not touch another execution.
-async fn prepared(settings: &mut Settings) -> Result<(), Failure> {
+async fn prepared(settings: &Settings) -> Result<(), Failure> {
     let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
     let found = match other {
-        Some(other) if other.event_id == context.event_id && other.name == context.name => {
-            if context.correlation_id.is_empty() {
-                *context = other;
-            }
-            return Ok(());
-        }
+        Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
         Some(other) => format!("was prepared for event {} of module {}", other.event_id, other.name),
         None => "was never prepared".to_owned(),
     };
@@ -208,27 +195,36 @@ async fn prepared(settings: &mut Settings) -> Result<(), Failure> {
 }
 
 /// The consumer of an event belongs to the event's graph, where no flag says otherwise.
-async fn inherit(context: &mut Context, given: bool, plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
+async fn inherit(
+    settings: &mut Settings,
+    given: bool,
+    plane: &sidecar_core::DataPlane,
+) -> Result<(), Failure> {
+    let Settings { context, state_dir, .. } = settings;
     if !context.correlation_id.is_empty() {
         return Ok(());
     }
     let event = &context.event_id;
-    let found = match given {
-        true => plane.documents.event_context(event).await.map_err(|error| Failure::at_ready(&error))?,
-        // It was made up just now.
-        false => None,
+    let journal = Session::context_in(&*state_dir).await.map_err(|error| Failure::local(&error))?;
+    let (correlation, parent) = match journal {
+        // It was found out before, and what is left to do may not need the event any more.
+        Some(same) if same.event_id == *event && same.name == context.name => {
+            (same.correlation_id, same.parent_event_id)
+        }
+        // The event was made up just now.
+        _ if !given => (String::new(), String::new()),
+        _ => match plane.documents.event_context(event).await.map_err(|error| Failure::at_ready(&error))? {
+            Some(found) => (found.context.correlation_id, found.context.parent_event_id),
+            None => {
+                let documents = &plane.documents;
+                warn!("there is no event {event} in {documents}: unless it begins a graph, its id is wrong");
+                (String::new(), String::new())
+            }
+        },
     };
-    context.correlation_id = event.to_string();
-    if let Some(found) = found {
-        let Lineage { correlation_id, parent_event_id, .. } = found.context;
-        if !correlation_id.is_empty() {
-            context.correlation_id = correlation_id;
-        }
-        if context.parent_event_id.is_empty() {
-            context.parent_event_id = parent_event_id;
-        }
-    } else if given {
-        warn!("there is no event {event} in {}: unless it begins a graph, its id is wrong", plane.documents);
+    context.correlation_id = if correlation.is_empty() { event.to_string() } else { correlation };
+    if context.parent_event_id.is_empty() {
+        context.parent_event_id = parent;
     }
     Ok(())
 }

@@ -83,11 +83,11 @@ pub(crate) fn complete(command: Command) -> Command {
 
 options! {
     "Context" {
-        /// The event being processed; `run` makes one up for the first event of a graph, and `submit` for a new one
+        /// The event being processed; `run` makes one up for the first event of a graph
         context_eventid: "context.eventid" = "ID",
         /// Shared by all events of one graph [default: what the event says, or its id]
         context_correlationid: "context.correlationid" = "ID",
-        /// The event that led to this one [default: what the event says, or none]
+        /// The event that led to this one [default: where that is not given either, what the event says]
         context_parenteventid: "context.parenteventid" = "ID",
         /// The module's name; `run` takes the command's
         context_name: "context.name" = "NAME",

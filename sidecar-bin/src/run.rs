@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 use sidecar_core::{Error, Phase, Session};
 use tokio::process::{Child, Command};
@@ -14,7 +15,6 @@ use tracing::{debug, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
-use crate::module_lock;
 use crate::progress::Bar;
 use crate::serve::{Serving, abandoned, finish_within_grace, silence};
 use crate::signals::Signals;
@@ -34,7 +34,6 @@ pub(crate) fn module_name(command: &[OsString]) -> String {
 pub(crate) async fn run(
     session: &Session,
     config: &Server,
-    state_dir: &Path,
     command: &[OsString],
     wrap: bool,
     bar: &Bar,
@@ -70,9 +69,9 @@ pub(crate) async fn run(
     }
     bar.clear();
     let serving = Serving::start(session, config).await?;
-    let ended = module(session, config, state_dir, command, wrap, &serving, signals).await;
-    module_lock::forget(state_dir);
-    let code = finish(session, ended?, wrap, config, signals).await;
+    let ended = module(session, config, command, wrap, &serving, signals).await?;
+    session.forget_module().await;
+    let code = finish(session, ended, wrap, config, signals).await;
     serving.stop_soon(config).await;
     code
 }
@@ -81,7 +80,6 @@ pub(crate) async fn run(
 async fn module(
     session: &Session,
     config: &Server,
-    state_dir: &Path,
     command: &[OsString],
     wrap: bool,
     serving: &Serving,
@@ -104,21 +102,32 @@ async fn module(
         .env("SIDECAR_PORT", serving.address.port().to_string())
         .env("SIDECAR_BASE_DIR", session.layout().base())
         .kill_on_drop(true);
-    let mut child = module_lock::spawn(&mut command, state_dir).map_err(|error| {
+    let lock = session.lock_module().await.map_err(|error| Failure::local(&error))?;
+    // What this process opens is not inherited unless it is told to be.
+    let mut child = fcntl_setfd(&lock, FdFlags::empty())
+        .map_err(Into::into)
+        .and_then(|()| command.spawn())
+        .map_err(|error| {
         let program = Path::new(program).display();
         Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
     })?;
+    // From here on it is in the hands of the module.
+    drop(lock);
     // Only from now on it can be silent.
     session.hear();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
     let interactive = std::io::stdin().is_terminal();
-    let mut told_to_end = false;
+    let mut asked = None;
     loop {
         tokio::select! {
             status = child.wait() => {
                 let status = status.map_err(|error| {
                     Failure::new(exit::LOCAL_FAILED, format!("cannot wait for the module: {error}"))
                 })?;
+                let told_to_end = asked.is_some_and(|(signal, at): (Signal, Instant)| {
+                    // To many programs a hang-up is no end.
+                    at.elapsed() <= config.grace && (signal != Signal::HUP || status.signal().is_some())
+                });
                 return Ok(Ended { status, told_to_end });
             }
             () = abandoned(session, config) => {
@@ -130,10 +139,13 @@ async fn module(
                     // It may have ended at this very moment.
                     let _ = child.kill().await;
                 }
+                session.forget_module().await;
                 return Err(Failure::new(exit::MODULE_FAILED, reason));
             }
             signal = signals.next() => {
-                told_to_end |= Signals::ends(signal);
+                if Signals::ends(signal) {
+                    asked = Some((signal, Instant::now()));
+                }
                 if !(interactive && signal == Signal::INT) {
                     pass_on(&child, signal);
                 }
@@ -146,7 +158,7 @@ async fn module(
 #[derive(Debug)]
 struct Ended {
     status: ExitStatus,
-    /// Whether a signal had asked for it.
+    /// Whether a signal had asked for it, not longer ago than the grace period.
     told_to_end: bool,
 }
 
@@ -192,7 +204,10 @@ async fn finish(
             Ok(()) => warn!("what it wrote is left in {}", out.display()),
             // It failed after its outputs were committed: then they stay so.
             Err(_) if session.is_publishing() => drop(commit(session, config, signals).await?),
-            Err(_) => warn!("the module ended with {status} after it was done: {}", session.saved()),
+            Err(_) if session.phase() == Phase::Done => {
+                warn!("the module ended with {status} after it was done: {}", session.saved());
+            }
+            Err(error) => warn!("the failure could not be recorded: {}", error.chain()),
         }
         return Ok(code);
     }
@@ -209,6 +224,7 @@ async fn finish(
         // The module was told of an error and did not ask again.
         _ if session.is_publishing() => commit(session, config, signals).await,
         (_, Some(error)) => Err(refused(session, &error).await),
+        (_, None) if told_to_end => Ok(finish_within_grace(session, config).await),
         (_, None) => {
             let reason =
                 "the module ended without calling done: nothing was committed (--wrap commits for it)";

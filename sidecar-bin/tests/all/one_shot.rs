@@ -141,17 +141,19 @@ const EMIT: &str = r#"echo '[{"key":"eventType","value":"t"}]' > $SIDECAR_BASE_D
 #[test]
 fn a_consumer_belongs_to_the_graph_of_its_event() {
     let dir = TempDir::new().unwrap();
-    let (code, root, log) = output(&dir, &["submit", "--development=true", "--context.correlationid=graph"]);
+    let (code, root, log) = output(&dir, &["submit", "--development=true"]);
     assert_eq!(code, 0, "{log}");
     let mut event = root.trim().to_owned();
-    for module in ["first", "second"] {
+    let mut parent = String::new();
+    for (module, graph) in [("first", Some("--context.correlationid=graph")), ("second", None)] {
         let (name, id) = (format!("--context.name={module}"), format!("--context.eventid={event}"));
-        let run = ["run", "--wrap", "--development=true", &name, &id, "--", "sh", "-c", EMIT];
-        let (code, _, log) = output(&dir, &run);
+        let mut run = vec!["run", "--wrap", "--development=true", &name, &id];
+        run.extend(graph);
+        let (code, _, log) = output(&dir, &[&run[..], &["--", "sh", "-c", EMIT]].concat());
         assert_eq!(code, 0, "{log}");
         let child = child_of(&dir, &event);
         assert_eq!(child["correlationId"], "graph");
-        event = child["eventId"].as_str().unwrap().to_owned();
+        parent = std::mem::replace(&mut event, child["eventId"].as_str().unwrap().to_owned());
     }
     // The insight names the event that led to the one that was processed.
     let note = "echo '[{\"key\":\"k\",\"value\":\"v\"}]' > $SIDECAR_BASE_DIR/out/meta.json";
@@ -162,7 +164,7 @@ fn a_consumer_belongs_to_the_graph_of_its_event() {
     );
     let insight: Value = serde_json::from_str(&files(dir.path().join("dev/insights"))[0].1).unwrap();
     assert_eq!(insight["correlationId"], "graph");
-    assert_ne!(insight["parentEventId"], "");
+    assert_eq!(insight["parentEventId"], parent);
 }
 
 #[test]
@@ -203,7 +205,7 @@ fn to_submit_under_an_id_again_replaces_the_event() {
     let dir = TempDir::new().unwrap();
     for content in ["one", "two"] {
         fs::write(dir.path().join("a"), content).unwrap();
-        let (code, id, log) = output(&dir, &["submit", "--development=true", "--context.eventid=mine", "a"]);
+        let (code, id, log) = output(&dir, &["submit", "--development=true", "--id=mine", "a"]);
         assert_eq!((code, id.as_str()), (0, "mine\n"), "{log}");
     }
     assert_eq!(files(dir.path().join("dev/blobs")), [("mine/.submit/a".to_owned(), "two".to_owned())]);

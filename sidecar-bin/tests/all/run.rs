@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::examples::available;
-use crate::process::{CONTEXT, Serving, as_nobody, base, ended, files, sidecar};
+use crate::process::{CONTEXT, DEADLINE, Serving, as_nobody, base, ended, files, sidecar};
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
     let mut command = sidecar(dir, &["run"]);
@@ -177,25 +178,94 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &["run", "--wrap"]);
     // What holds the lock in the end is not even the module, but what it started.
-    let script = "(sleep 1; echo late > $SIDECAR_BASE_DIR/out/data/late) & echo started; wait";
+    let script = "(until test -e end; do sleep 0.05; done; echo late > $SIDECAR_BASE_DIR/out/data/late;
+        rm end) & echo $$; wait";
+    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
+    let mut stdout = None;
+    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
+    let mut module = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut module).unwrap();
+    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+    assert!(code == 71 && log.contains("another sidecar works"), "{code}: {log}");
+    serving.signal("KILL");
+    drop(serving);
+    for attempt in 0..2 {
+        let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+        assert!(code == 71 && log.contains("the module of an earlier run"), "{attempt}: {code}: {log}");
+        if attempt == 0 {
+            let killed = std::process::Command::new("kill").arg(module.trim()).status();
+            assert!(killed.unwrap().success());
+        }
+    }
+    // Nothing that it may still need was touched.
+    assert!(base(&dir).join("in/meta.json").exists() && !base(&dir).join("out/.previous").exists());
+
+    fs::write(dir.path().join("end"), "").unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while dir.path().join("end").exists() {
+        assert!(Instant::now() < deadline, "the module does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // It removed the file and is about to exit.
+    let (code, _, log) = loop {
+        let ended = run(&dir, &["--wrap"], WRITE);
+        if ended.0 != 71 || Instant::now() > deadline {
+            break ended;
+        }
+    };
+    assert_eq!(code, 0, "{log}");
+    assert!(base(&dir).join("out/.previous/1/data/late").exists());
+    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(committed, ["e1/m/a"]);
+}
+
+#[test]
+fn what_a_module_leaves_running_on_purpose_hinders_nobody() {
+    let dir = TempDir::new().unwrap();
+    let started = Instant::now();
+    // Its streams closed, so that nobody waits for their end.
+    assert_eq!(run(&dir, &["--wrap"], "sleep 5 > /dev/null 2>&1 < /dev/null &").0, 0);
+    assert_eq!(run(&dir, &["--wrap", "--rerun"], WRITE).0, 0);
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+/// Whoever makes a link in place of a directory would choose what is moved, made and written.
+#[test]
+fn links_of_the_module_lead_the_sidecar_nowhere() {
+    // The last one is removed when the module has ended.
+    for (link, code) in
+        [("out", 71), ("out/.previous", 71), (".sidecar/lock", 71), (".sidecar/module.lock", 0)]
+    {
+        let dir = TempDir::new().unwrap();
+        let victim = dir.path().join("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("file"), "precious").unwrap();
+        let target = if link.ends_with("lock") { victim.join("file") } else { victim.clone() };
+        let target = target.display();
+        let script = format!(
+            "cd $SIDECAR_BASE_DIR && echo x > out/data/x && rm -rf {link} && ln -s {target} {link}; exit 1"
+        );
+        run(&dir, &["--wrap"], &script);
+        let (ended, _, log) = run(&dir, &["--wrap"], WRITE);
+        assert_eq!(ended, code, "{link}: {log}");
+        assert_eq!(files(victim), [("file".to_owned(), "precious".to_owned())], "{link}: {log}");
+    }
+}
+
+#[test]
+fn a_module_that_ends_well_when_it_is_told_to_has_not_failed() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run"]);
+    let script = "trap 'exit 0' TERM; echo started; while :; do sleep 0.05; done";
     command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
     let mut stdout = None;
     let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
-    let module = fs::read_to_string(base(&dir).join(".sidecar/module.lock")).unwrap();
-    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
-    assert!(code == 71 && log.contains("another sidecar works"), "{code}: {log}");
-    serving.signal("KILL");
-    drop(serving);
-    assert!(std::process::Command::new("kill").arg(&module).status().unwrap().success());
-
-    let (code, _, log) = run(&dir, &["--wrap"], WRITE);
-    assert_eq!(code, 0, "{log}");
-    assert!(log.contains(&format!("earlier run, process {module}, and")), "{log}");
-    assert!(base(&dir).join("out/.previous/1/data/late").exists());
-    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(committed, ["e1/m/a"]);
+    serving.signal("TERM");
+    let (code, log) = serving.end();
+    assert_eq!(code, 143, "{log}");
+    assert_eq!(files(dir.path().join("dev/failures")), []);
 }
 
 #[test]

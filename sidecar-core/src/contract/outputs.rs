@@ -170,7 +170,7 @@ fn meant(name: &FileName, exists: impl Fn(&FileName) -> bool) -> String {
     let name = name.as_str();
     let inner = name.strip_prefix("out/data/").or_else(|| name.strip_prefix("data/"));
     match inner.and_then(|inner| FileName::parse(inner).ok()).filter(|inner| exists(inner)) {
-        Some(inner) => format!("; names begin there: {:?}", inner.as_str()),
+        Some(inner) => format!(": names are relative to out/data, so say {:?}", inner.as_str()),
         None => String::new(),
     }
 }
@@ -382,7 +382,11 @@ mod tests {
             of(r#"[{"key":"EventType","value":"done"}]"#).ends_with("(there is \"EventType\"; case counts)")
         );
         let named = format!(r#"[{typed},{{"key":"files","value":"out/data/a.png"}}]"#);
-        assert!(of(&named).ends_with("has no file \"out/data/a.png\"; names begin there: \"a.png\""));
+        assert!(
+            of(&named).ends_with(
+                "has no file \"out/data/a.png\": names are relative to out/data, so say \"a.png\""
+            )
+        );
         assert!(of("\u{feff}[]").ends_with("begins with a byte order mark: write plain UTF-8"));
     }
 

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, Dir, Mode, OFlags, chmod, fstat, openat};
+use rustix::io::Errno;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::contract::Layout;
@@ -52,9 +55,10 @@ pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
 /// Removing many files takes as long as committing them; the module need not wait for it.
 pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
     let trash = trash.join(Uuid::new_v4().simple().to_string());
+    let out = layout.base().join("out");
     let moved = fs::create_dir_all(&trash)
-        .and_then(|()| fs::rename(layout.output_data(), trash.join("data")))
-        .and_then(|()| fs::rename(layout.output_events(), trash.join("events")));
+        .and_then(|()| insisting(&out, || fs::rename(layout.output_data(), trash.join("data"))))
+        .and_then(|()| insisting(&out, || fs::rename(layout.output_events(), trash.join("events"))));
     if moved.is_err() {
         // Another file system, or nothing there: then it takes as long as it takes.
         remove(&layout.output_data())?;
@@ -69,33 +73,46 @@ pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
 /// Returns where it is, unless there was nothing. Hidden files stay: they are no outputs.
 pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
     let out = layout.base().join("out");
+    let previous = out.join(".previous");
+    for dir in [&out, &previous] {
+        if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
+            // Whoever made the link would choose what is moved, and where to.
+            return Err(Error::io("move", dir)(io::Error::other("it is a link, and must be a directory")));
+        }
+    }
     let entries = match fs::read_dir(&out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::io("read", &out))?,
     };
+    let outputs = [layout.output_data(), layout.output_events(), layout.output_meta()];
     let mut left = Vec::new();
     for entry in entries {
         let entry = entry.map_err(Error::io("read", &out))?;
         let path = entry.path();
-        let empty = (path == layout.output_data() || path == layout.output_events()) && is_empty_dir(&path);
-        if !empty && !entry.file_name().as_encoded_bytes().starts_with(b".") {
-            left.push(entry.file_name());
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        let unused = outputs.contains(&path) && is_empty_dir(&path);
+        if !hidden && !unused {
+            left.push((entry.file_name(), path));
         }
     }
     if left.is_empty() {
         return Ok(None);
     }
-    let previous = out.join(".previous");
-    fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
+    insisting(&out, || fs::create_dir_all(&previous)).map_err(Error::io("create", &previous))?;
     let mut n = 1;
     while previous.join(format!("{n}")).exists() {
         n += 1;
     }
     let to = previous.join(format!("{n}"));
     fs::create_dir(&to).map_err(Error::io("create", &to))?;
-    for name in left {
-        let from = out.join(&name);
-        insisting(&from, || fs::rename(&from, to.join(&name))).map_err(Error::io("move", &from))?;
+    for (name, from) in left {
+        match insisting(&from, || fs::rename(&from, to.join(&name))) {
+            // A mount point, or somebody else's: it is no output, and stays.
+            Err(error) if !outputs.contains(&from) => {
+                warn!("{} is left where it is: {error}", from.display());
+            }
+            moved => moved.map_err(Error::io("move", &from))?,
+        }
     }
     Ok(Some(to))
 }
@@ -105,34 +122,57 @@ fn is_empty_dir(path: &Path) -> bool {
         && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Does what directories may refuse that the module made read-only: then once more when they are writable.
-fn insisting(path: &Path, action: impl Fn() -> io::Result<()>) -> io::Result<()> {
+/// Does what a directory refuses that the module made read-only: then once more when it is writable.
+fn insisting(dir: &Path, action: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match action() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_writable(path)?;
+            make_writable(openat(CWD, dir, DIRECTORY, Mode::empty())?.as_fd())?;
             action()
         }
         outcome => outcome,
     }
 }
 
-/// Lets the owner change every directory of a tree, without following links.
-fn make_writable(path: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() {
-        return Ok(());
+/// A directory and no link to one, whatever its permissions.
+const DIRECTORY: OFlags =
+    OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+fn make_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(fstat(dir)?.st_mode) | Mode::RWXU;
+    // A descriptor, unlike a path, cannot be swapped for a link meanwhile.
+    Ok(chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), mode)?)
+}
+
+/// Makes every directory below this one writable, and the directory itself.
+fn make_tree_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
+    make_writable(dir)?;
+    let readable = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::read_from(&readable)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        match openat(dir, name, DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            opened => make_tree_writable(opened?.as_fd())?,
+        }
     }
-    let mode = metadata.permissions().mode();
-    if mode & 0o700 != 0o700 {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode | 0o700))?;
-    }
-    fs::read_dir(path)?.try_for_each(|entry| make_writable(&entry?.path()))
+    Ok(())
 }
 
 /// Removes a file or a tree, without following links; an absent one is fine.
 pub(super) fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => insisting(path, || fs::remove_dir_all(path)),
+        Ok(metadata) if metadata.is_dir() => match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                openat(CWD, path, DIRECTORY, Mode::empty())
+                    .map_err(Into::into)
+                    .and_then(|dir| make_tree_writable(dir.as_fd()))
+                    .and_then(|()| fs::remove_dir_all(path))
+            }
+            removed => removed,
+        },
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };

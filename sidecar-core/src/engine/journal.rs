@@ -2,10 +2,11 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::session::{Settings, Start};
@@ -133,7 +134,10 @@ impl Journal {
             locks,
             record: Record { version: VERSION, context: context.clone(), plane, step: Step::New },
         };
-        let Some(record) = read(dir)? else { return Ok((journal, None)) };
+        let Some(record) = read(dir)? else {
+            journal.refuse_beside_a_module(settings)?;
+            return Ok((journal, None));
+        };
         let same = record.context.event_id == context.event_id && record.context.name == context.name;
         let anew = match record.step {
             Step::Failed { .. } => true,
@@ -141,6 +145,12 @@ impl Journal {
             Step::Done { .. } => settings.start == Start::Rerun,
             _ => false,
         };
+        // What is committed, or about to be, needs no module any more.
+        let ends_without =
+            record.step.is_publishing() || matches!(record.step, Step::Done { .. }) && same && !anew;
+        if !ends_without {
+            journal.refuse_beside_a_module(settings)?;
+        }
         if same && !anew {
             journal.record.step = match record.step {
                 step if record.plane == journal.record.plane => step,
@@ -176,6 +186,36 @@ impl Journal {
         let worked = record.step != Step::New;
         let earlier = Earlier { context: record.context, worked };
         Ok((journal, Some(earlier)))
+    }
+
+    /// A module that starts from the beginning must not meet one that was started before.
+    fn refuse_beside_a_module(&self, settings: &Settings) -> Result<()> {
+        match settings.start {
+            Start::Resume => Ok(()),
+            Start::Restart | Start::Rerun => self.lock_module().map(drop),
+        }
+    }
+
+    /// Takes the lock that a module holds as long as it, or anything that inherited it, is at work.
+    pub(super) fn lock_module(&self) -> Result<File> {
+        let path = self.dir.join(MODULE_LOCK);
+        let file = lock_file(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
+                "the module of an earlier run, or something that it started, still works in {}: wait for it or \
+                 end it (fuser {} finds it)",
+                self.base.display(),
+                path.display(),
+            ))),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
+    }
+
+    /// Forgets the module that has ended: what it left running on purpose hinders nobody.
+    pub(super) fn forget_module(&self) {
+        // A file that nobody holds locked hinders nobody either.
+        let _ = fs::remove_file(self.dir.join(MODULE_LOCK));
     }
 
     /// The execution that the journal in `dir` remembers.
@@ -238,6 +278,7 @@ pub(super) struct Earlier {
 
 const FILE: &str = "journal.json";
 const LOCK: &str = "lock";
+const MODULE_LOCK: &str = "module.lock";
 
 fn read(dir: &Path) -> Result<Option<Record>> {
     let path = dir.join(FILE);
@@ -246,10 +287,8 @@ fn read(dir: &Path) -> Result<Option<Record>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", &path)(error)),
     };
-    let record: Record = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
-        let damaged = format!("{error}; if it is damaged, remove it, and the execution begins anew");
-        Error::io("understand", &path)(io::Error::other(damaged))
-    })?;
+    let record: Record = serde_json::from_reader(BufReader::new(file))
+        .map_err(|error| Error::io("understand", &path)(io::Error::other(error)))?;
     if record.version != VERSION {
         let why = format!("its version is {}, this sidecar knows {VERSION}", record.version);
         return Err(Error::io("understand", &path)(io::Error::other(why)));
@@ -275,28 +314,26 @@ fn lock(base: &Path, dir: &Path) -> Result<[File; 2]> {
         _ => {}
     }
     let path = dir.join(LOCK);
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-    let locks = [File::open(base).map_err(Error::io("lock", base))?, file.map_err(Error::io("lock", &path))?];
-    for (lock, path) in locks.iter().zip([base, dir]) {
+    let locks = [File::open(base).map_err(Error::io("lock", base))?, lock_file(&path)?];
+    for (lock, path, flag) in [(&locks[0], base, "--basedir"), (&locks[1], dir, "--statedir")] {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let place = path.display();
-                // With another state directory it wrote its id elsewhere.
-                let pid = match locks[1].try_lock() {
-                    Err(TryLockError::WouldBlock) => fs::read_to_string(dir.join(LOCK)).unwrap_or_default(),
-                    _ => "unknown".to_owned(),
-                };
                 return Err(Error::Busy(format!(
-                    "another sidecar works in {place} (process {pid}): wait for it, or give this one its own \
-                     --basedir"
+                    "another sidecar works in {place}: wait for it, or give this one its own {flag}"
                 )));
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
         }
     }
-    let mut file = &locks[1];
-    // For whoever finds it locked; the lock holds without it.
-    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(locks)
+}
+
+/// Opens a file that is there to be locked; nothing is written to it, and no link is followed.
+fn lock_file(path: &Path) -> Result<File> {
+    // Some file systems lock only what is open for writing.
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options.open(path).map_err(Error::io("lock", path))
 }

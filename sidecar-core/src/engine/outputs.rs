@@ -126,20 +126,23 @@ fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
 fn warn_of_strays(layout: &Layout) {
     let out = layout.base().join("out");
     let of_the_contract = [layout.output_data(), layout.output_events(), layout.output_meta()];
-    let mut strays: Vec<String> = fs::read_dir(&out)
+    let mut names = fs::read_dir(&out)
         .into_iter()
         .flatten()
         .flatten()
         .filter(|entry| !of_the_contract.contains(&entry.path()))
         .map(|entry| format!("out/{}", entry.file_name().to_string_lossy().escape_debug()))
         // Editors and libraries stage their files under such names, and so does the sidecar.
-        .filter(|name| !name.starts_with("out/."))
-        .take(MAX_STRAYS)
-        .collect();
+        .filter(|name| !name.starts_with("out/."));
+    let mut strays: Vec<String> = names.by_ref().take(MAX_STRAYS).collect();
+    let more = match names.count() {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
     if !strays.is_empty() {
         strays.sort();
         warn!(
-            "not committed, since outputs are {}, {} and {}: {}",
+            "not committed, since outputs are {}, {} and {}: {}{more}",
             Layout::OUTPUT_DATA,
             Layout::OUTPUT_META,
             Layout::OUTPUT_EVENTS,

@@ -3,6 +3,7 @@
 //! A call that does work runs as a task of its own, so that a dropped connection does not cancel it and a
 //! repeat joins it.
 
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -150,8 +151,8 @@ impl Session {
     /// Outputs of an earlier, unfinished execution in the same base directory are moved to `out/.previous`.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another sidecar holds the directory, or when it holds the unfinished commit of
-    /// another execution; [`Error::Io`] when a directory cannot be made or the journal not be read.
+    /// [`Error::Busy`] when another sidecar or a module holds the directory, or when it holds the unfinished
+    /// commit of another execution; [`Error::Io`] when a directory cannot be made or the journal not be read.
     pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
         let (opened, place) = (settings.clone(), plane.to_string());
         let (journal, aside) = blocking(move || {
@@ -363,6 +364,27 @@ impl Session {
     /// Where the execution stands.
     pub fn phase(&self) -> Phase {
         self.inner.state().phase
+    }
+
+    /// A lock for whoever starts the module: to be inherited by it, so that it is held by the module and all that
+    /// it starts. As long as any of them lives, no [`Start::Restart`] or [`Start::Rerun`] begins beside it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when such a module is at work, [`Error::Io`] when the lock cannot be made.
+    pub async fn lock_module(&self) -> Result<File> {
+        let journal = self.inner.journal.clone();
+        blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).lock_module()).await
+    }
+
+    /// Gives that lock up once the module has ended, whatever it left running.
+    pub async fn forget_module(&self) {
+        let journal = self.inner.journal.clone();
+        let forget = move || {
+            journal.lock().unwrap_or_else(PoisonError::into_inner).forget_module();
+            Ok(())
+        };
+        // It cannot fail.
+        let _ = blocking(forget).await;
     }
 
     /// Waits until the execution has ended, and says how: [`Phase::Done`] or [`Phase::Failed`].

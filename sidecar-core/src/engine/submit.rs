@@ -18,7 +18,6 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Submission {
     event_id: EventId,
-    correlation_id: Option<String>,
     event_type: String,
     values: KeyValuePairs,
     files: Tree,
@@ -32,24 +31,16 @@ impl Submission {
     pub fn new(event_type: impl Into<String>) -> Self {
         Self {
             event_id: EventId::from(uuid::Uuid::new_v4()),
-            correlation_id: None,
             event_type: event_type.into(),
             values: KeyValuePairs::default(),
             files: Tree::new(),
         }
     }
 
-    /// Gives the event this id instead of a new one, so that to submit it again replaces it.
+    /// Gives the event this id instead of a new one, so that the same can be submitted again.
     #[must_use]
     pub fn event_id(mut self, id: EventId) -> Self {
         self.event_id = id;
-        self
-    }
-
-    /// Makes the event part of this graph instead of the first one of a new graph, which has its id.
-    #[must_use]
-    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
-        self.correlation_id = Some(id.into());
         self
     }
 
@@ -112,7 +103,7 @@ impl Submission {
         let lineage = Lineage {
             name: String::new(),
             event_id: id.clone(),
-            correlation_id: self.correlation_id.unwrap_or_else(|| id.to_string()),
+            correlation_id: id.to_string(),
             parent_event_id: String::new(),
         };
         let context = EventContext {
