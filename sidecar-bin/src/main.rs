@@ -136,6 +136,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         let Context { name, event_id, .. } = session.status().context;
         warn!("module {name} committed event {event_id} before: what it writes now is not committed");
     }
+    let half = matches!(command, Some(Command::Prepare { .. } | Command::Commit));
+    if half && session.phase() != Phase::Done && !session.is_publishing() {
+        // Beside a module of `run` that is still at work, its inputs or half of its outputs would be taken.
+        drop(session.lock_module().await.map_err(|error| Failure::local(&error))?);
+    }
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let bar = Bar::of(&session);
@@ -200,26 +205,28 @@ async fn inherit(
     given: bool,
     plane: &sidecar_core::DataPlane,
 ) -> Result<(), Failure> {
-    let Settings { context, state_dir, .. } = settings;
+    let Settings { context, state_dir, start, .. } = settings;
     if !context.correlation_id.is_empty() {
         return Ok(());
     }
     let event = &context.event_id;
     let journal = Session::context_in(&*state_dir).await.map_err(|error| Failure::local(&error))?;
-    let (correlation, parent) = match journal {
-        // It was found out before, and what is left to do may not need the event any more.
-        Some(same) if same.event_id == *event && same.name == context.name => {
-            (same.correlation_id, same.parent_event_id)
-        }
+    let known = journal.filter(|known| known.event_id == *event && known.name == context.name);
+    let known = known.map(|known| (known.correlation_id, known.parent_event_id));
+    let (correlation, parent) = match known {
+        // The execution goes on as it began.
+        Some(known) if *start == Start::Resume => known,
         // The event was made up just now.
-        _ if !given => (String::new(), String::new()),
-        _ => match plane.documents.event_context(event).await.map_err(|error| Failure::at_ready(&error))? {
-            Some(found) => (found.context.correlation_id, found.context.parent_event_id),
-            None => {
+        _ if !given => Default::default(),
+        known => match plane.documents.event_context(event).await {
+            Ok(Some(found)) => (found.context.correlation_id, found.context.parent_event_id),
+            Ok(None) => {
                 let documents = &plane.documents;
                 warn!("there is no event {event} in {documents}: unless it begins a graph, its id is wrong");
-                (String::new(), String::new())
+                known.unwrap_or_default()
             }
+            // What is left to do may not need the event any more.
+            Err(error) => known.ok_or_else(|| Failure::at_ready(&error))?,
         },
     };
     context.correlation_id = if correlation.is_empty() { event.to_string() } else { correlation };

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
@@ -70,7 +70,10 @@ pub(crate) async fn run(
     bar.clear();
     let serving = Serving::start(session, config).await?;
     let ended = module(session, config, command, wrap, &serving, signals).await?;
-    session.forget_module().await;
+    if ended.status.code().is_some() && !ended.told_to_end {
+        // What it left running it left on purpose; what outlives one that was ended must end first.
+        session.forget_module().await;
+    }
     let code = finish(session, ended, wrap, config, signals).await;
     serving.stop_soon(config).await;
     code
@@ -104,10 +107,9 @@ async fn module(
         .kill_on_drop(true);
     let lock = session.lock_module().await.map_err(|error| Failure::local(&error))?;
     // What this process opens is not inherited unless it is told to be.
-    let mut child = fcntl_setfd(&lock, FdFlags::empty())
-        .map_err(Into::into)
-        .and_then(|()| command.spawn())
-        .map_err(|error| {
+    fcntl_setfd(&lock, FdFlags::empty())
+        .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot lock for the module: {error}")))?;
+    let mut child = command.spawn().map_err(|error| {
         let program = Path::new(program).display();
         Failure::new(exit::CONFIGURATION, format!("cannot start {program}: {error}"))
     })?;
@@ -117,17 +119,15 @@ async fn module(
     session.hear();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
     let interactive = std::io::stdin().is_terminal();
-    let mut asked = None;
+    let (mut asked, mut only_hung_up) = (false, true);
     loop {
         tokio::select! {
             status = child.wait() => {
                 let status = status.map_err(|error| {
                     Failure::new(exit::LOCAL_FAILED, format!("cannot wait for the module: {error}"))
                 })?;
-                let told_to_end = asked.is_some_and(|(signal, at): (Signal, Instant)| {
-                    // To many programs a hang-up is no end.
-                    at.elapsed() <= config.grace && (signal != Signal::HUP || status.signal().is_some())
-                });
+                // To many programs a hang-up is no end.
+                let told_to_end = asked && (!only_hung_up || status.signal().is_some());
                 return Ok(Ended { status, told_to_end });
             }
             () = abandoned(session, config) => {
@@ -139,13 +139,11 @@ async fn module(
                     // It may have ended at this very moment.
                     let _ = child.kill().await;
                 }
-                session.forget_module().await;
                 return Err(Failure::new(exit::MODULE_FAILED, reason));
             }
             signal = signals.next() => {
-                if Signals::ends(signal) {
-                    asked = Some((signal, Instant::now()));
-                }
+                asked |= Signals::ends(signal);
+                only_hung_up &= signal == Signal::HUP || !Signals::ends(signal);
                 if !(interactive && signal == Signal::INT) {
                     pass_on(&child, signal);
                 }
@@ -158,7 +156,7 @@ async fn module(
 #[derive(Debug)]
 struct Ended {
     status: ExitStatus,
-    /// Whether a signal had asked for it, not longer ago than the grace period.
+    /// Whether a signal had asked for it.
     told_to_end: bool,
 }
 
@@ -211,7 +209,7 @@ async fn finish(
         }
         return Ok(code);
     }
-    if wrap {
+    if wrap && !told_to_end {
         return commit(session, config, signals).await;
     }
     let phase = tokio::select! {

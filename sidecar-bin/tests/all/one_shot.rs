@@ -211,3 +211,22 @@ fn to_submit_under_an_id_again_replaces_the_event() {
     assert_eq!(files(dir.path().join("dev/blobs")), [("mine/.submit/a".to_owned(), "two".to_owned())]);
     assert_eq!(files(dir.path().join("dev/events")).len(), 1);
 }
+
+/// What was found out before the event was there must not stick.
+#[test]
+fn lineage_is_looked_up_again_when_the_module_begins_anew() {
+    let dir = TempDir::new().unwrap();
+    let run = |script: &str| {
+        let context = ["--context.name=m", "--context.eventid=mine", "--", "sh", "-c", script];
+        output(&dir, &[&["run", "--wrap", "--development=true"], &context[..]].concat())
+    };
+    assert_eq!(run("exit 1").0, 1);
+    let submitted = output(&dir, &["submit", "--development=true", "--id=mine"]);
+    assert_eq!(submitted.0, 0);
+    let context = dir.path().join("dev/contexts/mine.json");
+    let text = fs::read_to_string(&context).unwrap();
+    fs::write(context, text.replace(r#""correlationId": "mine""#, r#""correlationId": "graph""#)).unwrap();
+    let (code, _, log) = run(EMIT);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(child_of(&dir, "mine")["correlationId"], "graph");
+}

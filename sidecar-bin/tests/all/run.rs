@@ -219,6 +219,45 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     assert_eq!(committed, ["e1/m/a"]);
 }
 
+/// A shell dies of a signal at once, and what it was waiting for works on.
+#[test]
+fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
+    let dir = TempDir::new().unwrap();
+    // Written before it was ready, and by what outlives it.
+    let script = "cd $SIDECAR_BASE_DIR/out/data; echo x > early; (until test -e $END; do sleep 0.05; done;
+        echo x > late) 2> /dev/null & echo started; wait";
+    let mut command = sidecar(&dir, &["run"]);
+    command.args(CONTEXT).args(["--", "sh", "-c", script]).env("END", dir.path().join("end"));
+    command.stdout(Stdio::piped());
+    let mut stdout = None;
+    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    serving.signal("TERM");
+    assert_eq!(serving.end().0, 143);
+    for half in ["run", "prepare"] {
+        let mut command = sidecar(&dir, &[half]);
+        let command =
+            if half == "run" { command.args(CONTEXT).args(["--", "true"]) } else { command.args(CONTEXT) };
+        let (code, _, log) = ended(&command.output().unwrap());
+        assert!(code == 71 && log.contains("the module of an earlier run"), "{half}: {code}: {log}");
+    }
+    fs::write(dir.path().join("end"), "").unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let (code, _, log) = loop {
+        let ended = run(&dir, &["--wrap"], WRITE);
+        if ended.0 != 71 || Instant::now() > deadline {
+            break ended;
+        }
+    };
+    assert_eq!(code, 0, "{log}");
+    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(committed, ["e1/m/a"]);
+    for left in ["early", "late"] {
+        assert!(base(&dir).join("out/.previous/1/data").join(left).exists(), "{left}");
+    }
+}
+
 #[test]
 fn what_a_module_leaves_running_on_purpose_hinders_nobody() {
     let dir = TempDir::new().unwrap();
@@ -253,10 +292,17 @@ fn links_of_the_module_lead_the_sidecar_nowhere() {
 }
 
 #[test]
-fn a_module_that_ends_well_when_it_is_told_to_has_not_failed() {
+fn a_module_that_ends_well_when_it_is_told_to_has_neither_failed_nor_finished() {
+    for flags in [&["run"][..], &["run", "--wrap"]] {
+        told_to_end(flags);
+    }
+}
+
+fn told_to_end(flags: &[&str]) {
     let dir = TempDir::new().unwrap();
-    let mut command = sidecar(&dir, &["run"]);
-    let script = "trap 'exit 0' TERM; echo started; while :; do sleep 0.05; done";
+    let mut command = sidecar(&dir, flags);
+    let script = "echo half > $SIDECAR_BASE_DIR/out/data/half; trap 'exit 0' TERM; echo started;
+        while :; do sleep 0.05; done";
     command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
     let mut stdout = None;
     let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
@@ -266,6 +312,7 @@ fn a_module_that_ends_well_when_it_is_told_to_has_not_failed() {
     let (code, log) = serving.end();
     assert_eq!(code, 143, "{log}");
     assert_eq!(files(dir.path().join("dev/failures")), []);
+    assert_eq!(files(dir.path().join("dev/blobs")), []);
 }
 
 #[test]

@@ -28,11 +28,7 @@ pub(super) fn make(layout: &Layout) -> Result<()> {
 
 /// Empties `in/`. Blocks.
 pub(super) fn clear(layout: &Layout) -> Result<()> {
-    let input = layout.base().join("in");
-    if fs::symlink_metadata(&input).is_ok_and(|found| found.is_symlink()) {
-        // Whoever made the link would choose what is removed and written.
-        return Err(Error::io("empty", &input)(io::Error::other("it is a link, and must be a directory")));
-    }
+    own("empty", &layout.base().join("in"))?;
     // The values go first: whoever sees them may count on the files.
     remove(&layout.input_meta())?;
     remove(&layout.input_data())?;
@@ -55,10 +51,10 @@ pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
 /// Removing many files takes as long as committing them; the module need not wait for it.
 pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
     let trash = trash.join(Uuid::new_v4().simple().to_string());
-    let out = layout.base().join("out");
+    own("empty", &layout.base().join("out"))?;
     let moved = fs::create_dir_all(&trash)
-        .and_then(|()| insisting(&out, || fs::rename(layout.output_data(), trash.join("data"))))
-        .and_then(|()| insisting(&out, || fs::rename(layout.output_events(), trash.join("events"))));
+        .and_then(|()| fs::rename(layout.output_data(), trash.join("data")))
+        .and_then(|()| fs::rename(layout.output_events(), trash.join("events")));
     if moved.is_err() {
         // Another file system, or nothing there: then it takes as long as it takes.
         remove(&layout.output_data())?;
@@ -74,12 +70,8 @@ pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
 pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
     let out = layout.base().join("out");
     let previous = out.join(".previous");
-    for dir in [&out, &previous] {
-        if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
-            // Whoever made the link would choose what is moved, and where to.
-            return Err(Error::io("move", dir)(io::Error::other("it is a link, and must be a directory")));
-        }
-    }
+    own("empty", &out)?;
+    own("fill", &previous)?;
     let entries = match fs::read_dir(&out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::io("read", &out))?,
@@ -98,23 +90,50 @@ pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
     if left.is_empty() {
         return Ok(None);
     }
-    insisting(&out, || fs::create_dir_all(&previous)).map_err(Error::io("create", &previous))?;
+    fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
     let mut n = 1;
     while previous.join(format!("{n}")).exists() {
         n += 1;
     }
     let to = previous.join(format!("{n}"));
     fs::create_dir(&to).map_err(Error::io("create", &to))?;
+    let mut moved = false;
     for (name, from) in left {
-        match insisting(&from, || fs::rename(&from, to.join(&name))) {
+        match rename(&from, &to.join(&name)) {
+            Ok(()) => moved = true,
             // A mount point, or somebody else's: it is no output, and stays.
             Err(error) if !outputs.contains(&from) => {
-                warn!("{} is left where it is: {error}", from.display());
+                warn!("{} is left where it is: {error}", from.display())
             }
-            moved => moved.map_err(Error::io("move", &from))?,
+            Err(error) => return Err(Error::io("move", &from)(error)),
         }
     }
-    Ok(Some(to))
+    if !moved {
+        fs::remove_dir(&to).map_err(Error::io("remove", &to))?;
+    }
+    Ok(moved.then_some(to))
+}
+
+/// Makes a directory of the sidecar's, if it is there, its own to change again, whatever the module made of it.
+fn own(action: &'static str, dir: &Path) -> Result<()> {
+    match openat(CWD, dir, DIRECTORY, Mode::empty()) {
+        // Whoever made the link would choose what is removed, moved and written.
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            Err(Error::io(action, dir)(io::Error::other("it is a link or a file, and must be a directory")))
+        }
+        // Where that fails it may still be usable; if not, that is told by whoever uses it.
+        Ok(dir) => make_writable(dir.as_fd()).or(Ok(())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Moves a file or directory; one that is read-only is made writable if that is what it takes.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).or_else(|refused| {
+        let writable = openat(CWD, from, DIRECTORY, Mode::empty()).map_err(Into::into);
+        let writable = writable.and_then(|dir| make_writable(dir.as_fd()));
+        if writable.is_err() { Err(refused) } else { fs::rename(from, to) }
+    })
 }
 
 fn is_empty_dir(path: &Path) -> bool {
@@ -122,25 +141,17 @@ fn is_empty_dir(path: &Path) -> bool {
         && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// Does what a directory refuses that the module made read-only: then once more when it is writable.
-fn insisting(dir: &Path, action: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    match action() {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_writable(openat(CWD, dir, DIRECTORY, Mode::empty())?.as_fd())?;
-            action()
-        }
-        outcome => outcome,
-    }
-}
-
 /// A directory and no link to one, whatever its permissions.
 const DIRECTORY: OFlags =
     OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn make_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
-    let mode = Mode::from_raw_mode(fstat(dir)?.st_mode) | Mode::RWXU;
+    let mode = Mode::from_raw_mode(fstat(dir)?.st_mode);
+    if mode.contains(Mode::RWXU) {
+        return Ok(());
+    }
     // A descriptor, unlike a path, cannot be swapped for a link meanwhile.
-    Ok(chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), mode)?)
+    Ok(chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), mode | Mode::RWXU)?)
 }
 
 /// Makes every directory below this one writable, and the directory itself.
@@ -154,7 +165,7 @@ fn make_tree_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
             continue;
         }
         match openat(dir, name, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
             opened => make_tree_writable(opened?.as_fd())?,
         }
     }

@@ -135,21 +135,20 @@ impl Journal {
             record: Record { version: VERSION, context: context.clone(), plane, step: Step::New },
         };
         let Some(record) = read(dir)? else {
-            journal.refuse_beside_a_module(settings)?;
+            journal.take_module_lock()?;
             return Ok((journal, None));
         };
         let same = record.context.event_id == context.event_id && record.context.name == context.name;
         let anew = match record.step {
             Step::Failed { .. } => true,
-            Step::Ready { .. } | Step::Stored { .. } => settings.start != Start::Resume,
+            // One that is recorded may have written something before it was ready.
+            Step::New | Step::Ready { .. } | Step::Stored { .. } => settings.start != Start::Resume,
             Step::Done { .. } => settings.start == Start::Rerun,
-            _ => false,
+            Step::Publishing { .. } | Step::Published { .. } => false,
         };
-        // What is committed, or about to be, needs no module any more.
-        let ends_without =
-            record.step.is_publishing() || matches!(record.step, Step::Done { .. }) && same && !anew;
-        if !ends_without {
-            journal.refuse_beside_a_module(settings)?;
+        if !same || anew {
+            // A module that starts from the beginning must not meet one that was started before.
+            journal.take_module_lock()?;
         }
         if same && !anew {
             journal.record.step = match record.step {
@@ -183,21 +182,22 @@ impl Journal {
             )));
         }
         // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
-        let worked = record.step != Step::New;
+        let worked = record.step != Step::New || settings.start != Start::Resume;
         let earlier = Earlier { context: record.context, worked };
         Ok((journal, Some(earlier)))
     }
 
-    /// A module that starts from the beginning must not meet one that was started before.
-    fn refuse_beside_a_module(&self, settings: &Settings) -> Result<()> {
-        match settings.start {
-            Start::Resume => Ok(()),
-            Start::Restart | Start::Rerun => self.lock_module().map(drop),
+    /// Takes the lock that a module is to hold, and remembers that it may have begun.
+    pub(super) fn lock_module(&mut self) -> Result<File> {
+        let lock = self.take_module_lock()?;
+        if self.record.step == Step::New {
+            self.advance(Step::New)?;
         }
+        Ok(lock)
     }
 
     /// Takes the lock that a module holds as long as it, or anything that inherited it, is at work.
-    pub(super) fn lock_module(&self) -> Result<File> {
+    fn take_module_lock(&self) -> Result<File> {
         let path = self.dir.join(MODULE_LOCK);
         let file = lock_file(&path)?;
         match file.try_lock() {

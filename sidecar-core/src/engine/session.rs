@@ -367,7 +367,9 @@ impl Session {
     }
 
     /// A lock for whoever starts the module: to be inherited by it, so that it is held by the module and all that
-    /// it starts. As long as any of them lives, no [`Start::Restart`] or [`Start::Rerun`] begins beside it.
+    /// it starts. As long as any of them lives, no other module is begun in this directory: see [`Session::open`].
+    ///
+    /// Not seen is what closes the files that it inherits, and a module that removed the state directory.
     ///
     /// # Errors
     /// [`Error::Busy`] when such a module is at work, [`Error::Io`] when the lock cannot be made.
@@ -538,6 +540,9 @@ impl Session {
                     info!(files, bytes, events = events.len(), "done");
                     for event in events.iter().take(EVENTS_TOLD) {
                         info!("published event {} of type {:?}", event.event_id, event.event_type);
+                    }
+                    if let more @ 1.. = events.len().saturating_sub(EVENTS_TOLD) {
+                        info!("and {more} more");
                     }
                     state.receipt = Some(receipt.clone());
                     state.refusal = None;
