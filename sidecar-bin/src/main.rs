@@ -140,6 +140,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     if half && session.phase() != Phase::Done && !session.is_publishing() {
         // Beside a module of `run` that is still at work, its inputs or half of its outputs would be taken.
         drop(session.lock_module().await.map_err(|error| Failure::local(&error))?);
+        session.forget_module().await;
     }
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;

@@ -156,7 +156,7 @@ fn a_value_is_not_taken_for_the_command() {
 fn signals_reach_the_module() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &["run"]);
-    let script = "trap 'exit 7' TERM; echo started; while :; do sleep 0.05; done";
+    let script = "trap 'exit 7' TERM; echo started; for i in $(seq 600); do sleep 0.05; done";
     command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
     let mut stdout = None;
     let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
@@ -178,7 +178,7 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &["run", "--wrap"]);
     // What holds the lock in the end is not even the module, but what it started.
-    let script = "(until test -e end; do sleep 0.05; done; echo late > $SIDECAR_BASE_DIR/out/data/late;
+    let script = "(i=0; until test -e end || test $i -gt 600; do i=$((i+1)); sleep 0.05; done; echo late > $SIDECAR_BASE_DIR/out/data/late;
         rm end) & echo $$; wait";
     command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
     let mut stdout = None;
@@ -224,7 +224,7 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
 fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
     let dir = TempDir::new().unwrap();
     // Written before it was ready, and by what outlives it.
-    let script = "cd $SIDECAR_BASE_DIR/out/data; echo x > early; (until test -e $END; do sleep 0.05; done;
+    let script = "cd $SIDECAR_BASE_DIR/out/data; echo x > early; (i=0; until test -e $END || test $i -gt 600; do i=$((i+1)); sleep 0.05; done;
         echo x > late) 2> /dev/null & echo started; wait";
     let mut command = sidecar(&dir, &["run"]);
     command.args(CONTEXT).args(["--", "sh", "-c", script]).env("END", dir.path().join("end"));
@@ -302,7 +302,7 @@ fn told_to_end(flags: &[&str]) {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, flags);
     let script = "echo half > $SIDECAR_BASE_DIR/out/data/half; trap 'exit 0' TERM; echo started;
-        while :; do sleep 0.05; done";
+        for i in $(seq 600); do sleep 0.05; done";
     command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
     let mut stdout = None;
     let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());

@@ -135,7 +135,7 @@ impl Journal {
             record: Record { version: VERSION, context: context.clone(), plane, step: Step::New },
         };
         let Some(record) = read(dir)? else {
-            journal.take_module_lock()?;
+            journal.refuse_beside_a_module()?;
             return Ok((journal, None));
         };
         let same = record.context.event_id == context.event_id && record.context.name == context.name;
@@ -148,7 +148,7 @@ impl Journal {
         };
         if !same || anew {
             // A module that starts from the beginning must not meet one that was started before.
-            journal.take_module_lock()?;
+            journal.refuse_beside_a_module()?;
         }
         if same && !anew {
             journal.record.step = match record.step {
@@ -185,6 +185,14 @@ impl Journal {
         let worked = record.step != Step::New || settings.start != Start::Resume;
         let earlier = Earlier { context: record.context, worked };
         Ok((journal, Some(earlier)))
+    }
+
+    fn refuse_beside_a_module(&self) -> Result<()> {
+        match fs::symlink_metadata(self.dir.join(MODULE_LOCK)) {
+            // Where none was left behind, none is made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => self.take_module_lock().map(drop),
+        }
     }
 
     /// Takes the lock that a module is to hold, and remembers that it may have begun.
