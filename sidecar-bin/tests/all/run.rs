@@ -1,7 +1,8 @@
 //! `sidecar run`: sidecar and module as one process to the outside.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -152,16 +153,32 @@ fn a_value_is_not_taken_for_the_command() {
     assert_eq!(ended(&command.output().unwrap()).0, 64);
 }
 
+/// A run whose module is at work, and the first line that it prints.
+fn until_it_prints(mut command: Command) -> (Serving, String) {
+    let (mut stdout, mut line) = (None, String::new());
+    command.stdout(Stdio::piped());
+    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
+    BufReader::new(stdout.unwrap()).read_line(&mut line).unwrap();
+    (serving, line)
+}
+
+/// A run as soon as no earlier module is at work any more.
+fn run_when_free(dir: &TempDir, deadline: Instant) -> (i32, String, String) {
+    loop {
+        let ended = run(dir, &["--wrap"], WRITE);
+        if ended.0 != 71 || Instant::now() > deadline {
+            return ended;
+        }
+    }
+}
+
 #[test]
 fn signals_reach_the_module() {
     let dir = TempDir::new().unwrap();
     let mut command = sidecar(&dir, &["run"]);
     let script = "trap 'exit 7' TERM; echo started; for i in $(seq 600); do sleep 0.05; done";
-    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
-    let mut stdout = None;
-    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    command.args(CONTEXT).args(["--", "sh", "-c", script]);
+    let (serving, line) = until_it_prints(command);
     assert_eq!(line, "started\n");
     serving.signal("TERM");
     let (code, log) = serving.end();
@@ -180,11 +197,8 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     // What holds the lock in the end is not even the module, but what it started.
     let script = "(i=0; until test -e end || test $i -gt 600; do i=$((i+1)); sleep 0.05; done; echo late > $SIDECAR_BASE_DIR/out/data/late;
         rm end) & echo $$; wait";
-    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
-    let mut stdout = None;
-    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
-    let mut module = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut module).unwrap();
+    command.args(CONTEXT).args(["--", "sh", "-c", script]);
+    let (serving, module) = until_it_prints(command);
     let (code, _, log) = run(&dir, &["--wrap"], WRITE);
     assert!(code == 71 && log.contains("another sidecar works"), "{code}: {log}");
     serving.signal("KILL");
@@ -193,7 +207,7 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
         let (code, _, log) = run(&dir, &["--wrap"], WRITE);
         assert!(code == 71 && log.contains("the module of an earlier run"), "{attempt}: {code}: {log}");
         if attempt == 0 {
-            let killed = std::process::Command::new("kill").arg(module.trim()).status();
+            let killed = Command::new("kill").arg(module.trim()).status();
             assert!(killed.unwrap().success());
         }
     }
@@ -207,12 +221,7 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
         std::thread::sleep(Duration::from_millis(10));
     }
     // It removed the file and is about to exit.
-    let (code, _, log) = loop {
-        let ended = run(&dir, &["--wrap"], WRITE);
-        if ended.0 != 71 || Instant::now() > deadline {
-            break ended;
-        }
-    };
+    let (code, _, log) = run_when_free(&dir, deadline);
     assert_eq!(code, 0, "{log}");
     assert!(base(&dir).join("out/.previous/1/data/late").exists());
     let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
@@ -228,11 +237,7 @@ fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
         echo x > late) 2> /dev/null & echo started; wait";
     let mut command = sidecar(&dir, &["run"]);
     command.args(CONTEXT).args(["--", "sh", "-c", script]).env("END", dir.path().join("end"));
-    command.stdout(Stdio::piped());
-    let mut stdout = None;
-    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    let (serving, _) = until_it_prints(command);
     serving.signal("TERM");
     assert_eq!(serving.end().0, 143);
     for half in ["run", "prepare"] {
@@ -244,12 +249,7 @@ fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
     }
     fs::write(dir.path().join("end"), "").unwrap();
     let deadline = Instant::now() + DEADLINE;
-    let (code, _, log) = loop {
-        let ended = run(&dir, &["--wrap"], WRITE);
-        if ended.0 != 71 || Instant::now() > deadline {
-            break ended;
-        }
-    };
+    let (code, _, log) = run_when_free(&dir, deadline);
     assert_eq!(code, 0, "{log}");
     let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
     assert_eq!(committed, ["e1/m/a"]);
@@ -303,11 +303,8 @@ fn told_to_end(flags: &[&str]) {
     let mut command = sidecar(&dir, flags);
     let script = "echo half > $SIDECAR_BASE_DIR/out/data/half; trap 'exit 0' TERM; echo started;
         for i in $(seq 600); do sleep 0.05; done";
-    command.args(CONTEXT).args(["--", "sh", "-c", script]).stdout(Stdio::piped());
-    let mut stdout = None;
-    let serving = Serving::spawn_with(command, |child| stdout = child.stdout.take());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout.unwrap()), &mut line).unwrap();
+    command.args(CONTEXT).args(["--", "sh", "-c", script]);
+    let (serving, _) = until_it_prints(command);
     serving.signal("TERM");
     let (code, log) = serving.end();
     assert_eq!(code, 143, "{log}");

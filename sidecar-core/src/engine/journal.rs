@@ -146,10 +146,6 @@ impl Journal {
             Step::Done { .. } => settings.start == Start::Rerun,
             Step::Publishing { .. } | Step::Published { .. } => false,
         };
-        if !same || anew {
-            // A module that starts from the beginning must not meet one that was started before.
-            journal.refuse_beside_a_module()?;
-        }
         if same && !anew {
             journal.record.step = match record.step {
                 step if record.plane == journal.record.plane => step,
@@ -173,6 +169,8 @@ impl Journal {
             };
             return Ok((journal, None));
         }
+        // A module that starts from the beginning must not meet one that was started before.
+        journal.refuse_beside_a_module()?;
         if record.step.is_publishing() {
             return Err(Error::Busy(format!(
                 "{} holds the unfinished commit of event {:?} by module {:?}: start the sidecar with that context first",
