@@ -22,15 +22,14 @@ pub mod events;
 mod fault;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "engine")]
+pub mod layers;
 #[cfg(feature = "local")]
 mod local_dir;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
 mod tls;
-
-#[cfg(feature = "engine")]
-pub mod wrappers;
 
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;

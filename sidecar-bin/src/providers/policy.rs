@@ -63,7 +63,7 @@ impl fmt::Display for Policy {
 #[allow(unused_macros, reason = "builds without any store on the network have nothing to wrap")]
 macro_rules! wrapped {
     ($policy:expr, $provider:expr) => {{
-        use sidecar_core::wrappers::{CircuitBreaker, RateLimit, Retry, Timeout};
+        use sidecar_core::layers::{CircuitBreaker, RateLimit, Retry, Timeout};
         let policy: &$crate::providers::policy::Policy = $policy;
         let failures = policy.failures.unwrap_or(std::num::NonZeroU32::MAX);
         let timeout = Timeout::new($crate::providers::faulty($provider), policy.timeout);
