@@ -26,6 +26,8 @@ mod http;
 pub mod layers;
 #[cfg(feature = "local")]
 mod local_dir;
+#[cfg(feature = "engine")]
+pub mod plane;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
@@ -36,11 +38,13 @@ pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
 pub use documents::DocumentProvider;
 #[cfg(feature = "engine")]
-pub use engine::{DataPlane, OnFailure, Session, Settings, Start, Submission};
+pub use engine::{OnFailure, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]
 pub use events::EventProvider;
+#[cfg(feature = "engine")]
+pub use plane::DataPlane;
 
 /// Runs a whole blocking file operation off the async threads.
 #[cfg(feature = "engine")]

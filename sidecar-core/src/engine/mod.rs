@@ -4,7 +4,6 @@
 //! the module wrote; `journal` remembers every step, so that a commit survives a crash at any point.
 
 mod commit;
-mod data_plane;
 mod directories;
 mod failure;
 mod ids;
@@ -16,7 +15,8 @@ mod session;
 mod submit;
 mod tree;
 
-pub use data_plane::DataPlane;
+use crate::plane as data_plane;
+
 pub use failure::OnFailure;
 pub use session::{Session, Settings, Start};
 pub use submit::Submission;
