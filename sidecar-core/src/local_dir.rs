@@ -5,12 +5,27 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use url::Url;
 
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
+/// Opens a store below `root`, which is created when it is absent: the root and these directories in it, absolute.
+pub(crate) fn open<const N: usize>(root: &Path, directories: [&str; N]) -> Result<(PathBuf, [PathBuf; N])> {
+    let mut opened = std::array::from_fn(|_| PathBuf::new());
+    for (opened, name) in opened.iter_mut().zip(directories) {
+        *opened = directory(&root.join(name))?;
+    }
+    Ok((root.canonicalize().map_err(Error::io("open", root))?, opened))
+}
+
+/// The identity of the store below `root`.
+pub(crate) fn id(root: &Path) -> String {
+    Url::from_directory_path(root).map_or_else(|()| root.display().to_string(), String::from)
+}
+
 /// Makes the directory, durably, when it is absent, and names it absolutely.
-pub(crate) fn directory(dir: &Path) -> Result<PathBuf> {
+fn directory(dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let dir = dir.canonicalize().map_err(Error::io("open", dir))?;
     for made in dir.ancestors().skip(1).take(2) {

@@ -22,6 +22,9 @@ const LARGE: u64 = 256 * 1024 * 1024;
 /// Blobs under `ROOT/blobs/{key}`, safe for several processes at once.
 #[derive(Debug, Clone)]
 pub struct Local {
+    /// The absolute directory that was opened.
+    home: PathBuf,
+    /// Where the blobs are.
     root: PathBuf,
     unflushed: Arc<Mutex<Vec<PathBuf>>>,
     /// Held while a flush is at work: the next one must not answer before what it took is durable.
@@ -73,6 +76,14 @@ impl BlobProvider for Local {
         Url::from_file_path(&path)
             .map_err(|()| Error::io("name", &path)(io::Error::other("no absolute path")))
     }
+
+    fn id(&self) -> String {
+        local_dir::id(&self.home)
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        vec![self.root.clone()]
+    }
 }
 
 impl Local {
@@ -84,11 +95,8 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self {
-            root: local_dir::directory(&root.as_ref().join("blobs"))?,
-            unflushed: Arc::default(),
-            flushing: Arc::default(),
-        })
+        let (home, [root]) = local_dir::open(root.as_ref(), Self::DIRECTORIES)?;
+        Ok(Self { home, root, unflushed: Arc::default(), flushing: Arc::default() })
     }
 
     fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {

@@ -1,6 +1,7 @@
 //! Blob providers: where files live between modules.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -101,6 +102,19 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// A URI the blob can be fetched from, signed for as long as the provider is configured to.
     async fn uri(&self, key: &BlobKey) -> Result<Url>;
 
+    /// The store's stable identity, which records and journals compare: two different stores never have the
+    /// same, and one has the same in every process, whatever its credentials. It never contains a secret.
+    ///
+    /// By default `Display`, which is the short name for logs.
+    fn id(&self) -> String {
+        self.to_string()
+    }
+
+    /// The directories of this machine in which it keeps data.
+    fn directories(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Checks that the store can be used: reachable, authorised, its container there or made.
     async fn check(&self) -> Result<()> {
         Ok(())
@@ -131,6 +145,12 @@ macro_rules! forward {
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await
+            }
+            fn id(&self) -> String {
+                (**self).id()
+            }
+            fn directories(&self) -> Vec<PathBuf> {
+                (**self).directories()
             }
         }
     )*};

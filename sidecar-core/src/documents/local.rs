@@ -15,6 +15,8 @@ use crate::local_dir;
 /// Event contexts under `ROOT/contexts/{event id}.json`, insights and failures likewise.
 #[derive(Debug, Clone)]
 pub struct Local {
+    /// The absolute directory that was opened.
+    home: PathBuf,
     contexts: PathBuf,
     insights: PathBuf,
     failures: PathBuf,
@@ -52,6 +54,14 @@ impl DocumentProvider for Local {
     async fn put_failure(&self, failure: &Failure) -> Result<()> {
         self.write(&self.failures, [(failure.id.as_str(), failure)]).await
     }
+
+    fn id(&self) -> String {
+        local_dir::id(&self.home)
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        vec![self.contexts.clone(), self.insights.clone(), self.failures.clone()]
+    }
 }
 
 impl Local {
@@ -63,12 +73,8 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when a directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let root = root.as_ref();
-        Ok(Self {
-            contexts: local_dir::directory(&root.join("contexts"))?,
-            insights: local_dir::directory(&root.join("insights"))?,
-            failures: local_dir::directory(&root.join("failures"))?,
-        })
+        let (home, [contexts, insights, failures]) = local_dir::open(root.as_ref(), Self::DIRECTORIES)?;
+        Ok(Self { home, contexts, insights, failures })
     }
 
     async fn read<T: DeserializeOwned + Send + 'static>(&self, path: PathBuf) -> Result<Option<T>> {

@@ -1,6 +1,7 @@
 //! Document providers: where event contexts are looked up and insights are kept.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -69,6 +70,19 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Stores a failure under its id.
     async fn put_failure(&self, failure: &Failure) -> Result<()>;
 
+    /// The store's stable identity, which records and journals compare: two different stores never have the
+    /// same, and one has the same in every process, whatever its credentials. It never contains a secret.
+    ///
+    /// By default `Display`, which is the short name for logs.
+    fn id(&self) -> String {
+        self.to_string()
+    }
+
+    /// The directories of this machine in which it keeps data.
+    fn directories(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Checks that the store can be used: reachable, authorised, its tables there or made.
     async fn check(&self) -> Result<()> {
         Ok(())
@@ -99,6 +113,12 @@ macro_rules! forward {
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await
+            }
+            fn id(&self) -> String {
+                (**self).id()
+            }
+            fn directories(&self) -> Vec<PathBuf> {
+                (**self).directories()
             }
         }
     )*};

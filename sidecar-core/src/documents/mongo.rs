@@ -71,8 +71,7 @@ impl fmt::Debug for Mongo {
 impl fmt::Display for Mongo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MongoConfig { database, collection, .. } = &self.config;
-        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
-        let hosts = rest.split(['/', '?']).next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+        let (scheme, hosts) = self.server();
         write!(f, "{scheme}://{hosts}/{database}.{collection}")
     }
 }
@@ -126,6 +125,21 @@ impl DocumentProvider for Mongo {
         self.upsert(Kind::Failure, [(failure.id.as_str(), failure)]).await
     }
 
+    /// Hosts in the order of their names, each with its port: whatever the URL says besides leads to the same place.
+    fn id(&self) -> String {
+        let (scheme, hosts) = self.server();
+        let port = if scheme == "mongodb" { ":27017" } else { "" };
+        let has_port = |host: &str| host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let mut hosts: Vec<_> = hosts
+            .split(',')
+            .map(|host| format!("{}{}", host.to_lowercase(), if has_port(host) { "" } else { port }))
+            .collect();
+        hosts.sort();
+        hosts.dedup();
+        let MongoConfig { database, collection, .. } = &self.config;
+        format!("{scheme}://{}/{database}.{collection}", hosts.join(","))
+    }
+
     async fn check(&self) -> Result<()> {
         let action = "make the indexes";
         let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
@@ -140,6 +154,13 @@ impl Mongo {
     /// the first call.
     pub fn open(server: impl Into<String>, config: MongoConfig) -> Self {
         Self { url: server.into(), config, connected: Arc::default() }
+    }
+
+    /// The scheme and the hosts of the URL.
+    fn server(&self) -> (&str, &str) {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        (scheme, authority.rsplit('@').next().unwrap_or_default())
     }
 
     async fn collection(&self) -> Result<&Collection<Document>> {
@@ -248,6 +269,20 @@ fn retry_after(message: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        let id = |server: &str, collection: &str| {
+            let (database, collection) = ("d".to_owned(), collection.to_owned());
+            Mongo::open(server, MongoConfig { database, collection, ca_file: None }).id()
+        };
+        let one = id("mongodb://u:secret@b:1,A/?replicaSet=r", "c");
+        assert_eq!(one, "mongodb://a:27017,b:1/d.c");
+        assert_eq!(one, id("mongodb://a:27017,b:1/?w=1", "c"));
+        assert_eq!(id("mongodb://[::1]/", "c"), "mongodb://[::1]:27017/d.c");
+        assert_ne!(one, id("mongodb://a,b:1/", "other"));
+        assert_ne!(one, id("mongodb://a,b:2/", "c"));
+    }
 
     #[test]
     fn cosmos_db_says_how_long_to_wait() {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::{Position, Url};
 
@@ -36,6 +37,8 @@ const DEFAULT_TABLE: &str = "sidecar";
 pub struct Postgres {
     pool: Pool,
     name: String,
+    /// The servers and the database, in one spelling.
+    id: String,
     table: String,
 }
 
@@ -86,6 +89,10 @@ impl DocumentProvider for Postgres {
         self.upsert("failures", [row]).await
     }
 
+    fn id(&self) -> String {
+        format!("{}?table={}", self.id, self.table)
+    }
+
     async fn check(&self) -> Result<()> {
         let action = "make the tables";
         let client = self.client(action).await?;
@@ -134,6 +141,7 @@ impl Postgres {
         }
         let mut config: Config =
             connection.as_str().parse().map_err(|error: tokio_postgres::Error| refused(error.into()))?;
+        let id = identity(&config);
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sidecar");
         // A connection that was dropped without a word is found out before the retries are used up.
         config.keepalives_idle(CONNECT_TIMEOUT).tcp_user_timeout(ANSWER_TIMEOUT);
@@ -146,7 +154,7 @@ impl Postgres {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| refused(error.into()))?;
-        Ok(Self { pool, name, table })
+        Ok(Self { pool, name, id, table })
     }
 
     fn table(&self, kind: &str) -> String {
@@ -214,5 +222,46 @@ impl Postgres {
             None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
         };
         if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
+    }
+}
+
+/// The servers in the order of their names, the database, and the schema if the connection chooses one.
+fn identity(config: &Config) -> String {
+    let names = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.to_lowercase(),
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    let hosts: Vec<_> = if config.get_hosts().is_empty() { addresses.collect() } else { names.collect() };
+    let ports = config.get_ports();
+    let port = |n: usize| ports.get(n).or(ports.first()).copied().unwrap_or(5432);
+    let mut servers: Vec<_> =
+        hosts.iter().enumerate().map(|(n, host)| format!("{host}:{}", port(n))).collect();
+    servers.sort();
+    servers.dedup();
+    // The server takes the user's name for that of the database.
+    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    let options = config.get_options().unwrap_or_default().split_whitespace();
+    let schema = options.filter(|option| option.contains("search_path")).map(|option| format!(" {option}"));
+    format!("postgres://{}/{database}{}", servers.join(","), schema.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        let id = |url: &str| Postgres::open(&url.parse().unwrap(), None).unwrap().id();
+        let one = id("postgres://u:secret@Host/d?sslmode=disable");
+        assert_eq!(one, "postgres://host:5432/d?table=sidecar");
+        assert_eq!(one, id("postgresql://host:5432/d?table=sidecar"));
+        assert_eq!(id("postgres://d@host"), one);
+        assert_eq!(id("postgres://b,a/d"), "postgres://a:5432,b:5432/d?table=sidecar");
+        assert_eq!(id("postgres:///d?host=/run&port=1"), "postgres:///run:1/d?table=sidecar");
+        let schema = "postgres://host/d?options=-c%20search_path%3Dx";
+        for other in ["postgres://host/e", "postgres://host:1/d", "postgres://host/d?table=t", schema] {
+            assert_ne!(one, id(other), "{other}");
+        }
     }
 }

@@ -129,6 +129,13 @@ impl EventProvider for Amqp {
             .await
     }
 
+    fn id(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default().to_lowercase();
+        let port = self.url.port().unwrap_or(if self.url.scheme() == "amqps" { 5671 } else { 5672 });
+        let AmqpConfig { exchange, vhost, .. } = &self.config;
+        format!("amqp://{host}:{port}/{exchange}?vhost={vhost}")
+    }
+
     async fn check(&self) -> Result<()> {
         let exchange = self.name(&self.config.exchange)?;
         let declare = async |passive| {
@@ -241,5 +248,23 @@ impl Amqp {
             _ => true,
         };
         if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        let id = |broker: &str, vhost: &str| {
+            let config = AmqpConfig { vhost: vhost.into(), ..AmqpConfig::new("x") };
+            Amqp::open(&broker.parse().unwrap(), config).id()
+        };
+        let one = id("amqp://u:secret@Host", "/");
+        assert_eq!(one, "amqp://host:5672/x?vhost=/");
+        assert_eq!(one, id("amqp://other@host:5672", "/"));
+        assert_ne!(one, id("amqp://host", "v"));
+        assert_ne!(one, id("amqps://host", "/"));
     }
 }

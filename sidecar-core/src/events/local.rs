@@ -14,6 +14,9 @@ use crate::local_dir;
 /// Events under `ROOT/events/{event id}.json`; a name that begins with a dot is no event yet.
 #[derive(Debug, Clone)]
 pub struct Local {
+    /// The absolute directory that was opened.
+    home: PathBuf,
+    /// Where the events are.
     dir: PathBuf,
     format: EventFormat,
 }
@@ -35,6 +38,14 @@ impl EventProvider for Local {
         let store = self.clone();
         blocking(move || local_dir::write(&store, &store.dir, &files)).await
     }
+
+    fn id(&self) -> String {
+        local_dir::id(&self.home)
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        vec![self.dir.clone()]
+    }
 }
 
 impl Local {
@@ -46,8 +57,8 @@ impl Local {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let dir = local_dir::directory(&root.as_ref().join("events"))?;
-        Ok(Self { dir, format: EventFormat::default() })
+        let (home, [dir]) = local_dir::open(root.as_ref(), Self::DIRECTORIES)?;
+        Ok(Self { home, dir, format: EventFormat::default() })
     }
 
     /// Writes the events in `format`.

@@ -1,6 +1,7 @@
 //! Event providers: how the next modules are started.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -57,6 +58,19 @@ pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Publishes events.
     async fn publish(&self, events: &[Event]) -> Result<()>;
 
+    /// The bus's stable identity, which records and journals compare: two different buses never have the
+    /// same, and one has the same in every process, whatever its credentials. It never contains a secret.
+    ///
+    /// By default `Display`, which is the short name for logs.
+    fn id(&self) -> String {
+        self.to_string()
+    }
+
+    /// The directories of this machine in which it keeps data.
+    fn directories(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Checks that the bus can be used: reachable, authorised, its stream there or made.
     async fn check(&self) -> Result<()> {
         Ok(())
@@ -72,6 +86,12 @@ macro_rules! forward {
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await
+            }
+            fn id(&self) -> String {
+                (**self).id()
+            }
+            fn directories(&self) -> Vec<PathBuf> {
+                (**self).directories()
             }
         }
     )*};

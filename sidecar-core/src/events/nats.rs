@@ -87,6 +87,12 @@ impl EventProvider for Nats {
             .await
     }
 
+    fn id(&self) -> String {
+        let (host, port) = (self.url.host_str().unwrap_or_default().to_lowercase(), self.url.port());
+        let NatsConfig { subject, stream, .. } = &self.config;
+        format!("nats://{host}:{}/{subject}?stream={stream}", port.unwrap_or(4222))
+    }
+
     async fn check(&self) -> Result<()> {
         let config = stream::Config {
             name: self.config.stream.clone(),
@@ -203,7 +209,18 @@ fn listens(wanted: &str, subject: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::listens;
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        let id = |server: &str, stream: &str| {
+            Nats::open(&server.parse().unwrap(), NatsConfig::new("s", stream)).id()
+        };
+        let one = id("nats://u:secret@Host", "x");
+        assert_eq!(one, "nats://host:4222/s?stream=x");
+        assert_eq!(one, id("tls://host:4222", "x"));
+        assert_ne!(one, id("nats://host", "y"));
+    }
 
     #[test]
     fn a_stream_listens_to_what_its_patterns_stand_for() {

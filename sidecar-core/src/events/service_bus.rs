@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use url::{Url, form_urlencoded};
+use url::{Position, Url, form_urlencoded};
 
 use super::{EventFormat, EventProvider};
 use crate::contract::Event;
@@ -109,6 +109,12 @@ impl EventProvider for ServiceBus {
             self.send("publish events", request).await?;
         }
         Ok(())
+    }
+
+    /// The topic's address, without what an endpoint may hold besides.
+    fn id(&self) -> String {
+        let (host, path) = (&self.topic[Position::BeforeHost..Position::AfterPort], self.topic.path());
+        format!("servicebus://{host}{path}")
     }
 
     /// Asks for the topic's description. A rule that may only send is told so by the service, which shows that
@@ -240,6 +246,22 @@ fn clock_skew(response: &Response) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        let id = |namespace: &str, endpoint: Option<&str>| {
+            let (namespace, endpoint) = (namespace.to_owned(), endpoint.map(str::to_owned));
+            let (topic, rule, key) = ("t".to_owned(), "r".to_owned(), "secret".to_owned());
+            let format = EventFormat::default();
+            let config = ServiceBusConfig { namespace, topic, rule, key, endpoint, format, ca_file: None };
+            ServiceBus::open(config).unwrap().id()
+        };
+        let one = id("Name", None);
+        assert_eq!(one, "servicebus://name.servicebus.windows.net/t");
+        assert_eq!(one, id("x", Some("https://u:secret@name.servicebus.windows.net/")));
+        assert_ne!(one, id("other", None));
+        assert_ne!(one, id("name", Some("http://127.0.0.1:1")));
+    }
 
     #[test]
     fn batches_hold_what_the_service_takes() {

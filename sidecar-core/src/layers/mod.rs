@@ -46,6 +46,8 @@ const FLUSH: &str = "make blobs durable";
 macro_rules! provider {
     ($layer:ident) => {
         const _: () = {
+            use std::path::PathBuf;
+
             use async_trait::async_trait;
             use url::Url;
 
@@ -91,6 +93,12 @@ macro_rules! provider {
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await
                 }
+                fn id(&self) -> String {
+                    self.inner.id()
+                }
+                fn directories(&self) -> Vec<PathBuf> {
+                    self.inner.directories()
+                }
             }
 
             #[async_trait]
@@ -117,6 +125,12 @@ macro_rules! provider {
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await
                 }
+                fn id(&self) -> String {
+                    self.inner.id()
+                }
+                fn directories(&self) -> Vec<PathBuf> {
+                    self.inner.directories()
+                }
             }
 
             #[async_trait]
@@ -126,6 +140,12 @@ macro_rules! provider {
                 }
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await
+                }
+                fn id(&self) -> String {
+                    self.inner.id()
+                }
+                fn directories(&self) -> Vec<PathBuf> {
+                    self.inner.directories()
                 }
             }
         };

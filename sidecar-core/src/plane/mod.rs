@@ -14,6 +14,7 @@
 )]
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join3;
@@ -106,6 +107,20 @@ impl DataPlane {
             crate::documents::Memory::default(),
             crate::events::Memory::default(),
         )
+    }
+
+    /// The identities of the three stores in one text, which a journal compares.
+    pub fn id(&self) -> String {
+        format!("{}; {}; {}", self.blobs.id(), self.documents.id(), self.events.id())
+    }
+
+    /// The directories of this machine in which the stores keep data, each with the store's name.
+    pub fn directories(&self) -> Vec<(String, PathBuf)> {
+        let named = |name: String, dirs: Vec<PathBuf>| dirs.into_iter().map(move |dir| (name.clone(), dir));
+        named(self.blobs.to_string(), self.blobs.directories())
+            .chain(named(self.documents.to_string(), self.documents.directories()))
+            .chain(named(self.events.to_string(), self.events.directories()))
+            .collect()
     }
 
     /// Checks all three providers at the same time: reachable, authorised, their containers, tables and streams

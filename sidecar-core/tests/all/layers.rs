@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sidecar_core::layers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
-use sidecar_core::{DocumentProvider, Error, EventId, documents};
+use sidecar_core::plane::Policies;
+use sidecar_core::{DataPlane, DocumentProvider, Error, EventId, documents};
 use tokio::time::Instant;
 
 const THREE: NonZeroU32 = NonZeroU32::new(3).unwrap();
@@ -116,4 +117,24 @@ async fn a_lost_answer_has_had_its_effect() {
     let error = provider.put_event_contexts(&[context]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }));
     assert!(provider.event_context(&EventId::parse("e").unwrap()).await.unwrap().is_some());
+}
+
+#[test]
+fn identity_and_directories_pass_through_every_layer() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let plane = DataPlane::local(dir.path()).unwrap();
+    let layered = DataPlane::new(
+        Policies::default().around(Fault::new(plane.blobs.clone(), |_, _| Injected::Nothing)),
+        Policies::default().around(Fault::new(plane.documents.clone(), |_, _| Injected::Nothing)),
+        Policies::default().around(Fault::new(plane.events.clone(), |_, _| Injected::Nothing)),
+    );
+    let root = dir.path().canonicalize().unwrap();
+    let url = url::Url::from_directory_path(&root).unwrap();
+    assert_eq!(layered.id(), format!("{url}; {url}; {url}"));
+    let directories: Vec<_> = layered.directories().into_iter().map(|(_, dir)| dir).collect();
+    assert_eq!(
+        directories,
+        ["blobs", "contexts", "insights", "failures", "events"].map(|name| root.join(name))
+    );
+    assert_ne!(layered.id(), DataPlane::local(dir.path().join("other")).unwrap().id());
 }

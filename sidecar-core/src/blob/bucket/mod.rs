@@ -17,7 +17,7 @@ use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use url::Url;
+use url::{Position, Url};
 
 use self::window::Window;
 use super::transfer::hash_and_write;
@@ -65,7 +65,7 @@ pub struct Bucket {
     expiry: Duration,
     /// `s3://bucket/prefix`, for names and for URIs that are not signed.
     root: Url,
-    /// The endpoint or account where it is, if there can be several: a journal tells stores apart by their names.
+    /// The endpoint or account where it is, if there can be several.
     at: Option<String>,
     memory: Arc<Semaphore>,
     window: Window,
@@ -189,6 +189,15 @@ impl BlobProvider for Bucket {
             segments.pop_if_empty().extend(key.as_str().split('/'));
         }
         Ok(uri)
+    }
+
+    fn id(&self) -> String {
+        let root = format!("{}/{}", &self.root[..Position::AfterHost], self.prefix());
+        let root = root.trim_end_matches('/');
+        match self.at.as_deref().map(place) {
+            Some(at) => format!("{root} at {at}"),
+            None => root.to_owned(),
+        }
     }
 
     async fn check(&self) -> Result<()> {
@@ -373,6 +382,17 @@ impl Bucket {
     }
 }
 
+/// An endpoint or an account, in one spelling and without what may be a secret: Azure's own endpoint of an account
+/// is that account.
+fn place(at: &str) -> String {
+    let Some(url) = Url::parse(at).ok().filter(Url::has_host) else { return at.to_owned() };
+    let (host, path) = (&url[Position::BeforeHost..Position::AfterPort], url.path().trim_end_matches('/'));
+    match host.strip_suffix(".blob.core.windows.net") {
+        Some(account) if path.is_empty() => account.to_owned(),
+        _ => format!("{}://{host}{path}", url.scheme()),
+    }
+}
+
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(MEMORY).clamp(1, MEMORY)
 }
@@ -448,5 +468,34 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(root: &str, at: Option<&str>) -> String {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let bucket = Bucket::new(store, None, root.parse().unwrap(), DEFAULT_EXPIRY);
+        Bucket { at: at.map(str::to_owned), ..bucket }.id()
+    }
+
+    #[test]
+    fn an_id_has_one_spelling_and_no_secret() {
+        assert_eq!(id("s3://b/p/", None), id("s3://b/p", None));
+        assert_eq!(id("s3://b/", Some("http://u:secret@Host:80/")), "s3://b at http://host");
+        let azure = id("az://c/p", Some("account"));
+        assert_eq!(azure, id("az://c/p/", Some("https://account.blob.core.windows.net/?sig=secret")));
+        for other in [
+            id("az://c/p", Some("other")),
+            id("az://c/q", Some("account")),
+            id("az://d/p", Some("account")),
+            id("az://c/p", Some("http://127.0.0.1:10000/account")),
+        ] {
+            assert_ne!(azure, other);
+        }
+        let port = |port| id("s3://b", Some(&format!("http://127.0.0.1:{port}")));
+        assert_ne!(port(1), port(2));
     }
 }
