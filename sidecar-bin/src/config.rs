@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sidecar_core::plane::overlaps;
 use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
 
@@ -101,6 +102,12 @@ impl Config {
             }),
         };
         let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
+        let mut private = Vec::new();
+        private.extend(settings.as_ref().map(|settings| ("--statedir", settings.state_dir.as_path())));
+        private.extend(log.file.as_ref().map(|file| ("--logfile", file.as_path())));
+        let stores = plane.iter().flat_map(|plane| plane.unopened.directories());
+        let stores: Vec<_> = stores.map(|(setting, dir)| (format!("--{setting}"), dir)).collect();
+        errors.0.extend(overlaps(settings.as_ref().map(|settings| &settings.layout), &private, &stores));
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
             (true, Some(plane)) => Ok(Self { event_is_given, settings, server, plane, log, print }),

@@ -239,3 +239,129 @@ fn an_endpoint_without_a_scheme_is_told() {
         assert!(code == 64 && errors.contains("is no URL: say http://"), "{errors}");
     }
 }
+
+/// The complaints about a module in `base` with these flags; nothing may be created by it.
+fn overlaps(dir: &TempDir, flags: &[&str]) -> String {
+    let before = fs::read_dir(dir.path()).unwrap().count();
+    let module = ["prepare", "--context.eventid=e1", "--context.name=m", "--development"];
+    let (code, _, errors) = output(dir, &[&module[..], flags].concat());
+    assert_eq!(code, 64, "{flags:?}: {errors}");
+    assert!(errors.contains("keep the two apart"), "{flags:?}: {errors}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "{flags:?}: something was created");
+    errors
+}
+
+#[test]
+fn a_store_may_not_be_in_the_directories_of_the_module() {
+    let dir = TempDir::new().unwrap();
+    let base = dir.path().join("base");
+    let basedir = format!("--basedir={}", base.display());
+    for root in ["base/out", "base/in/data", "base/.sidecar", "base"] {
+        let root = dir.path().join(root);
+        for (flag, directories) in [
+            ("blobs", &["blobs"][..]),
+            ("documents", &["contexts", "insights", "failures"]),
+            ("events", &["events"]),
+        ] {
+            let errors = overlaps(&dir, &[&basedir, &format!("--{flag}=file://{}", root.display())]);
+            for directory in directories {
+                let (store, base) = (root.join(directory), base.display());
+                let line = format!("error: --{flag}: {}", store.display());
+                assert!(errors.contains(&line), "{line} is not in\n{errors}");
+                assert!(errors.contains(&format!("is inside the base directory {base}")), "{errors}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_module_may_not_be_in_a_store() {
+    let dir = TempDir::new().unwrap();
+    for (base, line) in [
+        ("store/blobs", "--blobs: store/blobs"),
+        ("store/blobs/modules/m", "--blobs: store/blobs"),
+        ("dev/contexts/x", "--documents: dev/contexts"),
+        ("dev/failures", "--documents: dev/failures"),
+        ("dev/events/m", "--events: dev/events"),
+    ] {
+        let errors = overlaps(&dir, &[&format!("--basedir={base}"), "--blobs=file:store"]);
+        assert!(errors.contains(&format!("error: {line}")), "{base}: {errors}");
+    }
+}
+
+#[test]
+fn the_state_and_the_log_may_not_be_in_the_modules_directories_or_in_a_store() {
+    let dir = TempDir::new().unwrap();
+    for (flag, path, place) in [
+        ("statedir", "dev/modules/m/out", "the module's"),
+        ("statedir", "dev/modules/m/in/state", "the module's"),
+        ("logfile", "dev/modules/m/out/data/log", "the module's"),
+        ("logfile", "dev/modules/m/in/log", "the module's"),
+    ] {
+        let errors = overlaps(&dir, &[&format!("--{flag}={path}")]);
+        assert!(errors.contains(&format!("error: --{flag}: {path}")) && errors.contains(place), "{errors}");
+    }
+    for (flag, path, store) in [
+        ("statedir", "dev/blobs/state", "blobs"),
+        ("statedir", "dev", "blobs"),
+        ("statedir", "dev/events", "events"),
+        ("logfile", "dev/insights/log", "documents"),
+        ("logfile", "dev/events/log.json", "events"),
+    ] {
+        let errors = overlaps(&dir, &[&format!("--{flag}={path}")]);
+        assert!(errors.contains(&format!("error: --{store}: dev/")), "{errors}");
+        assert!(errors.contains(&format!(" --{flag} {path}")), "{errors}");
+    }
+    // A log beside a store of `submit` and `check` is no event either.
+    let check = ["check", "--development", "--logfile=dev/events/log"];
+    assert!(output(&dir, &check).2.contains("error: --events: dev/events"));
+}
+
+#[test]
+fn links_hide_no_overlap() {
+    use std::os::unix::fs::symlink;
+
+    let dir = TempDir::new().unwrap();
+    fs::create_dir_all(dir.path().join("real/base/deep")).unwrap();
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    symlink("real/base", dir.path().join("link")).unwrap();
+    symlink("real/base/deep", dir.path().join("deep")).unwrap();
+    symlink("../../elsewhere", dir.path().join("real/base/out")).unwrap();
+    for blobs in ["link/out", "link", "deep/../out", "deep/../../base/new/x", "elsewhere", "./absent/../link"]
+    {
+        let errors = overlaps(&dir, &["--basedir=real/base", &format!("--blobs=file:{blobs}")]);
+        assert!(errors.contains(&format!("error: --blobs: {blobs}/blobs (")), "{errors}");
+    }
+    for base in ["link", "deep/.."] {
+        overlaps(&dir, &[&format!("--basedir={base}"), "--blobs=file:real/base/x"]);
+        overlaps(&dir, &[&format!("--basedir={base}"), "--statedir=elsewhere/state"]);
+        overlaps(&dir, &[&format!("--basedir={base}"), "--logfile=elsewhere/log"]);
+    }
+    // The directory of the store itself may be the link.
+    fs::create_dir(dir.path().join("store")).unwrap();
+    symlink("../real/base/in", dir.path().join("store/blobs")).unwrap();
+    overlaps(&dir, &["--basedir=real/base", "--blobs=file:store"]);
+}
+
+#[test]
+fn places_side_by_side_are_fine() {
+    use std::os::unix::fs::symlink;
+
+    let dir = TempDir::new().unwrap();
+    let prepare = |flags: &[&str]| {
+        let module = ["prepare", "--context.eventid=e1", "--context.name=m", "--context.correlationid=c1"];
+        let (_, _, errors) = output(&dir, &[&module[..], &["--development"], flags].concat());
+        assert!(!errors.contains("error: "), "{errors}");
+    };
+    prepare(&[]);
+    fs::create_dir_all(dir.path().join("dev/base")).unwrap();
+    // The root of the stores is above the base directory; their directories are beside it.
+    prepare(&["--basedir=dev/base", "--statedir=dev/state", "--logfile=dev/base/log"]);
+    // It is the base directory, but what is in it leads elsewhere.
+    fs::create_dir_all(dir.path().join("base")).unwrap();
+    fs::create_dir_all(dir.path().join("elsewhere")).unwrap();
+    symlink("../elsewhere", dir.path().join("base/blobs")).unwrap();
+    prepare(&["--basedir=base", "--blobs=file:base"]);
+    // Outside the base directory a path that only begins alike is another.
+    prepare(&["--basedir=base", "--blobs=file:base2", "--statedir=base/outside"]);
+}

@@ -29,10 +29,12 @@ mod documents;
 mod events;
 #[cfg(feature = "fault-points")]
 mod faulty;
+mod overlap;
 mod policies;
 mod text;
 
 pub use config::{Config, Credential, Mistake, Setting, Unopened};
+pub use overlap::overlaps;
 pub use policies::Policies;
 
 /// Where files, documents and events go; clones share the providers.
