@@ -51,6 +51,7 @@ suite!(
         a_put_replaces,
         keys_do_not_collide,
         odd_names_survive,
+        shared_blobs_are_told,
         an_empty_blob_is_a_blob,
         a_large_blob_comes_back,
         many_at_once,

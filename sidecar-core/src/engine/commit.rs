@@ -78,8 +78,8 @@ async fn store(
     prepared: Prepared,
     known: StoredFiles,
 ) -> Result<Step> {
-    let cloned = settings.clone();
-    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned)).await?;
+    let (cloned, blobs) = (settings.clone(), plane.blobs.clone());
+    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned, &*blobs)).await?;
     let bytes = files.values().map(Source::size).sum();
     progress.start(files.len() as u64, bytes);
     let receipt = Receipt {

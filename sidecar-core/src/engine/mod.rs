@@ -4,6 +4,7 @@
 //! the module wrote; `journal` remembers every step, so that a commit survives a crash at any point.
 
 mod commit;
+mod conflicts;
 mod data_plane;
 mod directories;
 mod failure;

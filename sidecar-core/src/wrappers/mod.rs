@@ -85,6 +85,9 @@ macro_rules! provider {
                 async fn flush(&self) -> Result<()> {
                     self.around(Call::new(super::FLUSH), || self.inner.flush()).await
                 }
+                fn folded<'k>(&self, key: &'k BlobKey) -> std::borrow::Cow<'k, str> {
+                    self.inner.folded(key)
+                }
                 async fn uri(&self, key: &BlobKey) -> Result<Url> {
                     self.around(Call::new("sign a URI"), || self.inner.uri(key)).await
                 }
