@@ -35,7 +35,7 @@ pub mod wrappers;
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
-pub use documents::DocumentProvider;
+pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]
 pub use engine::{DataPlane, OnFailure, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]

@@ -19,6 +19,7 @@ use crate::contract::{
     Blob, Event, EventContext, FileName, Insight, KeyValuePairs, Lineage, OutputEvent, Prepared, Published,
     Receipt,
 };
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -106,10 +107,7 @@ async fn store(
     }
 
     if let Some(id) = receipt.insight.clone() {
-        plane
-            .documents
-            .put_insight(&Insight { context: settings.context.clone(), id, data: insights })
-            .await?;
+        plane.documents.store(&[Insight { context: settings.context.clone(), id, data: insights }]).await?;
     }
     let contexts: Vec<EventContext> = receipt
         .events
@@ -121,7 +119,7 @@ async fn store(
         return Ok(Step::Published { prepared, receipt });
     }
     for contexts in contexts.chunks(AT_ONCE) {
-        plane.documents.put_event_contexts(contexts).await?;
+        plane.documents.store(contexts).await?;
         fault::point("documents.put_event_contexts");
     }
     let events =

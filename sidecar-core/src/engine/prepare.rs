@@ -11,6 +11,7 @@ use super::session::Settings;
 use crate::blob::Target;
 use crate::blocking;
 use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared};
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -36,7 +37,7 @@ pub(super) async fn clear(settings: &Settings) {
 
 async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
     // No context is the first event of a graph; a store that cannot answer is an error, not "no inputs".
-    let context = plane.documents.event_context(&settings.context.event_id).await?;
+    let context = plane.documents.find::<EventContext>(settings.context.event_id.as_str()).await?;
     let (blobs, mut values) = match context {
         None => {
             let event = &settings.context.event_id;

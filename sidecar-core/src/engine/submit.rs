@@ -13,6 +13,7 @@ use crate::blob::Source;
 use crate::contract::{
     Blob, BlobKey, Event, EventContext, EventId, FileName, KeyValuePairs, Lineage, Problem,
 };
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 
 /// What a first event carries.
@@ -124,7 +125,7 @@ impl Submission {
             data: self.values,
             blobs,
         };
-        plane.documents.put_event_contexts(&[context]).await?;
+        plane.documents.store(&[context]).await?;
         let event = Event {
             context: lineage,
             event_type: self.event_type,

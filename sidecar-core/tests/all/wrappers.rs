@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sidecar_core::wrappers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
-use sidecar_core::{DocumentProvider, Error, EventId, documents};
+use sidecar_core::{DocumentProvider, Documents, Error, EventContext, EventId, documents};
 use tokio::time::Instant;
 
 const THREE: NonZeroU32 = NonZeroU32::new(3).unwrap();
@@ -26,7 +26,7 @@ fn faulty(
 }
 
 async fn look(provider: &impl DocumentProvider) -> Result<(), Error> {
-    provider.event_context(&EventId::parse("e").unwrap()).await.map(drop)
+    provider.find::<EventContext>(EventId::parse("e").unwrap().as_str()).await.map(drop)
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,8 +112,9 @@ async fn a_lost_answer_has_had_its_effect() {
         "store event contexts" => Injected::AnswerLost,
         _ => Injected::Nothing,
     });
-    let context = serde_json::from_value(serde_json::json!({"eventId": "e", "correlationId": "c"})).unwrap();
-    let error = provider.put_event_contexts(&[context]).await.unwrap_err();
+    let context: EventContext =
+        serde_json::from_value(serde_json::json!({"eventId": "e", "correlationId": "c"})).unwrap();
+    let error = provider.store(&[context]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }));
-    assert!(provider.event_context(&EventId::parse("e").unwrap()).await.unwrap().is_some());
+    assert!(provider.find::<EventContext>(EventId::parse("e").unwrap().as_str()).await.unwrap().is_some());
 }
