@@ -16,11 +16,14 @@ use std::process::ExitCode;
 use sidecar_core::Receipt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Error, Workspace};
+use crate::client;
+use crate::error::Error;
+use crate::module;
+use crate::workspace::Workspace;
 
 /// A module that is not ready yet.
 #[derive(Debug)]
-pub struct Client(crate::Client);
+pub struct Client(client::Client);
 
 impl Client {
     /// See [`Client::from_env`](crate::Client::from_env).
@@ -28,7 +31,7 @@ impl Client {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_env() -> Result<Self, Error> {
-        crate::Client::from_env().map(Self)
+        client::Client::from_env().map(Self)
     }
 
     /// See [`Client::ready`](crate::Client::ready).
@@ -42,8 +45,8 @@ impl Client {
     }
 }
 
-impl From<crate::Client> for Client {
-    fn from(client: crate::Client) -> Self {
+impl From<client::Client> for Client {
+    fn from(client: client::Client) -> Self {
         Self(client)
     }
 }
@@ -51,7 +54,7 @@ impl From<crate::Client> for Client {
 /// A module whose inputs are staged.
 #[derive(Debug)]
 pub struct Module {
-    module: crate::Module,
+    module: module::Module,
     runtime: Runtime,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use reqwest::Method;
 use sidecar_core::Receipt;
 
-use crate::client::Api;
+use crate::api::Api;
 use crate::error::Error;
 use crate::workspace::Workspace;
 
