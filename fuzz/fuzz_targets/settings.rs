@@ -8,12 +8,16 @@
 mod cli;
 #[path = "../../sidecar-bin/src/config.rs"]
 mod config;
+#[path = "../../sidecar-bin/src/errors.rs"]
+mod errors;
 #[path = "../../sidecar-bin/src/exit.rs"]
 mod exit;
+#[path = "../../sidecar-bin/src/ion.rs"]
+mod ion;
 #[path = "../../sidecar-bin/src/options.rs"]
 mod options;
-#[path = "../../sidecar-bin/src/providers/mod.rs"]
-mod providers;
+#[path = "../../sidecar-bin/src/plane.rs"]
+mod plane;
 
 use clap::FromArgMatches;
 use config::{Config, Mode};

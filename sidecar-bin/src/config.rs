@@ -1,19 +1,16 @@
 //! Settings that hold: every flag is checked here, and all that is wrong is reported together.
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
 
+use crate::errors::Errors;
 use crate::options::Options;
-use crate::providers::{self, PlaneConfig};
+use crate::plane::{DEV_DIR, Plane};
 
-/// Where development mode keeps everything.
-pub(crate) const DEV_DIR: &str = "dev";
 /// The secret of development mode, known to everybody.
 const DEV_SECRET: &str = "dev";
 
@@ -32,7 +29,6 @@ pub(crate) enum Mode {
 }
 
 /// Where to listen, and for how long. Deliberately without `Debug`: it holds the secret.
-#[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) secret: String,
     pub(crate) address: IpAddr,
@@ -57,7 +53,6 @@ pub(crate) struct Log {
 }
 
 /// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
-#[derive(Clone)]
 pub(crate) struct Config {
     /// Whether the event's id was given, and not made up.
     pub(crate) event_is_given: bool,
@@ -65,44 +60,9 @@ pub(crate) struct Config {
     /// itself can tell.
     pub(crate) settings: Option<Settings>,
     pub(crate) server: Server,
-    pub(crate) plane: PlaneConfig,
+    pub(crate) plane: Plane,
     pub(crate) log: Log,
     pub(crate) print: bool,
-}
-
-/// What is wrong, collected.
-#[derive(Debug, Default)]
-pub(crate) struct Errors(pub(crate) Vec<String>);
-
-impl Errors {
-    pub(crate) fn push(&mut self, flag: &str, problem: impl Display) {
-        self.0.push(format!("--{flag}: {problem}"));
-    }
-
-    /// The parsed value; one that is not `what` is noted.
-    pub(crate) fn parse<T: FromStr>(&mut self, flag: &str, text: &Option<String>, what: &str) -> Option<T> {
-        let text = text.as_ref()?;
-        text.parse().map_err(|_| self.push(flag, format!("{text:?} is not {what}"))).ok()
-    }
-
-    pub(crate) fn switch(&mut self, flag: &str, text: &Option<String>) -> Option<bool> {
-        match text.as_deref()?.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => Some(true),
-            "false" | "0" | "no" | "off" | "" => Some(false),
-            other => {
-                self.push(flag, format!("{other:?} is neither true nor false"));
-                None
-            }
-        }
-    }
-
-    pub(crate) fn duration(&mut self, flag: &str, text: &Option<String>, default: Duration) -> Duration {
-        let Some(text) = text else { return default };
-        humantime::parse_duration(text).unwrap_or_else(|error| {
-            self.push(flag, format!("{text:?} is no duration such as 30s or 5m: {error}"));
-            default
-        })
-    }
 }
 
 impl Config {
@@ -123,9 +83,9 @@ impl Config {
         read_files(&mut options, &mut errors);
         let options = &options;
         let development = errors.switch("development", &options.development).unwrap_or(false);
-        let plane = providers::parse(options, development, &mut errors);
+        let plane = Plane::parse(options, development, &mut errors);
         let mut server = server(options, mode, development, &mut errors);
-        server.credential_variables = plane.as_ref().and_then(PlaneConfig::credential_variables);
+        server.credential_variables = plane.as_ref().and_then(|plane| plane.credential_variables);
         let event_id = options
             .context_eventid
             .as_deref()

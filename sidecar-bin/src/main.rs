@@ -3,21 +3,24 @@
 mod cli;
 mod config;
 mod config_file;
+mod errors;
 mod exit;
+mod ion;
 mod logging;
 mod options;
+mod plane;
 mod progress;
-mod providers;
 mod run;
 mod serve;
 mod signals;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit};
+use sidecar_core::plane::Unopened;
 use sidecar_core::{
     Context, Documents, Error, EventContext, EventId, EventTypes, Phase, Session, Settings, Start, Submission,
 };
@@ -102,8 +105,11 @@ fn configuration(errors: &[String]) -> ExitCode {
 }
 
 async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
-    let plane = providers::open(&config.plane).map_err(|error| Failure::at_start(&error))?;
-    check(&plane).await?;
+    let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
+    plane.check().await.map_err(|errors| {
+        let errors: Vec<_> = errors.iter().map(Error::chain).collect();
+        Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
+    })?;
     if matches!(command, Some(Command::Check)) {
         return Ok(0);
     }
@@ -117,7 +123,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
                 .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
             submission = submission.event_id(id);
         }
-        return submit(submission, values, files, config.plane.blob_dir(), &plane).await;
+        return submit(submission, values, files, &config.plane.unopened, &plane).await;
     }
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
@@ -166,24 +172,6 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         warn!("{}", error.chain());
     }
     code
-}
-
-/// Finds out before any module runs whether all three providers can be used.
-async fn check(plane: &sidecar_core::DataPlane) -> Result<(), Failure> {
-    let (blobs, documents, events) =
-        tokio::join!(plane.blobs.check(), plane.documents.check(), plane.events.check());
-    let mut failures = Vec::new();
-    for (name, outcome) in [
-        (plane.blobs.to_string(), blobs),
-        (plane.documents.to_string(), documents),
-        (plane.events.to_string(), events),
-    ] {
-        match outcome {
-            Ok(()) => info!("{name}: usable"),
-            Err(error) => failures.push(error.chain()),
-        }
-    }
-    if failures.is_empty() { Ok(()) } else { Err(Failure::new(exit::PROVIDER_FAILED, failures.join("\n"))) }
 }
 
 /// `commit` goes on with what `prepare` began; it must not touch another execution.
@@ -251,7 +239,7 @@ async fn submit(
     mut submission: Submission,
     values: Vec<String>,
     files: Vec<PathBuf>,
-    blob_dir: Option<&Path>,
+    unopened: &Unopened,
     plane: &sidecar_core::DataPlane,
 ) -> Result<u8, Failure> {
     for value in values {
@@ -267,10 +255,11 @@ async fn submit(
         }
         other => Failure::new(exit::INPUTS_FAILED, other.chain()),
     };
-    let blob_dir = blob_dir.and_then(|dir| dir.canonicalize().ok());
+    let stores = unopened.directories().into_iter().filter_map(|(_, dir)| dir.canonicalize().ok());
+    let stores: Vec<_> = stores.collect();
     for path in files {
-        if let (Some(dir), Ok(real)) = (&blob_dir, path.canonicalize())
-            && dir.starts_with(real)
+        if let Ok(real) = path.canonicalize()
+            && let Some(dir) = stores.iter().find(|dir| dir.starts_with(&real))
         {
             let (path, dir) = (path.display(), dir.display());
             let message = format!("{path} holds the data plane itself, {dir}: name what lies beside it");

@@ -1,7 +1,5 @@
 //! Every setting: one list, from which flags, environment variables and keys of the configuration file follow.
 
-use std::path::PathBuf;
-
 use clap::{Arg, Args, Command};
 
 /// Declares the settings as options of text, so that `config` can judge them all at once.
@@ -45,12 +43,6 @@ impl Options {
             "mongodbdocprovider.password": mongodbdocprovider_password, mongodbdocprovider_password_file;
             "servicebuseventprovider.key": servicebuseventprovider_key, servicebuseventprovider_key_file;
         }
-    }
-
-    /// The certificates to trust besides the system's.
-    #[allow(dead_code, reason = "builds without any store on the network have nothing to trust")]
-    pub(crate) fn ca_file(&self) -> Option<PathBuf> {
-        self.ca_file.as_ref().map(PathBuf::from)
     }
 }
 

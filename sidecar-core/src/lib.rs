@@ -22,26 +22,29 @@ pub mod events;
 mod fault;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "engine")]
+pub mod layers;
 #[cfg(feature = "local")]
 mod local_dir;
+#[cfg(feature = "engine")]
+pub mod plane;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
 mod tls;
 
 #[cfg(feature = "engine")]
-pub mod wrappers;
-
-#[cfg(feature = "engine")]
 pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
 pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]
-pub use engine::{DataPlane, OnFailure, Session, Settings, Start, Submission};
+pub use engine::{OnFailure, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]
 pub use events::EventProvider;
+#[cfg(feature = "engine")]
+pub use plane::DataPlane;
 
 /// Runs a whole blocking file operation off the async threads.
 #[cfg(feature = "engine")]

@@ -94,7 +94,7 @@ fn a_switch_of_the_original_and_a_url_contradict() {
 }
 
 #[test]
-fn the_composition_of_the_wrappers_is_printed() {
+fn the_composition_of_the_layers_is_printed() {
     let dir = TempDir::new().unwrap();
     let flags = ["check", "--development", "--printconfig", "--rate-limit=50", "--circuit-breaker=0"];
     let (code, out, _) = output(&dir, &flags);

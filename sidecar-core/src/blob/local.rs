@@ -76,6 +76,9 @@ impl BlobProvider for Local {
 }
 
 impl Local {
+    /// Where below its root it keeps data.
+    pub(crate) const DIRECTORIES: [&str; 1] = ["blobs"];
+
     /// Opens the store below `root`, making `root/blobs` when it is absent.
     ///
     /// # Errors

@@ -54,7 +54,7 @@ pub struct Descriptor {
 ///
 /// # Retrying
 /// Both directions can be repeated safely: a [`Source`] can be opened again, a [`Target`] starts over.
-/// Providers do not retry; a wrapper does.
+/// Providers do not retry; a layer does.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the same call can succeed later, [`Error::Refused`] when it cannot.

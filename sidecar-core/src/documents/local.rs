@@ -93,6 +93,9 @@ impl DocumentProvider for Local {
 }
 
 impl Local {
+    /// Where below its root it keeps data.
+    pub(crate) const DIRECTORIES: [&str; 3] = ["contexts", "insights", "failures"];
+
     /// Opens the store below `root`, making its directories when they are absent.
     ///
     /// # Errors

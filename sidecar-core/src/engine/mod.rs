@@ -5,7 +5,6 @@
 
 mod commit;
 mod conflicts;
-mod data_plane;
 mod directories;
 mod failure;
 mod ids;
@@ -17,7 +16,8 @@ mod session;
 mod submit;
 mod tree;
 
-pub use data_plane::DataPlane;
+use crate::plane as data_plane;
+
 pub use failure::OnFailure;
 pub use session::{Session, Settings, Start};
 pub use submit::Submission;

@@ -38,6 +38,9 @@ impl EventProvider for Local {
 }
 
 impl Local {
+    /// Where below its root it keeps data.
+    pub(crate) const DIRECTORIES: [&str; 1] = ["events"];
+
     /// Opens the store below `root`, making `root/events` when it is absent.
     ///
     /// # Errors

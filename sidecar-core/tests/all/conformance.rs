@@ -1,10 +1,10 @@
-//! Every provider keeps every guarantee of its trait; so does every wrapper.
+//! Every provider keeps every guarantee of its trait; so does every layer.
 
 use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
-use sidecar_core::wrappers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
+use sidecar_core::layers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
 use sidecar_core::{BlobProvider, DocumentProvider, Event, EventProvider, blob, documents, events};
 use tempfile::TempDir;
 
@@ -102,7 +102,7 @@ mod events_boxed {
     )));
 }
 
-/// The wrappers as the binary composes them, with a scripted failure inside.
+/// The layers as the binary composes them, with a scripted failure inside.
 fn wrapped<P: std::fmt::Display>(provider: P) -> Retry<RateLimit<CircuitBreaker<Timeout<Fault<P>>>>> {
     let faulty = Fault::new(provider, |_, n| match n {
         0 | 3 => Injected::Unavailable,

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, GcsConfig, S3Config, Source, Target};
 use sidecar_core::documents::{Mongo, MongoConfig, Postgres};
 use sidecar_core::events::{Amqp, AmqpConfig, Nats, NatsConfig};
-use sidecar_core::wrappers::{Retry, Timeout};
+use sidecar_core::layers::{Retry, Timeout};
 use sidecar_core::{
     BlobKey, BlobProvider, DocumentProvider, Documents, Error, Event, EventContext, EventProvider, Result,
 };

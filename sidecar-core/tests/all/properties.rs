@@ -21,7 +21,7 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngSeed, TestRunner, contextualize_config};
 use serde_json::json;
 use sidecar_core::blob::{self, Descriptor, Source};
-use sidecar_core::wrappers::{Fault, Injected};
+use sidecar_core::layers::{Fault, Injected};
 use sidecar_core::{
     BlobKey, BlobProvider, DataPlane, Documents, EVENT_TYPE, Error, Event, EventContext, EventProvider,
     EventTypes, FILES, FileName, KeyValuePairs, OutputEvent, Phase, Prepared, Receipt, Result, Session,

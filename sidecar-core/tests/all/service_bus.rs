@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
 use sidecar_core::events::{EventFormat, ServiceBus, ServiceBusConfig};
-use sidecar_core::wrappers::Retry;
+use sidecar_core::layers::Retry;
 use sidecar_core::{Error, Event, EventProvider};
 
 use crate::service_bus_double::{Double, KEY, RULE, TOPIC};

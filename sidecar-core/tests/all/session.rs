@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use sidecar_core::wrappers::{Fault, Injected, Retry, Timeout};
+use sidecar_core::layers::{Fault, Injected, Retry, Timeout};
 use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Settings, Start, documents};
 use tempfile::TempDir;
 

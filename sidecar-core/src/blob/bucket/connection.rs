@@ -14,7 +14,7 @@ use url::Url;
 use super::window::Window;
 use crate::error::{Error, Result};
 
-/// A part of a download goes on where its connection broke; whole calls are repeated by a wrapper.
+/// A part of a download goes on where its connection broke; whole calls are repeated by a layer.
 pub(super) fn part_retry() -> RetryConfig {
     RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(20), ..RetryConfig::default() }
 }

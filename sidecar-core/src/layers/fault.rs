@@ -30,7 +30,7 @@ type Script = dyn Fn(&str, usize) -> Injected + Send + Sync;
 /// Fails the calls of a provider as a script says.
 ///
 /// ```
-/// # use sidecar_core::{blob, wrappers::{Fault, Injected}};
+/// # use sidecar_core::{blob, layers::{Fault, Injected}};
 /// // The first two calls find the store away.
 /// let store = Fault::new(blob::Memory::default(), |_, n| match n {
 ///     0 | 1 => Injected::Unavailable,

@@ -1,4 +1,4 @@
-//! Policies around providers: each wrapper is itself a provider of the trait it wraps, and passes its suite.
+//! Policies around providers: each layer is itself a provider of the trait it wraps, and passes its suite.
 //!
 //! Providers neither repeat nor hurry; whoever composes them decides.
 //! The usual order, from the outside: [`Retry`] → [`RateLimit`] → [`CircuitBreaker`] → [`Timeout`] → provider.
@@ -20,7 +20,7 @@ pub use rate_limit::RateLimit;
 pub use retry::Retry;
 pub use timeout::Timeout;
 
-/// What a wrapper knows of the call it wraps.
+/// What a layer knows of the call it wraps.
 #[derive(Debug)]
 struct Call {
     /// The call as a verb phrase.
@@ -42,10 +42,10 @@ impl Call {
 /// The call that makes blobs durable: how long a disk takes depends on what was written to it.
 const FLUSH: &str = "make blobs durable";
 
-/// Makes a provider of a wrapper with a field `inner` and a method
+/// Makes a provider of a layer with a field `inner` and a method
 /// `around(&self, Call, impl Fn() -> BoxFuture<Result<T>>) -> Result<T>`.
 macro_rules! provider {
-    ($wrapper:ident) => {
+    ($layer:ident) => {
         const _: () = {
             use async_trait::async_trait;
             use url::Url;
@@ -57,14 +57,14 @@ macro_rules! provider {
             use crate::error::Result;
             use crate::events::EventProvider;
 
-            impl<P: std::fmt::Display> std::fmt::Display for $wrapper<P> {
+            impl<P: std::fmt::Display> std::fmt::Display for $layer<P> {
                 fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                     self.inner.fmt(f)
                 }
             }
 
             #[async_trait]
-            impl<P: BlobProvider> BlobProvider for $wrapper<P> {
+            impl<P: BlobProvider> BlobProvider for $layer<P> {
                 async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
                     let call = Call::moving("store a blob", [source.moved()].into_iter());
                     self.around(call, || self.inner.put(key, source)).await
@@ -96,7 +96,7 @@ macro_rules! provider {
             }
 
             #[async_trait]
-            impl<P: DocumentProvider> DocumentProvider for $wrapper<P> {
+            impl<P: DocumentProvider> DocumentProvider for $layer<P> {
                 async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
                     let call = Call::new(format!("look up {}", kind.one()));
                     self.around(call, || self.inner.get(kind, id)).await
@@ -126,7 +126,7 @@ macro_rules! provider {
             }
 
             #[async_trait]
-            impl<P: EventProvider> EventProvider for $wrapper<P> {
+            impl<P: EventProvider> EventProvider for $layer<P> {
                 async fn publish(&self, events: &[Event]) -> Result<()> {
                     self.around(Call::new("publish events"), || self.inner.publish(events)).await
                 }

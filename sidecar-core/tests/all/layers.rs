@@ -1,11 +1,11 @@
-//! What each wrapper adds, on a provider whose failures are scripted.
+//! What each layer adds, on a provider whose failures are scripted.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sidecar_core::wrappers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
+use sidecar_core::layers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
 use sidecar_core::{DocumentProvider, Documents, Error, EventContext, EventId, documents};
 use tokio::time::Instant;
 

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sidecar_core::wrappers::{Fault, Injected};
+use crate::layers::{Fault, Injected};
 
 #[derive(Default)]
 struct Seen {

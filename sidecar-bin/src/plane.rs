@@ -1,0 +1,130 @@
+//! The data plane that the settings name: flags and secrets become what the core builds it from.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use sidecar_core::plane::{Config, Credential, Policies, Unopened};
+
+use crate::errors::Errors;
+use crate::ion::{self, Switch};
+use crate::options::Options;
+
+/// Where development mode keeps everything.
+pub(crate) const DEV_DIR: &str = "dev";
+
+/// A data plane that can be opened, and what is printed of it.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    pub(crate) unopened: Unopened,
+    /// How variables begin in which the blob store finds its credentials: none of a module's business.
+    pub(crate) credential_variables: Option<&'static str>,
+    policies: Policies,
+    uri_expiry: std::time::Duration,
+}
+
+impl Plane {
+    /// The data plane that `options` name; what is wrong goes to `errors`.
+    pub(crate) fn parse(options: &Options, development: bool, errors: &mut Errors) -> Option<Self> {
+        let switches = ion::switches(options, errors);
+        let [blobs, documents, events] = [
+            ("blobs", &options.blobs, &switches.azure),
+            ("documents", &options.documents, &switches.mongodb),
+            ("events", &options.events, &switches.servicebus),
+        ]
+        .map(|(flag, url, ion)| url_of(flag, url, ion, development, errors));
+        // What is missing has been reported: the others are still looked at.
+        let or_memory = |url: &Option<String>| url.clone().unwrap_or_else(|| "memory:".into());
+        let mut config = Config::new(or_memory(&blobs), or_memory(&documents), or_memory(&events));
+        config.event_format =
+            errors.parse("event-format", &options.event_format, "ion or cloudevents").unwrap_or_default();
+        config.policies = policies(options, errors);
+        config.uri_expiry = errors.duration("uri-expiry", &options.uri_expiry, config.uri_expiry);
+        config.ca_file = options.ca_file.as_ref().map(PathBuf::from);
+        let parsed = config.parse(|credential| credential_in(options, credential)).map_err(|mistakes| {
+            for mistake in mistakes {
+                let hint = mistake.missing.map(hint).unwrap_or_default();
+                errors.push(&mistake.setting.to_string(), format!("{}{hint}", mistake.problem));
+            }
+        });
+        let scheme = config.blobs.split(':').next().unwrap_or_default();
+        let variables = [("s3", "AWS_"), ("az", "AZURE_"), ("gs", "GOOGLE_")];
+        let credential_variables =
+            variables.iter().find(|(store, _)| *store == scheme).map(|(_, begin)| *begin);
+        let Config { policies, uri_expiry, .. } = config;
+        let all_given = blobs.is_some() && documents.is_some() && events.is_some();
+        let unopened = parsed.ok().filter(|_| all_given)?;
+        Some(Self { unopened, credential_variables, policies, uri_expiry })
+    }
+
+    /// The settings in force, by their flags, without secrets.
+    pub(crate) fn describe(&self) -> Vec<(&'static str, String)> {
+        let [(_, blobs), (_, documents), (_, events)] = self.unopened.urls();
+        vec![
+            ("blobs", blobs.to_owned()),
+            ("documents", documents.to_owned()),
+            ("events", events.to_owned()),
+            ("wrappers", format!("{}; file: and memory: without", self.policies)),
+            ("uri-expiry", humantime::format_duration(self.uri_expiry).to_string()),
+        ]
+    }
+}
+
+/// Where one kind of data goes: where the URL says, where the original's switch says, or in the directory of
+/// development mode. `None` once it has been reported that nothing says so.
+fn url_of(
+    flag: &str,
+    url: &Option<String>,
+    ion: &Switch,
+    development: bool,
+    errors: &mut Errors,
+) -> Option<String> {
+    let unread = format!("--{flag}-file:");
+    match (url, ion) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Switch::Incomplete) => None,
+        (None, _) if errors.0.iter().any(|error| error.starts_with(&unread)) => None,
+        (None, Switch::On { url }) => Some(url.clone()),
+        (None, Switch::Off) if development => Some(format!("file:{DEV_DIR}")),
+        (None, Switch::Off) => {
+            errors.push(flag, format!("is required; say --{flag} file:///some/dir, or --development=true"));
+            None
+        }
+    }
+}
+
+fn policies(options: &Options, errors: &mut Errors) -> Policies {
+    let default = Policies::default();
+    let failures = errors.parse("circuit-breaker", &options.circuit_breaker, "a number of failures");
+    Policies {
+        timeout: errors.duration("timeout", &options.timeout, default.timeout),
+        retry_for: errors.duration("retry-for", &options.retry_for, default.retry_for),
+        failures: failures.map_or(default.failures, NonZeroU32::new),
+        per_second: errors.parse("rate-limit", &options.rate_limit, "a number of calls a second, from 1 on"),
+    }
+}
+
+fn credential_in(options: &Options, credential: Credential) -> Option<String> {
+    match credential {
+        Credential::S3AccessKeyId => &options.s3_accesskeyid,
+        Credential::S3SecretAccessKey => &options.s3_secretaccesskey,
+        Credential::AzureAccount => &options.azureblobprovider_blobaccountname,
+        Credential::AzureKey => &options.azureblobprovider_blobaccountkey,
+        Credential::AzureSas => &options.azureblobprovider_sas,
+        Credential::AzureConnectionString => &options.azureblobprovider_connectionstring,
+        Credential::MongoPassword => &options.mongodbdocprovider_password,
+        Credential::ServiceBusRule => &options.servicebuseventprovider_authorizationrulename,
+        Credential::ServiceBusKey => &options.servicebuseventprovider_key,
+        _ => &None,
+    }
+    .clone()
+}
+
+/// How a missing credential is given.
+fn hint(credential: Credential) -> &'static str {
+    match credential {
+        Credential::S3AccessKeyId => ": say --s3.accesskeyid ID",
+        Credential::S3SecretAccessKey => ": say --s3.secretaccesskey-file FILE",
+        Credential::ServiceBusKey => ": say --servicebuseventprovider.key-file FILE",
+        _ => "",
+    }
+}

@@ -1,0 +1,139 @@
+//! Where files go.
+
+use std::sync::Arc;
+
+use super::config::{Given, Problem, Store};
+use super::faulty;
+use super::text::{self, Embedded};
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+use super::{Credential, text::endpoint};
+use crate::{BlobProvider, blob};
+
+/// A blob provider that is not open yet.
+pub(super) type Blobs = Store<dyn BlobProvider>;
+
+/// The schemes of every build.
+const SCHEMES: [&str; 3] = ["s3", "az", "gs"];
+
+/// The store that `url` names.
+pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
+    match text::scheme(url)?.0 {
+        #[cfg(feature = "s3")]
+        "s3" => {
+            let (root, query) = bucket(url, "s3://bucket/prefix")?;
+            let mut settings = blob::S3Config {
+                access_key_id: (given.credential)(Credential::S3AccessKeyId),
+                secret_access_key: (given.credential)(Credential::S3SecretAccessKey),
+                ca_file: given.config.ca_file.clone(),
+                ..blob::S3Config::default()
+            };
+            let together = "needs the access key's id and its secret together";
+            match (&settings.access_key_id, &settings.secret_access_key) {
+                (Some(_), None) => return Err(Problem::missing(Credential::S3SecretAccessKey, together)),
+                (None, Some(_)) => return Err(Problem::missing(Credential::S3AccessKeyId, together)),
+                _ => {}
+            }
+            for (name, value) in query {
+                match name.as_str() {
+                    "endpoint" => settings.endpoint = endpoint(value)?,
+                    "region" => settings.region = Some(value),
+                    _ => return Err(format!("{name:?} is none of endpoint, region").into()),
+                }
+            }
+            let url = in_full(&root, &[("endpoint", &settings.endpoint), ("region", &settings.region)]);
+            Ok(remote(url, given, move |expiry| blob::Bucket::s3(&root, &settings, expiry)))
+        }
+        #[cfg(feature = "azure")]
+        "az" => {
+            let (root, query) = bucket(url, "az://container/prefix")?;
+            let mut settings = azure(given)?;
+            for (name, value) in query {
+                match name.as_str() {
+                    "endpoint" => settings.endpoint = endpoint(value)?,
+                    "account" => settings.account = Some(value),
+                    _ => return Err(format!("{name:?} is none of account, endpoint").into()),
+                }
+            }
+            let url = in_full(&root, &[("account", &settings.account), ("endpoint", &settings.endpoint)]);
+            Ok(remote(url, given, move |expiry| blob::Bucket::azure(&root, &settings, expiry)))
+        }
+        #[cfg(feature = "gcs")]
+        "gs" => {
+            let (root, query) = bucket(url, "gs://bucket/prefix")?;
+            let ca_file = given.config.ca_file.clone();
+            let mut settings = blob::GcsConfig { ca_file, ..blob::GcsConfig::default() };
+            for (name, value) in query {
+                match name.as_str() {
+                    "endpoint" => settings.endpoint = endpoint(value)?,
+                    "credentials" => settings.credentials = Some(value.into()),
+                    _ => return Err(format!("{name:?} is none of credentials, endpoint").into()),
+                }
+            }
+            let url = in_full(&root, &[("endpoint", &settings.endpoint)]);
+            Ok(remote(url, given, move |expiry| blob::Bucket::gcs(&root, &settings, expiry)))
+        }
+        _ => match text::embedded(url, "blobs", &SCHEMES)? {
+            #[cfg(feature = "local")]
+            Embedded::Local(root) => Ok(Blobs::local(root, &blob::Local::DIRECTORIES, |root| {
+                Ok(Arc::new(faulty(blob::Local::open(root)?)))
+            })),
+            #[cfg(feature = "memory")]
+            Embedded::Memory => Ok(Blobs::new("memory:".into(), || Ok(Arc::new(blob::Memory::default())))),
+        },
+    }
+}
+
+/// A bucket that is opened with the policies around it.
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+fn remote(
+    url: String,
+    given: &Given<'_>,
+    open: impl Fn(std::time::Duration) -> crate::Result<blob::Bucket> + Send + Sync + 'static,
+) -> Blobs {
+    let (policies, expiry) = (given.config.policies.clone(), given.config.uri_expiry);
+    Blobs::new(url, move || Ok(Arc::new(policies.around(faulty(open(expiry)?)))))
+}
+
+/// The bucket's URL without its query, and the query.
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+fn bucket(url: &str, example: &str) -> Result<(url::Url, Vec<(String, String)>), String> {
+    let (root, query) = text::remote(url, example)?;
+    if !root.username().is_empty() || root.password().is_some() {
+        return Err("holds credentials: give them in the environment instead, where no log shows them".into());
+    }
+    Ok((root, query))
+}
+
+#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
+fn in_full(root: &url::Url, settings: &[(&str, &Option<String>)]) -> String {
+    let mut url = root.clone();
+    let set = settings.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
+    url.query_pairs_mut().extend_pairs(set);
+    url.as_str().trim_end_matches('?').to_owned()
+}
+
+#[cfg(feature = "azure")]
+fn azure(given: &Given<'_>) -> Result<blob::AzureConfig, String> {
+    let mut config = blob::AzureConfig {
+        account: (given.credential)(Credential::AzureAccount),
+        key: (given.credential)(Credential::AzureKey),
+        sas: (given.credential)(Credential::AzureSas),
+        endpoint: None,
+        ca_file: given.config.ca_file.clone(),
+    };
+    let text = (given.credential)(Credential::AzureConnectionString).unwrap_or_default();
+    for field in text.split(';').filter(|field| !field.trim().is_empty()) {
+        // A key ends in equals signs itself.
+        let (name, value) = field.split_once('=').ok_or("has a connection string of no NAME=VALUE;…")?;
+        let value = Some(value.to_owned());
+        match name.trim() {
+            "AccountName" => config.account = value,
+            "AccountKey" => config.key = value,
+            "SharedAccessSignature" => config.sas = value,
+            "BlobEndpoint" => config.endpoint = value,
+            // Other services, the protocol and the suffix of Azure's own endpoints.
+            _ => {}
+        }
+    }
+    Ok(config)
+}

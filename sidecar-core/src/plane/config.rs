@@ -1,0 +1,256 @@
+//! A data plane as it is written down: a URL for each kind of data, and what holds for all three.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DataPlane, Policies, blobs, documents, events, text};
+use crate::error::Result;
+use crate::events::EventFormat;
+
+/// How long signed URIs are valid by default.
+const DEFAULT_EXPIRY: Duration = Duration::from_secs(3600);
+/// The most that S3 and Google sign for.
+const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Where the three kinds of data go, and how patiently providers are called.
+#[derive(Clone)]
+pub struct Config {
+    /// Where files go: `file:///dir`, `memory:`, `s3:`, `az:` or `gs:`.
+    pub blobs: String,
+    /// Where insights and event contexts go: `file:///dir`, `memory:`, `mongodb:` or `postgres:`.
+    pub documents: String,
+    /// Where events go: `file:///dir`, `memory:`, `servicebus:`, `nats:` or `amqp:`.
+    pub events: String,
+    /// The policies around providers on the network; local ones and memory have none.
+    pub policies: Policies,
+    /// What events look like on the bus.
+    pub event_format: EventFormat,
+    /// How long signed URIs are valid; at most seven days.
+    pub uri_expiry: Duration,
+    /// Certificates to trust besides the system's, as PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Config {
+    /// Without the URLs, which may hold passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("policies", &self.policies)
+            .field("event_format", &self.event_format)
+            .field("uri_expiry", &self.uri_expiry)
+            .field("ca_file", &self.ca_file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A part of the credentials that a URL does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Credential {
+    /// The id of the access key for `s3:`; without it the environment or the machine's role decides.
+    S3AccessKeyId,
+    /// The secret of the access key for `s3:`.
+    S3SecretAccessKey,
+    /// The storage account for an `az:` URL without `?account=`.
+    AzureAccount,
+    /// The account's key for `az:`, in base 64.
+    AzureKey,
+    /// A shared access signature for `az:` instead of a key.
+    AzureSas,
+    /// Account, key or signature, and endpoint for `az:`, as Azure's portal shows them together.
+    AzureConnectionString,
+    /// The password for a `mongodb:` URL that names a user without one.
+    MongoPassword,
+    /// The authorization rule for a `servicebus:` URL without `?rule=`.
+    ServiceBusRule,
+    /// The rule's key for `servicebus:`.
+    ServiceBusKey,
+}
+
+/// The setting that a [`Mistake`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Setting {
+    /// [`Config::blobs`].
+    Blobs,
+    /// [`Config::documents`].
+    Documents,
+    /// [`Config::events`].
+    Events,
+    /// [`Config::uri_expiry`].
+    UriExpiry,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blobs => "blobs",
+            Self::Documents => "documents",
+            Self::Events => "events",
+            Self::UriExpiry => "uri-expiry",
+        })
+    }
+}
+
+/// Something wrong with a [`Config`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The setting to change.
+    pub setting: Setting,
+    /// What is wrong with it, without any secret.
+    pub problem: String,
+    /// The credential that is missing, if that is the problem.
+    pub missing: Option<Credential>,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.problem)
+    }
+}
+
+impl Config {
+    /// These three URLs, with the default policies.
+    pub fn new(blobs: impl Into<String>, documents: impl Into<String>, events: impl Into<String>) -> Self {
+        Self {
+            blobs: blobs.into(),
+            documents: documents.into(),
+            events: events.into(),
+            policies: Policies::default(),
+            event_format: EventFormat::default(),
+            uri_expiry: DEFAULT_EXPIRY,
+            ca_file: None,
+        }
+    }
+
+    /// Parses the three URLs; nothing is opened or created.
+    ///
+    /// # Errors
+    /// Every mistake in every setting.
+    pub fn parse(&self, credential: impl Fn(Credential) -> Option<String>) -> Result<Unopened, Vec<Mistake>> {
+        let given = Given { config: self, credential: &credential };
+        let mut mistakes = Vec::new();
+        let mut note = |setting: Setting, Problem { text, missing }: Problem| {
+            mistakes.push(Mistake { setting, problem: text, missing });
+        };
+        let [blobs, documents, events] = [&self.blobs, &self.documents, &self.events]
+            .map(|url| text::no_stray_credentials(url).map(|()| url.as_str()));
+        let blobs = blobs.map_err(Problem::from).and_then(|url| blobs::parse(url, &given));
+        let blobs = blobs.map_err(|problem| note(Setting::Blobs, problem));
+        let documents = documents.map_err(Problem::from).and_then(|url| documents::parse(url, &given));
+        let documents = documents.map_err(|problem| note(Setting::Documents, problem));
+        let events = events.map_err(Problem::from).and_then(|url| events::parse(url, &given));
+        let events = events.map_err(|problem| note(Setting::Events, problem));
+        if self.uri_expiry > LONGEST_EXPIRY {
+            note(Setting::UriExpiry, "is more than 7d, the most that stores sign for".into());
+        }
+        match (blobs, documents, events) {
+            (Ok(blobs), Ok(documents), Ok(events)) if mistakes.is_empty() => {
+                Ok(Unopened { blobs, documents, events })
+            }
+            _ => Err(mistakes),
+        }
+    }
+}
+
+/// A data plane whose settings can be used, but which is not opened yet.
+pub struct Unopened {
+    blobs: blobs::Blobs,
+    documents: documents::Documents,
+    events: events::Events,
+}
+
+impl fmt::Debug for Unopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.urls()).finish()
+    }
+}
+
+impl Unopened {
+    /// Opens the three stores; those on the network are connected by their first call.
+    ///
+    /// # Errors
+    /// What a provider reports.
+    pub fn open(&self) -> Result<DataPlane> {
+        Ok(DataPlane {
+            blobs: (self.blobs.open)()?,
+            documents: (self.documents.open)()?,
+            events: (self.events.open)()?,
+        })
+    }
+
+    /// The three URLs in full, without secrets.
+    pub fn urls(&self) -> [(Setting, &str); 3] {
+        [
+            (Setting::Blobs, &self.blobs.url),
+            (Setting::Documents, &self.documents.url),
+            (Setting::Events, &self.events.url),
+        ]
+    }
+
+    /// The directories of this machine that will hold data.
+    pub fn directories(&self) -> Vec<(Setting, PathBuf)> {
+        let blobs = self.blobs.directories.iter().map(|dir| (Setting::Blobs, dir.clone()));
+        let documents = self.documents.directories.iter().map(|dir| (Setting::Documents, dir.clone()));
+        let events = self.events.directories.iter().map(|dir| (Setting::Events, dir.clone()));
+        blobs.chain(documents).chain(events).collect()
+    }
+}
+
+/// What the URL of a store is parsed with.
+pub(super) struct Given<'g> {
+    pub(super) config: &'g Config,
+    pub(super) credential: &'g dyn Fn(Credential) -> Option<String>,
+}
+
+/// Why a URL cannot be used.
+#[derive(Debug)]
+pub(super) struct Problem {
+    text: String,
+    missing: Option<Credential>,
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self { text, missing: None }
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl Problem {
+    pub(super) fn missing(credential: Credential, text: &str) -> Self {
+        Self { text: text.into(), missing: Some(credential) }
+    }
+}
+
+/// A store that is not open yet.
+pub(super) struct Store<P: ?Sized> {
+    url: String,
+    directories: Vec<PathBuf>,
+    open: Box<dyn Fn() -> Result<Arc<P>> + Send + Sync>,
+}
+
+impl<P: ?Sized> Store<P> {
+    /// A store elsewhere.
+    pub(super) fn new(url: String, open: impl Fn() -> Result<Arc<P>> + Send + Sync + 'static) -> Self {
+        Self { url, directories: Vec::new(), open: Box::new(open) }
+    }
+
+    /// A store in these directories below `root`.
+    #[cfg(feature = "local")]
+    pub(super) fn local(
+        root: PathBuf,
+        directories: &[&str],
+        open: impl Fn(&std::path::Path) -> Result<Arc<P>> + Send + Sync + 'static,
+    ) -> Self {
+        let directories = directories.iter().map(|dir| root.join(dir)).collect();
+        Self { url: text::file_url(&root), directories, open: Box::new(move || open(&root)) }
+    }
+}

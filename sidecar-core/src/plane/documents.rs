@@ -1,0 +1,93 @@
+//! Where insights and event contexts go.
+
+use std::sync::Arc;
+
+#[cfg(feature = "mongodb")]
+use super::Credential;
+use super::config::{Given, Problem, Store};
+use super::faulty;
+use super::text::{self, Embedded};
+use crate::{DocumentProvider, documents};
+
+/// A document provider that is not open yet.
+pub(super) type Documents = Store<dyn DocumentProvider>;
+
+/// The schemes of every build.
+const SCHEMES: [&str; 4] = ["mongodb", "mongodb+srv", "postgres", "postgresql"];
+
+/// The store that `url` names.
+pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> {
+    match text::scheme(url)?.0 {
+        #[cfg(feature = "mongodb")]
+        "mongodb" | "mongodb+srv" => {
+            let password = (given.credential)(Credential::MongoPassword);
+            let (server, database, collection) = mongo(url, password.as_deref())?;
+            let ca_file = given.config.ca_file.clone();
+            let config = documents::MongoConfig { database, collection, ca_file };
+            Ok(remote(documents::Mongo::open(server, config), given))
+        }
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            let example = "postgres://user@host/database?table=prefix";
+            let url = url::Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
+            let opened = documents::Postgres::open(&url, given.config.ca_file.as_deref());
+            Ok(remote(opened.map_err(|error| error.chain())?, given))
+        }
+        _ => match text::embedded(url, "documents", &SCHEMES)? {
+            #[cfg(feature = "local")]
+            Embedded::Local(root) => Ok(Documents::local(root, &documents::Local::DIRECTORIES, |root| {
+                Ok(Arc::new(faulty(documents::Local::open(root)?)))
+            })),
+            #[cfg(feature = "memory")]
+            Embedded::Memory => {
+                Ok(Documents::new("memory:".into(), || Ok(Arc::new(documents::Memory::default()))))
+            }
+        },
+    }
+}
+
+/// A store on the network with the policies around it.
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+fn remote(provider: impl DocumentProvider + Clone, given: &Given<'_>) -> Documents {
+    let policies = given.config.policies.clone();
+    Documents::new(provider.to_string(), move || Ok(Arc::new(policies.around(faulty(provider.clone())))))
+}
+
+/// The connection string without its path, and the two names of the path.
+///
+/// It may list several hosts, which no URL can.
+#[cfg(feature = "mongodb")]
+fn mongo(url: &str, password: Option<&str>) -> Result<(String, String, String), String> {
+    let example = "mongodb://user@host/database.collection";
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("is no URL: say {example}"))?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = text::decoded(path);
+    let names = path.split_once('.').filter(|(database, name)| !database.is_empty() && !name.is_empty());
+    let (database, collection) = names.ok_or_else(|| format!("names no collection: say {example}"))?;
+    let authority = match (authority.rsplit_once('@'), password) {
+        (Some((user, hosts)), Some(password)) if !user.contains(':') => {
+            let password: String = url::form_urlencoded::byte_serialize(password.as_bytes()).collect();
+            // A space is a plus sign in forms only.
+            format!("{user}:{}@{hosts}", password.replace('+', "%20"))
+        }
+        _ => authority.to_owned(),
+    };
+    Ok((format!("{scheme}://{authority}/?{query}"), database.to_owned(), collection.to_owned()))
+}
+
+#[cfg(all(test, feature = "mongodb"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_string_may_list_hosts_and_take_its_password_from_elsewhere() {
+        let (server, database, collection) =
+            mongo("mongodb://u@h1:1,h2:2/db.some.docs?replicaSet=r", Some("a%4 b/@")).unwrap();
+        assert_eq!(server, "mongodb://u:a%254%20b%2F%40@h1:1,h2:2/?replicaSet=r");
+        assert_eq!((database.as_str(), collection.as_str()), ("db", "some.docs"));
+        for wrong in ["mongodb://h", "mongodb://h/db", "mongodb://h/.docs", "mongodb:h/db.docs"] {
+            assert!(mongo(wrong, None).is_err(), "{wrong}");
+        }
+    }
+}

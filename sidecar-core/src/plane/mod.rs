@@ -1,0 +1,141 @@
+//! The three providers together, and how URLs and policies become them.
+//!
+//! A [`Config`] is parsed first, so that everything wrong with it is reported at once and before anything is
+//! created; what comes of that, [`Unopened`], is opened into a [`DataPlane`].
+
+#![cfg_attr(
+    not(all(
+        any(feature = "memory", feature = "local"),
+        any(feature = "s3", feature = "azure", feature = "gcs"),
+        feature = "mongodb",
+        feature = "servicebus"
+    )),
+    allow(dead_code, unused_imports, unused_variables, reason = "a build without some providers needs less")
+)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::join3;
+use tracing::info;
+
+use crate::error::{Error, Result};
+use crate::{BlobProvider, DocumentProvider, EventProvider};
+
+mod blobs;
+mod config;
+mod documents;
+mod events;
+#[cfg(feature = "fault-points")]
+mod faulty;
+mod policies;
+mod text;
+
+pub use config::{Config, Credential, Mistake, Setting, Unopened};
+pub use policies::Policies;
+
+/// Where files, documents and events go; clones share the providers.
+#[derive(Debug, Clone)]
+pub struct DataPlane {
+    /// Where files go.
+    pub blobs: Arc<dyn BlobProvider>,
+    /// Where insights and event contexts go.
+    pub documents: Arc<dyn DocumentProvider>,
+    /// Where events go.
+    pub events: Arc<dyn EventProvider>,
+}
+
+impl fmt::Display for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}; {}", self.blobs, self.documents, self.events)
+    }
+}
+
+impl DataPlane {
+    /// A data plane of these three.
+    pub fn new(
+        blobs: impl BlobProvider,
+        documents: impl DocumentProvider,
+        events: impl EventProvider,
+    ) -> Self {
+        Self { blobs: Arc::new(blobs), documents: Arc::new(documents), events: Arc::new(events) }
+    }
+
+    /// The data plane that three URLs name; providers on the network get the policies of `config` around them.
+    ///
+    /// `credential` is asked for what the URLs do not hold; whether it reads the environment, a file or a vault
+    /// is the caller's choice. Nothing is connected yet: call [`check`](Self::check) before relying on it.
+    ///
+    /// ```
+    /// use sidecar_core::{DataPlane, plane::Config};
+    /// let plane = DataPlane::from_urls(&Config::new("memory:", "memory:", "memory:"), |_| None)?;
+    /// let error = DataPlane::from_urls(&Config::new("ftp://host", "memory:", "nonsense"), |_| None).unwrap_err();
+    /// assert!(error.chain().contains("blobs: ") && error.chain().contains("events: "));
+    /// # Ok::<(), sidecar_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with every mistake in the URLs, or what a provider reports when it is opened.
+    pub fn from_urls(config: &Config, credential: impl Fn(Credential) -> Option<String>) -> Result<Self> {
+        let unopened = config.parse(credential).map_err(|mistakes| {
+            let mistakes: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
+            Error::refused(&"the data plane", "take these settings", mistakes.join("; "))
+        })?;
+        unopened.open()
+    }
+
+    /// The embedded default: readable files under one directory, created when absent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a directory cannot be created.
+    #[cfg(feature = "local")]
+    pub fn local(root: impl AsRef<std::path::Path>) -> Result<Self> {
+        let root = root.as_ref();
+        Ok(Self::new(
+            crate::blob::Local::open(root)?,
+            crate::documents::Local::open(root)?,
+            crate::events::Local::open(root)?,
+        ))
+    }
+
+    /// A data plane that lives as long as the process.
+    #[cfg(feature = "memory")]
+    pub fn memory() -> Self {
+        Self::new(
+            crate::blob::Memory::default(),
+            crate::documents::Memory::default(),
+            crate::events::Memory::default(),
+        )
+    }
+
+    /// Checks all three providers at the same time: reachable, authorised, their containers, tables and streams
+    /// there or created.
+    ///
+    /// # Errors
+    /// The error of each provider that cannot be used.
+    pub async fn check(&self) -> Result<(), Vec<Error>> {
+        let (blobs, documents, events) =
+            join3(self.blobs.check(), self.documents.check(), self.events.check()).await;
+        let mut errors = Vec::new();
+        for (name, outcome) in [
+            (self.blobs.to_string(), blobs),
+            (self.documents.to_string(), documents),
+            (self.events.to_string(), events),
+        ] {
+            match outcome {
+                Ok(()) => info!("{name}: usable"),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+#[cfg(feature = "fault-points")]
+use faulty::faulty;
+
+/// In a release nothing fails on demand.
+#[cfg(not(feature = "fault-points"))]
+fn faulty<P>(provider: P) -> P {
+    provider
+}

@@ -1,0 +1,108 @@
+//! The text of URLs.
+
+use url::Url;
+
+#[cfg(feature = "local")]
+use std::path::{Path, PathBuf};
+
+/// What needs nothing installed, and is there for each kind of data.
+pub(super) enum Embedded {
+    /// Readable files under this directory.
+    #[cfg(feature = "local")]
+    Local(PathBuf),
+    /// As long as the process lives.
+    #[cfg(feature = "memory")]
+    Memory,
+}
+
+/// The embedded store that `url` names; for every other scheme, the message for a build without it.
+pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedded, String> {
+    match scheme(url)? {
+        #[cfg(feature = "local")]
+        ("file", rest) if rest.starts_with("///") => Url::parse(url)
+            .ok()
+            .filter(|url| url.query().is_none() && url.fragment().is_none())
+            .and_then(|url| url.to_file_path().ok())
+            .map(Embedded::Local)
+            .ok_or_else(|| format!("{url:?} names no directory (? and # in a name are %3F and %23)")),
+        #[cfg(feature = "local")]
+        ("file", rest) if !rest.is_empty() && !rest.starts_with("//") => Ok(Embedded::Local(rest.into())),
+        #[cfg(feature = "local")]
+        ("file", _) => Err(format!("{url:?} names no directory: say file:///absolute or file:relative")),
+        #[cfg(feature = "memory")]
+        ("memory", _) => Ok(Embedded::Memory),
+        (known, _) if schemes.contains(&known) || ["file", "memory"].contains(&known) => {
+            Err(format!("this build keeps no {kind} in {known}: URLs; build it with that feature"))
+        }
+        (other, _) => {
+            let schemes = schemes.join(":, ");
+            Err(format!("{other:?} is no scheme for {kind}; file:, memory:, {schemes}: are"))
+        }
+    }
+}
+
+/// A directory as an absolute `file:` URL.
+#[cfg(feature = "local")]
+pub(super) fn file_url(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    match Url::from_directory_path(&absolute) {
+        Ok(url) => url.into(),
+        Err(()) => format!("file:{}", dir.display()),
+    }
+}
+
+/// Refuses a URL whose password ends it early: what follows would be taken for a name, and shown.
+pub(super) fn no_stray_credentials(url: &str) -> Result<(), String> {
+    let rest = url.split_once(':').map_or(url, |(_, rest)| rest);
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let local = ["file:", "memory:"].iter().any(|scheme| url.starts_with(scheme));
+    match rest.find(['/', '?', '#']) {
+        Some(end) if !local && rest[end..].contains('@') => {
+            Err("has an @ behind its host: write / ? # @ in a password as %2F %3F %23 %40".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An endpoint that can be connected to.
+pub(super) fn endpoint(value: String) -> Result<Option<String>, String> {
+    match Url::parse(&value) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("has an endpoint with credentials in it: give them apart, where no log shows them".into())
+        }
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(value)),
+        _ => Err(format!("endpoint {value:?} is no URL: say http://host:port or https://host")),
+    }
+}
+
+/// A URL's scheme and what follows.
+pub(super) fn scheme(url: &str) -> Result<(&str, &str), String> {
+    url.split_once(':').ok_or_else(|| match url.starts_with('/') {
+        true => format!("is no URL: say file://{url}"),
+        false => "is no URL such as file:///some/dir".into(),
+    })
+}
+
+/// A URL of a store on the network, with its query apart; `example` shows what it looks like.
+pub(super) fn remote(url: &str, example: &str) -> Result<(Url, Vec<(String, String)>), String> {
+    // The text may hold a password: it is not repeated.
+    let mut root = Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
+    if root.host_str().is_none_or(str::is_empty) {
+        return Err(format!("names no host: say {example}"));
+    }
+    let query = root.query_pairs().into_owned().collect();
+    root.set_query(None);
+    Ok((root, query))
+}
+
+/// The path of a URL as one name, which is taken out of the URL.
+pub(super) fn take_path(url: &mut Url) -> String {
+    let path = decoded(url.path().trim_matches('/'));
+    url.set_path("");
+    path
+}
+
+/// Text of a URL with its percent-encoding resolved.
+pub(super) fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
