@@ -7,7 +7,7 @@ use std::path::Path;
 use tracing::warn;
 
 use super::conflicts;
-use super::session::Settings;
+use super::spec::Settings;
 use super::tree::{self, Tree};
 use crate::blob::{BlobProvider, Source};
 use crate::contract::{

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use super::data_plane::DataPlane;
-use super::progress::{groups, move_groups};
-use super::session::Settings;
+use super::spec::Settings;
+use super::transfer::{groups, move_groups};
 use super::{ids, tree};
 use crate::blob::Source;
 use crate::blocking;

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::conflicts;
 use super::data_plane::DataPlane;
-use super::session::Settings;
+use super::spec::Settings;
 use super::tree::{self, Tree};
 use crate::blob::Source;
 use crate::contract::{
