@@ -21,7 +21,9 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use rustix::process::{Resource, Rlimit};
 use sidecar_core::plane::Unopened;
-use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Session, Settings, Start, Submission};
+use sidecar_core::{
+    Context, Documents, Error, EventContext, EventId, EventTypes, Phase, Session, Settings, Start, Submission,
+};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -207,7 +209,7 @@ async fn inherit(
         Some(known) if *start == Start::Resume => known,
         // The event was made up just now.
         _ if !given => Default::default(),
-        known => match plane.documents.event_context(event).await {
+        known => match plane.documents.find::<EventContext>(event.as_str()).await {
             Ok(Some(found)) => (found.context.correlation_id, found.context.parent_event_id),
             Ok(None) => {
                 let documents = &plane.documents;

@@ -8,6 +8,25 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Calling `done` before `ready`, or twice, does not compile here either:
+//!
+//! ```compile_fail,E0599
+//! # fn f() -> Result<(), sidecar_client::Error> {
+//! let module = sidecar_client::blocking::Client::from_env()?;
+//! module.done()?; // `done` is a method of what `ready` returns
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0382
+//! # fn f() -> Result<(), sidecar_client::Error> {
+//! let module = sidecar_client::blocking::Client::from_env()?.ready()?;
+//! module.done()?;
+//! module.done()?; // `done` took the module
+//! # Ok(())
+//! # }
+//! ```
 
 use std::fmt::Display;
 use std::ops::Deref;
@@ -16,11 +35,15 @@ use std::process::ExitCode;
 use sidecar_core::Receipt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Error, Workspace};
+use crate::client;
+use crate::error::Error;
+use crate::module;
+use crate::refused::Refused;
+use crate::workspace::Workspace;
 
 /// A module that is not ready yet.
 #[derive(Debug)]
-pub struct Client(crate::Client);
+pub struct Client(client::Client);
 
 impl Client {
     /// See [`Client::from_env`](crate::Client::from_env).
@@ -28,7 +51,7 @@ impl Client {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_env() -> Result<Self, Error> {
-        crate::Client::from_env().map(Self)
+        client::Client::from_env().map(Self)
     }
 
     /// See [`Client::ready`](crate::Client::ready).
@@ -42,8 +65,8 @@ impl Client {
     }
 }
 
-impl From<crate::Client> for Client {
-    fn from(client: crate::Client) -> Self {
+impl From<client::Client> for Client {
+    fn from(client: client::Client) -> Self {
         Self(client)
     }
 }
@@ -51,7 +74,7 @@ impl From<crate::Client> for Client {
 /// A module whose inputs are staged.
 #[derive(Debug)]
 pub struct Module {
-    module: crate::Module,
+    module: module::Module,
     runtime: Runtime,
 }
 
@@ -59,17 +82,24 @@ impl Module {
     /// See [`Module::done`](crate::Module::done).
     ///
     /// # Errors
-    /// [`Error::Call`].
-    pub fn done(self) -> Result<Option<Receipt>, Error> {
-        self.runtime.block_on(self.module.done())
+    /// [`Refused`] with [`Error::Call`] or [`Error::Io`].
+    pub fn done(self) -> Result<Option<Receipt>, Refused<Self>> {
+        let Self { module, runtime } = self;
+        runtime.block_on(module.done()).map_err(|refused| Self::again(refused, runtime))
     }
 
     /// See [`Module::fail`](crate::Module::fail).
     ///
     /// # Errors
-    /// [`Error::Call`].
-    pub fn fail(self, reason: impl AsRef<str>) -> Result<(), Error> {
-        self.runtime.block_on(self.module.fail(reason))
+    /// [`Refused`] with [`Error::Call`].
+    pub fn fail(self, reason: impl AsRef<str>) -> Result<(), Refused<Self>> {
+        let Self { module, runtime } = self;
+        runtime.block_on(module.fail(reason)).map_err(|refused| Self::again(refused, runtime))
+    }
+
+    fn again(refused: Refused<module::Module>, runtime: Runtime) -> Refused<Self> {
+        let (module, error) = refused.into_parts();
+        Refused::new(Self { module, runtime }, error)
     }
 }
 

@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod api;
 mod client;
 mod error;
 mod module;
+mod refused;
 mod retry;
 mod run;
 mod workspace;
@@ -13,6 +15,7 @@ pub mod blocking;
 pub use client::{Client, ClientBuilder};
 pub use error::{Cause, Error};
 pub use module::Module;
+pub use refused::Refused;
 pub use retry::Retry;
 pub use run::run;
 pub use sidecar_core::{FileName, KeyValuePair, KeyValuePairs, Layout, Problem, Receipt};

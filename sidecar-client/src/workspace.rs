@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sidecar_core::{EVENT_TYPE, FILES, FileName, KeyValuePairs, Layout};
 use tempfile::NamedTempFile;
@@ -19,7 +19,8 @@ use crate::error::Error;
 pub struct Workspace {
     layout: Layout,
     values: KeyValuePairs,
-    insights: Mutex<KeyValuePairs>,
+    /// `None` until the module records or clears insights: until then `done` leaves `out/meta.json` alone.
+    insights: Mutex<Option<KeyValuePairs>>,
     events: AtomicUsize,
 }
 
@@ -94,9 +95,14 @@ impl Workspace {
         self.stage(parsed.below(&dest))
     }
 
-    /// Records an insight; `done` writes all of them to `out/meta.json`, replacing what is there.
+    /// Records an insight; each `done` writes all of them to `out/meta.json`, replacing what is there.
     pub fn insight(&self, key: impl Into<String>, value: impl ToString) {
-        self.insights.lock().unwrap_or_else(PoisonError::into_inner).push(key, value.to_string());
+        self.insights().get_or_insert_default().push(key, value.to_string());
+    }
+
+    /// Drops all insights that were recorded, to record other ones after `done` was refused.
+    pub fn clear_insights(&self) {
+        *self.insights() = Some(KeyValuePairs::default());
     }
 
     /// A new event of this type.
@@ -111,12 +117,15 @@ impl Workspace {
     }
 
     pub(crate) fn write_insights(&self) -> Result<(), Error> {
-        let insights = self.insights.lock().unwrap_or_else(PoisonError::into_inner);
-        if insights.is_empty() {
-            return Ok(());
+        match &*self.insights() {
+            // What an earlier call wrote is replaced: a repeat must not report everything twice.
+            Some(insights) => self.write_json(self.layout.output_meta(), insights),
+            None => Ok(()),
         }
-        // What an earlier try wrote is replaced: a repeat must not tell everything twice.
-        self.write_json(self.layout.output_meta(), &insights)
+    }
+
+    fn insights(&self) -> MutexGuard<'_, Option<KeyValuePairs>> {
+        self.insights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_json(&self, path: PathBuf, pairs: &KeyValuePairs) -> Result<(), Error> {
@@ -219,7 +228,12 @@ impl EventBuilder<'_> {
         self
     }
 
-    /// Names the event's file, without `.json`; where nothing is said, events are numbered.
+    /// Names the event's file, without `.json`. By default, events are numbered in the order in which they are
+    /// written, from `000001`; one that has a name counts too.
+    ///
+    /// An event with the name of an earlier one replaces it. `done` publishes what is in `out/events` when it is
+    /// called: after it was refused, `.name("000001")` replaces the first event, and removing `000001.json`
+    /// from [`Layout::output_events`] withdraws it.
     ///
     /// The event's id is made of this name: a module that writes its events in another order when it is
     /// run again names them, so that equal events keep equal ids.

@@ -57,6 +57,19 @@ impl Staged {
         }
     }
 
+    /// Gives the file its name if nothing has that name; otherwise the error is `AlreadyExists`.
+    pub(crate) fn insert(&mut self, dest: &Path) -> io::Result<()> {
+        match &self.name {
+            // Atomic on every file system that knows it; one that does not is no place to decide anything.
+            Some(name) => {
+                rustix::fs::renameat_with(CWD, name, CWD, dest, rustix::fs::RenameFlags::NOREPLACE)?;
+                self.name = None;
+                Ok(())
+            }
+            None => self.link_new(dest),
+        }
+    }
+
     fn link(&mut self, dest: &Path) -> io::Result<()> {
         if let Some(name) = &self.name {
             fs::rename(name, dest)?;

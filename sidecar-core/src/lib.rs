@@ -13,11 +13,11 @@ pub mod documents;
 #[cfg(feature = "engine")]
 mod durable;
 #[cfg(feature = "engine")]
-mod engine;
-#[cfg(feature = "engine")]
 mod error;
 #[cfg(feature = "engine")]
 pub mod events;
+#[cfg(feature = "engine")]
+mod execution;
 #[cfg(feature = "engine")]
 mod fault;
 #[cfg(feature = "http")]
@@ -36,13 +36,13 @@ mod tls;
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;
 #[cfg(feature = "engine")]
-pub use documents::DocumentProvider;
-#[cfg(feature = "engine")]
-pub use engine::{OnFailure, Session, Settings, Start, Submission};
+pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]
 pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]
 pub use events::EventProvider;
+#[cfg(feature = "engine")]
+pub use execution::{OnFailure, Session, Settings, Start, Submission};
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
 

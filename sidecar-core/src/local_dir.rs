@@ -10,22 +10,13 @@ use url::Url;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
-/// Opens a store below `root`, which is created when it is absent: the root and these directories in it, absolute.
-pub(crate) fn open<const N: usize>(root: &Path, directories: [&str; N]) -> Result<(PathBuf, [PathBuf; N])> {
-    let mut opened = std::array::from_fn(|_| PathBuf::new());
-    for (opened, name) in opened.iter_mut().zip(directories) {
-        *opened = directory(&root.join(name))?;
-    }
-    Ok((root.canonicalize().map_err(Error::io("open", root))?, opened))
-}
-
 /// The identity of the store below `root`.
 pub(crate) fn id(root: &Path) -> String {
     Url::from_directory_path(root).map_or_else(|()| root.display().to_string(), String::from)
 }
 
 /// Makes the directory, durably, when it is absent, and names it absolutely.
-fn directory(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn directory(dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let dir = dir.canonicalize().map_err(Error::io("open", dir))?;
     for made in dir.ancestors().skip(1).take(2) {
@@ -77,19 +68,42 @@ pub(crate) fn encode<'a, T: Serialize + 'a>(
 /// Files staged together: enough for one sync to serve many, few enough for a limit of 1,024 open files.
 const STAGED_TOGETHER: usize = 256;
 
+/// Writes a file into `dir` unless there is one of that name, and says whether it did; durable when this returns.
+/// Blocks.
+pub(crate) fn insert(
+    provider: &impl std::fmt::Display,
+    dir: &Path,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<bool> {
+    let insert = || {
+        let mut staged = Staged::new_in(dir, false)?;
+        staged.write_all(bytes)?;
+        durable::sync_staged(dir, std::iter::once(&staged))?;
+        let inserted = match staged.insert(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            linked => linked.map(|()| true)?,
+        };
+        // Also whoever comes second acts on what is there: it must not be gone after a power cut.
+        File::open(dir)?.sync_all()?;
+        Ok(inserted)
+    };
+    insert().map_err(store_error(provider, "write", path))
+}
+
 /// Writes files into `dir`; each appears under its name only when it is durable, and all are when this
 /// returns. Blocks.
 pub(crate) fn write(
     provider: &impl std::fmt::Display,
     dir: &Path,
-    files: &[(PathBuf, Vec<u8>)],
+    files: &[(PathBuf, impl AsRef<[u8]>)],
 ) -> Result<()> {
     for files in files.chunks(STAGED_TOGETHER) {
         let mut staged = Vec::with_capacity(files.len());
         for (path, bytes) in files {
             let stage = || {
                 let mut staged = Staged::new_in(dir, false)?;
-                staged.write_all(bytes).map(|()| staged)
+                staged.write_all(bytes.as_ref()).map(|()| staged)
             };
             staged.push((stage().map_err(store_error(provider, "write", path))?, path));
         }

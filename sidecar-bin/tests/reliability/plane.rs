@@ -7,8 +7,8 @@ use std::sync::Arc;
 use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, S3Config, Source, Target};
 use sidecar_core::documents::{Mongo, MongoConfig, Postgres};
 use sidecar_core::{
-    Blob, BlobKey, BlobProvider, DocumentProvider, Event, EventContext, EventId, FileName, blob, documents,
-    events,
+    Blob, BlobKey, BlobProvider, DocumentProvider, Documents, Event, EventContext, EventId, FileName, blob,
+    documents, events,
 };
 use tempfile::TempDir;
 
@@ -146,11 +146,11 @@ impl Plane {
         let context = serde_json::json!({
             "eventId": EVENT, "correlationId": "c", "files": [name], "data": [{"key": "k", "value": "v"}], "blobs": [blob]
         });
-        self.documents.put_event_contexts(&[serde_json::from_value(context).unwrap()]).await.unwrap();
+        self.documents.store::<EventContext>(&[serde_json::from_value(context).unwrap()]).await.unwrap();
     }
 
     pub async fn context(&self, id: &EventId) -> Option<EventContext> {
-        self.documents.event_context(id).await.unwrap()
+        self.documents.find::<EventContext>(id.as_str()).await.unwrap()
     }
 
     /// The content of a blob, or `None` when it is not there or other than the manifest says.

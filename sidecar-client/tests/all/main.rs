@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sidecar_client::{Client, Error, KeyValuePairs, Retry};
+use sidecar_client::{Client, Error, KeyValuePairs, Module, Refused, Retry};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -41,7 +41,10 @@ impl Sidecar {
     }
 
     fn client(&self) -> Client {
-        let retry = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
+        self.client_with(Retry { first_wait: Duration::from_millis(1), ..Retry::default() })
+    }
+
+    fn client_with(&self, retry: Retry) -> Client {
         Client::builder()
             .secret("s3cret")
             .port(self.port)
@@ -56,6 +59,15 @@ impl Sidecar {
         lines.iter().map(|request| request.lines().next().unwrap().to_owned()).collect()
     }
 
+    /// The names in `out/events`, sorted.
+    fn events(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.base.path().join("out/events")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     fn pairs(&self, name: &str) -> KeyValuePairs {
         serde_json::from_slice(&fs::read(self.base.path().join(name)).unwrap()).unwrap()
     }
@@ -63,6 +75,13 @@ impl Sidecar {
 
 fn answer(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+/// The answer to `done` of a module whose first event is invalid.
+fn invalid_event() -> String {
+    let body = r#"{"statusCode":422,"message":"the module's outputs are invalid","retryable":false,
+        "problems":[{"file":"out/events/000001.json","line":2,"column":3,"message":"no"}]}"#;
+    answer("422 Unprocessable", body)
 }
 
 #[tokio::test]
@@ -111,12 +130,125 @@ async fn permanent_answers_are_not_repeated() {
 
 #[tokio::test]
 async fn invalid_outputs_come_with_their_problems() {
-    let body = r#"{"statusCode":422,"message":"the module's outputs are invalid","retryable":false,
-        "problems":[{"file":"out/events/1.json","line":2,"column":3,"message":"no"}]}"#;
-    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &answer("422 Unprocessable", body)]).await;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &invalid_event()]).await;
     let error = sidecar.client().ready().await.unwrap().done().await.unwrap_err();
-    assert_eq!(error.problems()[0].to_string(), "out/events/1.json:2:3: no");
-    assert!(error.chain().ends_with("\n  out/events/1.json:2:3: no"), "{}", error.chain());
+    assert_eq!(error.status(), Some(422));
+    assert_eq!(error.problems()[0].to_string(), "out/events/000001.json:2:3: no");
+    assert!(error.chain().ends_with("\n  out/events/000001.json:2:3: no"), "{}", error.chain());
+}
+
+#[tokio::test]
+async fn a_refused_module_goes_on_where_it_was() {
+    let (ok, refused) = (answer("200 OK", "{}"), invalid_event());
+    let sidecar = Sidecar::answering(&[&ok, &refused, &refused, &ok]).await;
+    let mut module = sidecar.client().ready().await.unwrap();
+    for n in 1..=2 {
+        module.event("counted").value("n", n).write().unwrap();
+        module.insight("n", n);
+        module = module.done().await.unwrap_err().into_module();
+    }
+    // Whatever became of the file in the meantime.
+    fs::remove_file(sidecar.base.path().join("out/meta.json")).unwrap();
+    module.event("counted").value("n", 3).write().unwrap();
+    module.insight("n", 3);
+    module.done().await.unwrap();
+    assert_eq!(sidecar.events(), ["000001.json", "000002.json", "000003.json"]);
+    for (name, n) in [("000001", "1"), ("000002", "2"), ("000003", "3")] {
+        assert_eq!(sidecar.pairs(&format!("out/events/{name}.json")).get("n"), Some(n));
+    }
+    let insights = KeyValuePairs::from_iter([("n", "1"), ("n", "2"), ("n", "3")]);
+    assert_eq!(sidecar.pairs("out/meta.json"), insights);
+    assert_eq!(sidecar.requests()[1..], ["GET /done HTTP/1.1"; 3]);
+}
+
+#[tokio::test]
+async fn a_refused_module_can_replace_and_withdraw_what_it_wrote() {
+    let ok = answer("200 OK", "{}");
+    let sidecar = Sidecar::answering(&[&ok, &invalid_event(), &ok]).await;
+    let module = sidecar.client().ready().await.unwrap();
+    for event_type in ["wrong", "unwanted", "right"] {
+        module.event(event_type).write().unwrap();
+    }
+    module.insight("wrong", 1);
+    let (module, error) = module.done().await.unwrap_err().into_parts();
+    let file = module.layout().base().join(&error.problems()[0].file);
+    assert_eq!(file, module.layout().output_events().join("000001.json"));
+    module.event("fixed").name("000001").write().unwrap();
+    fs::remove_file(module.layout().output_events().join("000002.json")).unwrap();
+    module.event("last").write().unwrap();
+    module.clear_insights();
+    module.done().await.unwrap();
+    assert_eq!(sidecar.events(), ["000001.json", "000003.json", "000005.json"]);
+    assert_eq!(sidecar.pairs("out/events/000001.json").get("eventType"), Some("fixed"));
+    assert_eq!(sidecar.pairs("out/meta.json").len(), 0);
+}
+
+#[tokio::test]
+async fn a_module_comes_back_when_no_answer_came() {
+    let ok = answer("200 OK", "{}");
+    let sidecar = Sidecar::answering(&[&ok, "HTTP/1.1 200 OK\r\ncontent-le", &ok]).await;
+    let module = sidecar.client_with(Retry::never()).ready().await.unwrap();
+    module.event("e").write().unwrap();
+    module.insight("i", 1);
+    let refused = module.done().await.unwrap_err();
+    assert!(refused.is_unreachable() && refused.problems().is_empty(), "{refused:?}");
+    refused.into_module().done().await.unwrap();
+    assert_eq!(sidecar.events(), ["000001.json"]);
+    assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("i", "1")]));
+}
+
+#[tokio::test]
+async fn a_module_comes_back_when_its_insights_cannot_be_written() {
+    let ok = answer("200 OK", "{}");
+    let sidecar = Sidecar::answering(&[&ok, &ok]).await;
+    let module = sidecar.client().ready().await.unwrap();
+    module.insight("i", 1);
+    let in_the_way = sidecar.base.path().join("out/meta.json");
+    fs::create_dir_all(&in_the_way).unwrap();
+    let (module, error) = module.done().await.unwrap_err().into_parts();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == in_the_way), "{error:?}");
+    assert_eq!(sidecar.requests().len(), 1);
+    fs::remove_dir(&in_the_way).unwrap();
+    module.done().await.unwrap();
+    assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("i", "1")]));
+}
+
+#[tokio::test]
+async fn a_module_comes_back_when_fail_was_refused() {
+    let (ok, late) =
+        (answer("200 OK", "{}"), answer("409 Conflict", r#"{"statusCode":409,"message":"late"}"#));
+    let receipt = answer("200 OK", r#"{"files":1,"bytes":2,"insight":null,"events":[]}"#);
+    let sidecar = Sidecar::answering(&[&ok, &late, &receipt]).await;
+    let refused = sidecar.client().ready().await.unwrap().fail("because").await.unwrap_err();
+    assert_eq!(refused.status(), Some(409));
+    assert_eq!(refused.into_module().done().await.unwrap().unwrap().files, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_is_its_error() {
+    async fn as_the_error(module: Module) -> Result<(), Error> {
+        module.done().await?;
+        Ok(())
+    }
+    async fn boxed(module: Module) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        module.done().await?;
+        Ok(())
+    }
+    let ok = answer("200 OK", "{}");
+    let answers = [&*ok, "", &ok, "", &ok, ""];
+    let sidecar = Sidecar::answering(&answers).await;
+    fs::write(sidecar.base.path().join("in/meta.json"), r#"[{"key":"a","value":"swordfish"}]"#).unwrap();
+    let ready = async || sidecar.client_with(Retry::never()).ready().await.unwrap();
+
+    let error = as_the_error(ready().await).await.unwrap_err();
+    assert!(matches!(error, Error::Call { call: "done", .. }), "{error:?}");
+    let error = boxed(ready().await).await.unwrap_err();
+    assert!(error.to_string().starts_with("done failed after 1 attempt(s)"), "{error}");
+    assert_eq!(error.source().unwrap().to_string(), "the sidecar cannot be reached");
+    let refused: Refused<Module> = ready().await.done().await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("{}", *refused));
+    // A `main` that returns it prints it so, and input values can be secret.
+    assert!(!format!("{refused:?}").contains("swordfish"), "{refused:?}");
 }
 
 #[tokio::test]
@@ -190,4 +322,31 @@ fn the_same_without_an_async_runtime() {
     module.fail("because").unwrap();
     assert_eq!(sidecar.requests(), ["GET /ready HTTP/1.1", "POST /fail HTTP/1.1"]);
     assert!(sidecar.requests.lock().unwrap()[1].ends_with("because"));
+}
+
+#[cfg(feature = "blocking")]
+#[test]
+fn a_refused_module_goes_on_without_an_async_runtime() {
+    fn boxed(
+        module: sidecar_client::blocking::Module,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        module.fail("because")?;
+        Ok(())
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let late = answer("409 Conflict", r#"{"statusCode":409,"message":"late"}"#);
+    let (ok, refused) = (answer("200 OK", "{}"), invalid_event());
+    let answers = [&*ok, &refused, &refused, &late];
+    let sidecar = runtime.block_on(Sidecar::answering(&answers));
+    let mut module = sidecar_client::blocking::Client::from(sidecar.client()).ready().unwrap();
+    for n in 1..=2 {
+        module.event("counted").value("n", n).write().unwrap();
+        module.insight("n", n);
+        let refused = module.done().unwrap_err();
+        assert_eq!(refused.problems().len(), 1);
+        module = refused.into_module();
+    }
+    assert_eq!(sidecar.events(), ["000001.json", "000002.json"]);
+    assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("n", "1"), ("n", "2")]));
+    assert!(boxed(module).unwrap_err().to_string().starts_with("fail failed"));
 }

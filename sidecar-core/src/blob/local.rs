@@ -88,14 +88,15 @@ impl BlobProvider for Local {
 
 impl Local {
     /// Where below its root it keeps data.
-    pub(crate) const DIRECTORIES: [&str; 1] = ["blobs"];
+    pub(crate) const DIRECTORY: &str = "blobs";
 
     /// Opens the store below `root`, making `root/blobs` when it is absent.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let (home, [root]) = local_dir::open(root.as_ref(), Self::DIRECTORIES)?;
+        let home = local_dir::directory(root.as_ref())?;
+        let root = local_dir::directory(&home.join(Self::DIRECTORY))?;
         Ok(Self { home, root, unflushed: Arc::default(), flushing: Arc::default() })
     }
 

@@ -1,5 +1,6 @@
 //! Blob providers: where files live between modules.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,6 +100,11 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
         Ok(())
     }
 
+    /// The key as the store sees it: two keys that are folded together name one blob.
+    fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
+        Cow::Borrowed(key.as_str())
+    }
+
     /// A URI the blob can be fetched from, signed for as long as the provider is configured to.
     async fn uri(&self, key: &BlobKey) -> Result<Url>;
 
@@ -139,6 +145,9 @@ macro_rules! forward {
             }
             async fn flush(&self) -> Result<()> {
                 (**self).flush().await
+            }
+            fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
+                (**self).folded(key)
             }
             async fn uri(&self, key: &BlobKey) -> Result<Url> {
                 (**self).uri(key).await

@@ -97,6 +97,20 @@ pub async fn odd_names_survive(provider: &dyn BlobProvider) {
     }
 }
 
+/// Keys that share a blob are told to: `folded` is the same for both, and different for all others.
+pub async fn shared_blobs_are_told(provider: &dyn BlobProvider) {
+    let event = Uuid::new_v4();
+    let names = ["x/y", "x\\y", "X/y", "x/y.", "x/y ", "x/%79", "x/\u{e9}", "x/e\u{301}"];
+    let keys = names.map(|name| BlobKey::parse(&format!("{event}/module/{name}")).unwrap());
+    for key in &keys {
+        put(provider, key, key.as_str().as_bytes()).await;
+    }
+    for key in &keys {
+        let last = keys.iter().rfind(|other| provider.folded(other) == provider.folded(key)).unwrap();
+        assert_eq!(get(provider, key).await, last.as_str().as_bytes(), "{key}");
+    }
+}
+
 /// An empty file is a file.
 pub async fn an_empty_blob_is_a_blob(provider: &dyn BlobProvider) {
     let key = key("empty");

@@ -1,20 +1,20 @@
 //! Documents in memory, for tests and for embedders that need no store.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
+use super::{Document, DocumentProvider, Kind, PAGE};
 use crate::error::Result;
+
+type Stored = BTreeMap<(&'static str, String), Arc<str>>;
 
 /// Documents as long as the process lives; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    contexts: Arc<RwLock<HashMap<EventId, EventContext>>>,
-    insights: Arc<RwLock<HashMap<InsightId, Insight>>>,
-    failures: Arc<RwLock<HashMap<FailureId, Failure>>>,
+    stored: Arc<Mutex<Stored>>,
 }
 
 impl std::fmt::Display for Memory {
@@ -25,33 +25,40 @@ impl std::fmt::Display for Memory {
 
 #[async_trait]
 impl DocumentProvider for Memory {
-    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-        Ok(self.contexts.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned())
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+        Ok(self.stored().get(&(kind.name(), id.to_owned())).map(|json| json.to_string()))
     }
 
-    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-        let mut stored = self.contexts.write().unwrap_or_else(PoisonError::into_inner);
-        stored.extend(contexts.iter().map(|context| (context.context.event_id.clone(), context.clone())));
+    async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+        let key = |document: &Document| (kind.name(), document.id.clone());
+        let stored = documents.iter().map(|document| (key(document), document.json.as_str().into()));
+        self.stored().extend(stored);
         Ok(())
     }
 
-    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-        Ok(self.insights.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned())
+    async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+        let mut stored = self.stored();
+        let entry = stored.entry((kind.name(), document.id.clone()));
+        Ok(entry.or_insert_with(|| document.json.as_str().into()).to_string())
     }
 
-    async fn put_insight(&self, insight: &Insight) -> Result<()> {
-        let mut stored = self.insights.write().unwrap_or_else(PoisonError::into_inner);
-        stored.insert(insight.id.clone(), insight.clone());
+    async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+        let stored = self.stored();
+        let from = (kind.name(), after.unwrap_or_default().to_owned());
+        let page = stored.range((Bound::Excluded(from), Bound::Unbounded));
+        let page = page.take_while(|((name, _), _)| *name == kind.name()).take(PAGE);
+        Ok(page.map(|((_, id), json)| (id.clone(), json.to_string())).collect())
+    }
+
+    async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+        let mut stored = self.stored();
+        ids.iter().for_each(|id| drop(stored.remove(&(kind.name(), id.clone()))));
         Ok(())
     }
+}
 
-    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-        Ok(self.failures.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned())
-    }
-
-    async fn put_failure(&self, failure: &Failure) -> Result<()> {
-        let mut stored = self.failures.write().unwrap_or_else(PoisonError::into_inner);
-        stored.insert(failure.id.clone(), failure.clone());
-        Ok(())
+impl Memory {
+    fn stored(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,14 +1,16 @@
-//! Document providers: where event contexts are looked up and insights are kept.
+//! Document providers: where event contexts, execution records and insights are kept.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+mod kind;
 #[cfg(feature = "local")]
 mod local;
 #[cfg(feature = "memory")]
@@ -18,6 +20,7 @@ mod mongo;
 #[cfg(feature = "postgres")]
 mod postgres;
 
+pub use kind::{Kind, Stored};
 #[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
@@ -27,17 +30,35 @@ pub use mongo::{Mongo, MongoConfig};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
 
-/// A store of JSON documents under their ids.
+/// The most documents that one call of [`DocumentProvider::list`] returns.
+pub const PAGE: usize = 500;
+
+/// A document on its way to a store.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// What it is found by: one path segment of at most 128 bytes.
+    pub id: String,
+    /// The graph that it belongs to; a store may index it.
+    pub correlation_id: String,
+    /// A JSON object.
+    pub json: String,
+}
+
+/// A store of JSON documents under their ids, in sets that are called kinds.
 ///
 /// # Contract
-/// - What was put is durable, and visible to every reader, when the call returns.
+/// - What was put or inserted is durable, and visible to every reader, when the call returns.
 /// - A document put under an id that exists replaces the old one; there are never two.
-/// - What is read back equals what was put, with the order and the duplicates of its pairs.
+/// - `insert` stores the document if there is none under its id, and returns whichever is stored then. However many
+///   clients insert under one id at once, all of them get the same document, and so does every later `get`.
+/// - What is read back equals what was put: the order of arrays survives, that of an object's fields need not.
 /// - An id that was never put is `Ok(None)`; a store that cannot answer is an error.
-/// - Event contexts, insights and failures are three sets: equal ids do not meet.
+/// - Kinds are sets of their own: equal ids of two kinds do not meet. A kind is known by its name alone.
+/// - `list` returns each document that was there before it was called and is not deleted, page by page.
 ///
 /// # Retrying
-/// Every call can be repeated safely; after an error any part of a slice may have been stored.
+/// Every call can be repeated safely; after an error any part of a slice may have been stored or deleted, and a
+/// document that was to be inserted may be there, now or later.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the same call can succeed later, [`Error::Refused`] when it cannot,
@@ -46,29 +67,31 @@ pub use postgres::Postgres;
 /// # Implementing
 /// `Display` is the store's short name for logs and errors; it never contains a secret.
 /// The suite [`conformance::documents`](crate::conformance::documents) holds one test for each guarantee.
-///
-/// [`Error::Unavailable`]: crate::Error::Unavailable
-/// [`Error::Refused`]: crate::Error::Refused
-/// [`Error::Corrupt`]: crate::Error::Corrupt
+/// [`Documents`] gives every provider typed methods: a new kind of document touches no provider.
 #[async_trait]
 pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// The context of an event, if there is one.
-    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>>;
+    /// The document with this id, as JSON, if there is one.
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>>;
 
-    /// Stores event contexts, each under its event's id.
-    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()>;
+    /// Stores documents, each under its id.
+    async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()>;
 
-    /// An insight, if there is one.
-    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>>;
+    /// Stores the document if there is none with its id, and returns whichever is stored.
+    async fn insert(&self, kind: Kind, document: &Document) -> Result<String>;
 
-    /// Stores an insight under its id.
-    async fn put_insight(&self, insight: &Insight) -> Result<()>;
+    /// The next documents after the id `after`, in an order of the store's choice: at most [`PAGE`], with their
+    /// ids. An empty page is the end.
+    async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>>;
 
-    /// A failure, if there is one.
-    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>>;
+    /// Removes documents; one that is absent is no error.
+    async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()>;
 
-    /// Stores a failure under its id.
-    async fn put_failure(&self, failure: &Failure) -> Result<()>;
+    /// Whether `insert` decides between clients on different machines.
+    ///
+    /// A store that cannot do so says `false`: then two attempts of one execution must not overlap.
+    fn decides(&self) -> bool {
+        true
+    }
 
     /// The store's stable identity, which records and journals compare: two different stores never have the
     /// same, and one has the same in every process, whatever its credentials. It never contains a secret.
@@ -89,27 +112,94 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     }
 }
 
+/// The methods of every document provider, by the types of the documents.
+#[async_trait]
+pub trait Documents: DocumentProvider {
+    /// The document of this type with this id, if there is one.
+    ///
+    /// # Errors
+    /// What the provider reports, and [`Error::Corrupt`] for a document of another shape.
+    async fn find<T: Stored>(&self, id: &str) -> Result<Option<T>> {
+        let found = self.get(T::KIND, id).await?;
+        found.map(|json| parse(self, T::KIND, id, &json)).transpose()
+    }
+
+    /// Stores documents of one type.
+    ///
+    /// # Errors
+    /// What the provider reports.
+    async fn store<T: Stored>(&self, documents: &[T]) -> Result<()> {
+        let encoded = documents.iter().map(|document| encode(self, document));
+        let encoded: Vec<Document> = encoded.collect::<Result<_>>()?;
+        if encoded.is_empty() { Ok(()) } else { self.put(T::KIND, &encoded).await }
+    }
+
+    /// Stores the document if there is none with its id, and returns whichever is stored.
+    ///
+    /// # Errors
+    /// What the provider reports.
+    async fn decide<T: Stored>(&self, document: &T) -> Result<T> {
+        let encoded = encode(self, document)?;
+        let stored = self.insert(T::KIND, &encoded).await?;
+        parse(self, T::KIND, &encoded.id, &stored)
+    }
+
+    /// The next page of documents of one type; see [`DocumentProvider::list`].
+    ///
+    /// # Errors
+    /// What the provider reports, and [`Error::Corrupt`] for a document of another shape.
+    async fn page<T: Stored>(&self, after: Option<&str>) -> Result<Vec<(String, T)>> {
+        let page = self.list(T::KIND, after).await?;
+        let parse = |(id, json): (String, String)| parse(self, T::KIND, &id, &json).map(|found| (id, found));
+        page.into_iter().map(parse).collect()
+    }
+}
+
+impl<P: DocumentProvider + ?Sized> Documents for P {}
+
+/// As people read it: the embedded store keeps it so.
+fn encode<T: Serialize + Stored>(provider: &(impl fmt::Display + ?Sized), document: &T) -> Result<Document> {
+    let mut json = serde_json::to_string_pretty(document)
+        .map_err(|error| Error::refused(&provider, format!("store {}", T::KIND.one()), error))?;
+    json.push('\n');
+    let (id, correlation_id) = (document.id(), document.correlation_id().to_owned());
+    Ok(Document { id, correlation_id, json })
+}
+
+fn parse<T: DeserializeOwned>(
+    provider: &(impl fmt::Display + ?Sized),
+    kind: Kind,
+    id: &str,
+    json: &str,
+) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| Error::Corrupt {
+        provider: provider.to_string(),
+        what: format!("{} {id:?}", kind.name()),
+        problem: error.to_string(),
+    })
+}
+
 macro_rules! forward {
     ($($pointer:ident),*) => {$(
         #[async_trait]
         impl<P: DocumentProvider + ?Sized> DocumentProvider for $pointer<P> {
-            async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-                (**self).event_context(id).await
+            async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+                (**self).get(kind, id).await
             }
-            async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-                (**self).put_event_contexts(contexts).await
+            async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+                (**self).put(kind, documents).await
             }
-            async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-                (**self).insight(id).await
+            async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+                (**self).insert(kind, document).await
             }
-            async fn put_insight(&self, insight: &Insight) -> Result<()> {
-                (**self).put_insight(insight).await
+            async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+                (**self).list(kind, after).await
             }
-            async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-                (**self).failure(id).await
+            async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+                (**self).delete(kind, ids).await
             }
-            async fn put_failure(&self, failure: &Failure) -> Result<()> {
-                (**self).put_failure(failure).await
+            fn decides(&self) -> bool {
+                (**self).decides()
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await

@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use mongodb::bson::{Bson, Document, deserialize_from_document, doc, serialize_to_document};
+use mongodb::bson::{self, Bson, doc};
 use mongodb::error::{ErrorKind, WriteFailure};
-use mongodb::options::{ClientOptions, Tls, TlsOptions, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, Tls, TlsOptions,
+    WriteConcern,
+};
 use mongodb::{Client, Collection, IndexModel};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::OnceCell;
 
-use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
+use super::{Document, DocumentProvider, Kind, PAGE};
 use crate::error::{Cause, Error, Result};
 use crate::{blocking, tls};
 
@@ -40,7 +41,7 @@ const DUPLICATE_KEY: i32 = 11000;
 pub struct MongoConfig {
     /// The database.
     pub database: String,
-    /// The collection, which holds event contexts, insights and failures.
+    /// The collection, which holds documents of every kind.
     pub collection: String,
     /// Certificates to trust besides the system's, as PEM.
     #[serde(default)]
@@ -57,7 +58,8 @@ pub struct Mongo {
 }
 
 struct Connected {
-    collection: Collection<Document>,
+    client: Client,
+    collection: Collection<bson::Document>,
     /// The driver reads it again for every server that it finds.
     _roots: Option<File>,
 }
@@ -76,53 +78,67 @@ impl fmt::Display for Mongo {
     }
 }
 
-/// The kinds of documents, which share a collection but never an `_id`.
-#[derive(Clone, Copy)]
-enum Kind {
-    Context,
-    Insight,
-    Failure,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Context => "context",
-            Self::Insight => "insight",
-            Self::Failure => "failure",
-        }
-    }
-
-    fn key(self, id: &str) -> String {
-        format!("{}:{id}", self.name())
-    }
-}
-
 #[async_trait]
 impl DocumentProvider for Mongo {
-    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-        self.find(Kind::Context, id.as_str()).await
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+        let action = format!("look up {}", kind.one());
+        let found = self.collection().await?.find_one(doc! { "_id": key(kind, id) }).await;
+        let found = found.map_err(|error| self.error(&action, error))?;
+        found.map(|document| self.json(kind, id, &document)).transpose()
     }
 
-    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-        let documents = contexts.iter().map(|document| (document.context.event_id.as_str(), document));
-        self.upsert(Kind::Context, documents).await
+    async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+        let action = format!("store {}", kind.many());
+        let collection = self.collection().await?;
+        let encoded = documents.iter().map(|document| self.encode(kind, document));
+        let encoded = encoded.collect::<Result<Vec<_>>>()?;
+        futures_util::stream::iter(encoded)
+            .map(async |document| {
+                let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+                let put = collection.replace_one(doc! { "_id": id }, document).upsert(true).await;
+                put.map(drop).map_err(|error| self.error(&action, error))
+            })
+            .buffer_unordered(WINDOW)
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await
     }
 
-    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-        self.find(Kind::Insight, id.as_str()).await
+    async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+        let action = format!("store {} if there is none", kind.one());
+        let collection = self.collection().await?;
+        match collection.insert_one(self.encode(kind, document)?).await {
+            Ok(_) => return Ok(document.json.clone()),
+            Err(error) if code(&error) == Some(DUPLICATE_KEY) => {}
+            Err(error) => return Err(self.error(&action, error)),
+        }
+        self.get(kind, &document.id).await?.ok_or_else(|| {
+            Error::unavailable(self, action, "the server has such a document, and does not find it")
+        })
     }
 
-    async fn put_insight(&self, insight: &Insight) -> Result<()> {
-        self.upsert(Kind::Insight, [(insight.id.as_str(), insight)]).await
+    async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+        let action = format!("list {}", kind.many());
+        // A colon is followed by a semicolon: the ids of a kind end before it.
+        let filter = doc! { "_id": { "$gt": key(kind, after.unwrap_or_default()), "$lt": format!("{};", kind.name()) } };
+        let find = self.collection().await?.find(filter).sort(doc! { "_id": 1 });
+        let found = find.limit(PAGE.try_into().unwrap_or(i64::MAX)).await;
+        let found = found.map_err(|error| self.error(&action, error))?;
+        let found: Vec<bson::Document> =
+            found.try_collect().await.map_err(|error| self.error(&action, error))?;
+        let entry = |document: bson::Document| {
+            let id = document.get_str("_id").unwrap_or_default();
+            let id = id.split_once(':').map_or(id, |(_, id)| id).to_owned();
+            let json = self.json(kind, &id, &document)?;
+            Ok((id, json))
+        };
+        found.into_iter().map(entry).collect()
     }
 
-    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-        self.find(Kind::Failure, id.as_str()).await
-    }
-
-    async fn put_failure(&self, failure: &Failure) -> Result<()> {
-        self.upsert(Kind::Failure, [(failure.id.as_str(), failure)]).await
+    async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+        let action = format!("remove {}", kind.many());
+        let keys: Vec<String> = ids.iter().map(|id| key(kind, id)).collect();
+        let deleted = self.collection().await?.delete_many(doc! { "_id": { "$in": keys } }).await;
+        deleted.map(drop).map_err(|error| self.error(&action, error))
     }
 
     /// Hosts in the order of their names, each with its port: whatever the URL says besides leads to the same place.
@@ -143,10 +159,23 @@ impl DocumentProvider for Mongo {
     async fn check(&self) -> Result<()> {
         let action = "make the indexes";
         let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
-        let collection = self.collection().await?;
+        let Connected { client, collection, .. } = self.connected().await?;
         let made = collection.create_indexes([index("id"), index("correlationId")]).await;
-        made.map(drop).map_err(|error| self.error(action, error))
+        made.map_err(|error| self.error(action, error))?;
+        self.check_shard_key(client).await?;
+        if self.url.contains(".mongo.cosmos.azure.com") {
+            tracing::warn!(
+                "{self}: an account of Cosmos DB with several write regions decides by the last writer: write to \
+                 one region only, or attempts of one execution must not overlap"
+            );
+        }
+        Ok(())
     }
+}
+
+/// Kinds share the collection, but never an `_id`.
+fn key(kind: Kind, id: &str) -> String {
+    format!("{}:{id}", kind.name())
 }
 
 impl Mongo {
@@ -163,7 +192,11 @@ impl Mongo {
         (scheme, authority.rsplit('@').next().unwrap_or_default())
     }
 
-    async fn collection(&self) -> Result<&Collection<Document>> {
+    async fn collection(&self) -> Result<&Collection<bson::Document>> {
+        Ok(&self.connected().await?.collection)
+    }
+
+    async fn connected(&self) -> Result<&Connected> {
         let connect = async || {
             let action = "take these settings";
             let mut options =
@@ -171,7 +204,11 @@ impl Mongo {
             options.app_name.get_or_insert_with(|| "sidecar".into());
             options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
             options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
-            options.write_concern.get_or_insert(WriteConcern::majority());
+            // What decides an outcome must survive the loss of a primary, whatever the URL says.
+            options.write_concern =
+                Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+            options.read_concern = Some(ReadConcern::majority());
+            options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
             if options.tls.is_none() && self.url.starts_with("mongodb+srv:") {
                 options.tls = Some(Tls::Enabled(TlsOptions::default()));
             }
@@ -186,58 +223,60 @@ impl Mongo {
             }
             let client = Client::with_options(options).map_err(|error| self.error(action, error))?;
             let collection = client.database(&self.config.database).collection(&self.config.collection);
-            Ok(Connected { collection, _roots: roots })
+            Ok(Connected { client, collection, _roots: roots })
         };
-        self.connected.get_or_try_init(connect).await.map(|connected| &connected.collection)
+        self.connected.get_or_try_init(connect).await
     }
 
-    async fn find<T: DeserializeOwned>(&self, kind: Kind, id: &str) -> Result<Option<T>> {
-        let collection = self.collection().await?;
-        let found = collection.find_one(doc! { "_id": kind.key(id) }).await;
-        let found = found.map_err(|error| self.error("look a document up", error))?;
-        let parse = |document| {
-            deserialize_from_document(document).map_err(|error| Error::Corrupt {
-                provider: self.to_string(),
-                what: format!("document {id:?}"),
-                problem: error.to_string(),
-            })
-        };
-        found.map(parse).transpose()
+    fn encode(&self, kind: Kind, document: &Document) -> Result<bson::Document> {
+        let refused = |error: serde_json::Error| Error::refused(self, format!("store {}", kind.one()), error);
+        let mut encoded: bson::Document = serde_json::from_str(&document.json).map_err(refused)?;
+        encoded.insert("_id", key(kind, &document.id));
+        encoded.insert("id", document.id.as_str());
+        encoded.insert("kind", kind.name());
+        Ok(encoded)
     }
 
-    async fn upsert<'d, T: Serialize + 'd>(
-        &self,
-        kind: Kind,
-        documents: impl IntoIterator<Item = (&'d str, &'d T)>,
-    ) -> Result<()> {
-        let action = "store documents";
-        let collection = self.collection().await?;
-        let encode = |(id, document): (&str, &T)| {
-            let mut encoded: Document =
-                serialize_to_document(document).map_err(|error| Error::refused(self, action, error))?;
-            encoded.insert("id", id);
-            encoded.insert("kind", kind.name());
-            Ok((Bson::String(kind.key(id)), encoded))
+    fn json(&self, kind: Kind, id: &str, document: &bson::Document) -> Result<String> {
+        serde_json::to_string(document).map_err(|error| Error::Corrupt {
+            provider: self.to_string(),
+            what: format!("{} {id:?}", kind.name()),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Where a collection is sharded by anything but `_id`, two shards may each hold a document of one `_id`.
+    async fn check_shard_key(&self, client: &Client) -> Result<()> {
+        let action = "look up how the collection is sharded";
+        let hello = client.database("admin").run_command(doc! { "hello": 1 }).await;
+        let hello = hello.map_err(|error| self.error(action, error))?;
+        if hello.get_str("msg").ok() != Some("isdbgrid") {
+            return Ok(());
+        }
+        let MongoConfig { database, collection, .. } = &self.config;
+        let collections = client.database("config").collection::<bson::Document>("collections");
+        let found = collections.find_one(doc! { "_id": format!("{database}.{collection}") }).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                let error = error.to_string();
+                tracing::warn!(error, "{self}: cannot look up the shard key; it must be _id");
+                return Ok(());
+            }
         };
-        let encoded = documents.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        futures_util::stream::iter(encoded)
-            .map(async |(id, document)| {
-                let put = collection.replace_one(doc! { "_id": id }, document).upsert(true).await;
-                put.map(drop).map_err(|error| self.error(action, error))
-            })
-            .buffer_unordered(WINDOW)
-            .try_for_each(|()| std::future::ready(Ok(())))
-            .await
+        match found.as_ref().and_then(|found| found.get_document("key").ok()) {
+            Some(key) if !decides_by(key) => Err(Error::refused(
+                self,
+                "decide in this collection",
+                format!("it is sharded by {key}: shard it by _id, or take one that is not sharded"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The one table from the server's errors to ours.
     fn error(&self, action: &str, error: mongodb::error::Error) -> Error {
-        let code = match &*error.kind {
-            ErrorKind::Command(error) => Some(error.code),
-            ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
-            ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
-            _ => None,
-        };
+        let code = code(&error);
         let transient = match &*error.kind {
             ErrorKind::Io(_)
             | ErrorKind::ServerSelection { .. }
@@ -256,6 +295,20 @@ impl Mongo {
         }
         let retry_after = retry_after(&cause.to_string());
         Error::Unavailable { provider: self.to_string(), action: action.into(), retry_after, source: cause }
+    }
+}
+
+/// Whether documents of one `_id` always meet on one shard.
+fn decides_by(shard_key: &bson::Document) -> bool {
+    shard_key.len() == 1 && shard_key.contains_key("_id")
+}
+
+fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+        _ => None,
     }
 }
 
@@ -282,6 +335,12 @@ mod tests {
         assert_eq!(id("mongodb://[::1]/", "c"), "mongodb://[::1]:27017/d.c");
         assert_ne!(one, id("mongodb://a,b:1/", "other"));
         assert_ne!(one, id("mongodb://a,b:2/", "c"));
+    }
+
+    #[test]
+    fn only_a_shard_key_of_the_id_alone_decides() {
+        assert!(decides_by(&doc! { "_id": 1 }) && decides_by(&doc! { "_id": "hashed" }));
+        assert!(!decides_by(&doc! { "correlationId": 1 }) && !decides_by(&doc! { "_id": 1, "kind": 1 }));
     }
 
     #[test]

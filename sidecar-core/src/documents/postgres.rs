@@ -1,4 +1,4 @@
-//! Documents in PostgreSQL: three tables of `jsonb`, with what is searched for in columns of its own.
+//! Documents in PostgreSQL: a table of `jsonb` for each kind, with what is searched for in columns of its own.
 
 use std::error::Error as _;
 use std::fmt;
@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use tokio_postgres::Config;
 use tokio_postgres::config::Host;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::{Position, Url};
 
-use super::DocumentProvider;
-use crate::contract::{EventContext, EventId, Failure, FailureId, Insight, InsightId};
+use super::{Document, DocumentProvider, Kind, PAGE};
 use crate::error::{Error, Result};
 use crate::tls;
 
@@ -31,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The prefix of the tables where nothing else is said.
 const DEFAULT_TABLE: &str = "sidecar";
 
-/// Documents in the tables `{table}_contexts`, `{table}_insights` and `{table}_failures`, made by
+/// Documents in the tables `{table}_contexts`, `{table}_insights` and so on, made by
 /// [`check`](DocumentProvider::check); clones share the connections.
 #[derive(Clone)]
 pub struct Postgres {
@@ -59,34 +56,69 @@ impl fmt::Display for Postgres {
 
 #[async_trait]
 impl DocumentProvider for Postgres {
-    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-        self.find("contexts", id.as_str()).await
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+        let action = format!("look up {}", kind.one());
+        let query = format!("SELECT document::text FROM {} WHERE id = $1", self.table(kind));
+        let rows = self.query(&action, &query, &[(&id, Type::TEXT)]).await?;
+        rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| self.error(&action, error))
     }
 
-    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-        let rows = contexts.iter().map(|document| {
-            let context = &document.context;
-            (context.event_id.as_str(), context.correlation_id.as_str(), document)
-        });
-        self.upsert("contexts", rows).await
+    async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+        let column = |text: fn(&Document) -> &str| documents.iter().map(text).collect::<Vec<_>>();
+        let ids = column(|document| &document.id);
+        let correlations = column(|document| &document.correlation_id);
+        let bodies = column(|document| &document.json);
+        let query = format!(
+            "INSERT INTO {} (id, correlation_id, document)
+             SELECT id, correlation, document::jsonb FROM unnest($1, $2, $3) AS u (id, correlation, document)
+             ON CONFLICT (id) DO UPDATE SET correlation_id = EXCLUDED.correlation_id, document = EXCLUDED.document",
+            self.table(kind)
+        );
+        let texts = Type::TEXT_ARRAY;
+        let values: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&ids, texts.clone()), (&correlations, texts.clone()), (&bodies, texts)];
+        self.query(&format!("store {}", kind.many()), &query, &values).await.map(drop)
     }
 
-    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-        self.find("insights", id.as_str()).await
+    async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+        let action = format!("store {} if there is none", kind.one());
+        // What decides an outcome is on the disk before it is seen: a setting that would not wait for it is raised
+        // for this one transaction, and one that waits for more is left alone.
+        let query = format!(
+            "WITH raised AS MATERIALIZED (
+                SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+                    THEN set_config('synchronous_commit', 'on', true) END AS level)
+             INSERT INTO {} (id, correlation_id, document)
+             SELECT $1, $2, $3::jsonb FROM raised WHERE level IS NULL OR level = 'on'
+             ON CONFLICT (id) DO NOTHING RETURNING id",
+            self.table(kind)
+        );
+        let Document { id, correlation_id, json } = document;
+        let values: [(&(dyn ToSql + Sync), Type); 3] =
+            [(id, Type::TEXT), (correlation_id, Type::TEXT), (json, Type::TEXT)];
+        if !self.query(&action, &query, &values).await?.is_empty() {
+            return Ok(json.clone());
+        }
+        // A statement of its own: the first one's snapshot need not show what it met.
+        let stored = self.get(kind, id).await?;
+        stored.ok_or_else(|| Error::unavailable(self, action, "there was one, and it is gone"))
     }
 
-    async fn put_insight(&self, insight: &Insight) -> Result<()> {
-        let row = (insight.id.as_str(), insight.context.correlation_id.as_str(), insight);
-        self.upsert("insights", [row]).await
+    async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+        let action = format!("list {}", kind.many());
+        let query = format!(
+            "SELECT id, document::text FROM {} WHERE id > $1 ORDER BY id LIMIT {PAGE}",
+            self.table(kind)
+        );
+        let rows = self.query(&action, &query, &[(&after.unwrap_or_default(), Type::TEXT)]).await?;
+        let entry = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(entry).collect::<Result<_, _>>().map_err(|error| self.error(&action, error))
     }
 
-    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-        self.find("failures", id.as_str()).await
-    }
-
-    async fn put_failure(&self, failure: &Failure) -> Result<()> {
-        let row = (failure.id.as_str(), failure.context.correlation_id.as_str(), failure);
-        self.upsert("failures", [row]).await
+    async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+        let query = format!("DELETE FROM {} WHERE id = ANY($1)", self.table(kind));
+        let action = format!("remove {}", kind.many());
+        self.query(&action, &query, &[(&ids, Type::TEXT_ARRAY)]).await.map(drop)
     }
 
     fn id(&self) -> String {
@@ -95,26 +127,33 @@ impl DocumentProvider for Postgres {
 
     async fn check(&self) -> Result<()> {
         let action = "make the tables";
-        let client = self.client(action).await?;
-        let mut statements = String::new();
-        for kind in ["contexts", "insights", "failures"] {
-            let table = self.table(kind);
-            let there = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await;
+        let mut missing = Vec::new();
+        for kind in Kind::ALL {
+            let there = "SELECT to_regclass($1) IS NOT NULL";
+            let rows = self.query(action, there, &[(&self.table(kind), Type::TEXT)]).await?;
+            let there = rows.first().map_or(Ok(false), |row| row.try_get(0));
             // To use them needs less rights than to make them.
-            if there.and_then(|row| row.try_get(0)).map_err(|error| self.error(action, error))? {
-                continue;
+            if !there.map_err(|error| self.error(action, error))? {
+                missing.push(kind);
             }
-            let index = format!("\"{}_{kind}_correlation\"", self.table);
-            statements += &format!(
-                "CREATE TABLE IF NOT EXISTS {table} (
-                    id text PRIMARY KEY, correlation_id text NOT NULL, document jsonb NOT NULL);
-                CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);"
-            );
         }
+        let statements: String = missing.into_iter().map(|kind| self.definition(kind)).collect();
         // Two sidecars that make the tables at once would meet in the catalogue; any number is as good.
         // Statements that are sent together are one transaction.
-        let statements = format!("SELECT pg_advisory_xact_lock(7305804402); {statements}");
-        client.batch_execute(&statements).await.map_err(|error| self.error(action, error))
+        let locked = format!("SELECT pg_advisory_xact_lock(7305804402); {statements}");
+        let client = self.client(action).await?;
+        client.batch_execute(&locked).await.map_err(|error| match self.error(action, error) {
+            Error::Refused { provider, action, source } if !statements.is_empty() => Error::Refused {
+                provider,
+                action,
+                source: format!(
+                    "{source}{}; somebody who may has to run:\n{statements}",
+                    source.source().map(|cause| format!(": {cause}")).unwrap_or_default()
+                )
+                .into(),
+            },
+            error => error,
+        })
     }
 }
 
@@ -157,8 +196,18 @@ impl Postgres {
         Ok(Self { pool, name, id, table })
     }
 
-    fn table(&self, kind: &str) -> String {
-        format!("\"{}_{kind}\"", self.table)
+    fn table(&self, kind: Kind) -> String {
+        format!("\"{}_{}\"", self.table, kind.plural())
+    }
+
+    /// How the table of a kind is made.
+    fn definition(&self, kind: Kind) -> String {
+        let (table, index) = (self.table(kind), format!("\"{}_{}_correlation\"", self.table, kind.plural()));
+        format!(
+            "CREATE TABLE IF NOT EXISTS {table} (id text PRIMARY KEY, correlation_id text NOT NULL, document jsonb NOT NULL);
+CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);
+"
+        )
     }
 
     async fn client(&self, action: &str) -> Result<Object> {
@@ -168,47 +217,15 @@ impl Postgres {
         })
     }
 
-    async fn find<T: DeserializeOwned>(&self, kind: &str, id: &str) -> Result<Option<T>> {
-        let action = "look a document up";
-        let client = self.client(action).await?;
-        let query = format!("SELECT document FROM {} WHERE id = $1", self.table(kind));
-        let row = client.query_opt(&query, &[&id]).await.map_err(|error| self.error(action, error))?;
-        let document: Option<Value> =
-            row.map(|row| row.try_get(0)).transpose().map_err(|e| self.error(action, e))?;
-        let parse = |document| {
-            serde_json::from_value(document).map_err(|error| Error::Corrupt {
-                provider: self.to_string(),
-                what: format!("document {id:?}"),
-                problem: error.to_string(),
-            })
-        };
-        document.map(parse).transpose()
-    }
-
-    async fn upsert<'d, T: Serialize + 'd>(
+    /// Sends a query without a name, so that nothing relies on the session: a pooler may change it each time.
+    async fn query(
         &self,
-        kind: &str,
-        rows: impl IntoIterator<Item = (&'d str, &'d str, &'d T)>,
-    ) -> Result<()> {
-        let action = "store documents";
-        let (mut ids, mut correlations, mut documents) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, correlation, document) in rows {
-            ids.push(id.to_owned());
-            correlations.push(correlation.to_owned());
-            documents
-                .push(serde_json::to_value(document).map_err(|error| Error::refused(self, action, error))?);
-        }
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let query = format!(
-            "INSERT INTO {} (id, correlation_id, document) SELECT * FROM unnest($1::text[], $2::text[], $3::jsonb[])
-             ON CONFLICT (id) DO UPDATE SET correlation_id = EXCLUDED.correlation_id, document = EXCLUDED.document",
-            self.table(kind)
-        );
+        action: &str,
+        query: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>> {
         let client = self.client(action).await?;
-        let stored = client.execute(&query, &[&ids, &correlations, &documents]).await;
-        stored.map(drop).map_err(|error| self.error(action, error))
+        client.query_typed(query, values).await.map_err(|error| self.error(action, error))
     }
 
     /// The one table from the server's errors to ours.

@@ -50,14 +50,15 @@ impl EventProvider for Local {
 
 impl Local {
     /// Where below its root it keeps data.
-    pub(crate) const DIRECTORIES: [&str; 1] = ["events"];
+    pub(crate) const DIRECTORY: &str = "events";
 
     /// Opens the store below `root`, making `root/events` when it is absent.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be made.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
-        let (home, [dir]) = local_dir::open(root.as_ref(), Self::DIRECTORIES)?;
+        let home = local_dir::directory(root.as_ref())?;
+        let dir = local_dir::directory(&home.join(Self::DIRECTORY))?;
         Ok(Self { home, dir, format: EventFormat::default() })
     }
 

@@ -39,7 +39,7 @@ impl<P: fmt::Display> CircuitBreaker<P> {
         if let Some(left) = self.pause_left() {
             return Err(Error::Unavailable {
                 provider: self.inner.to_string(),
-                action: name.action.to_owned(),
+                action: name.action.into_owned(),
                 retry_after: Some(left),
                 source: format!("it failed {} times in a row and is left alone", self.failures).into(),
             });

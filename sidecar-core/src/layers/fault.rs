@@ -58,13 +58,13 @@ impl<P: fmt::Display> Fault<P> {
 
     async fn around<'c, T>(&self, name: Call, call: impl Fn() -> BoxFuture<'c, Result<T>>) -> Result<T> {
         let provider = self.inner.to_string();
-        let (action, source) = (name.action.to_owned(), "injected".into());
+        let (action, source) = (name.action.to_string(), "injected".into());
         let away =
             |source| Error::Unavailable { provider: provider.clone(), action, retry_after: None, source };
-        match (self.script)(name.action, self.calls.fetch_add(1, Ordering::Relaxed)) {
+        match (self.script)(&name.action, self.calls.fetch_add(1, Ordering::Relaxed)) {
             Injected::Nothing => call().await,
             Injected::Unavailable => Err(away(source)),
-            Injected::Refused => Err(Error::Refused { provider, action: name.action.to_owned(), source }),
+            Injected::Refused => Err(Error::Refused { provider, action: name.action.into_owned(), source }),
             Injected::AnswerLost => {
                 call().await?;
                 Err(away("injected: the answer was lost".into()))

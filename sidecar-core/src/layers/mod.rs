@@ -4,6 +4,7 @@
 //! The usual order, from the outside: [`Retry`] → [`RateLimit`] → [`CircuitBreaker`] → [`Timeout`] → provider.
 //! So each attempt counts against the rate, and a call that hangs counts as a failure.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -23,18 +24,18 @@ pub use timeout::Timeout;
 #[derive(Debug)]
 struct Call {
     /// The call as a verb phrase.
-    action: &'static str,
+    action: Cow<'static, str>,
     /// The counters of the bytes that it moves.
     moved: Vec<Arc<AtomicU64>>,
 }
 
 impl Call {
-    fn new(action: &'static str) -> Self {
-        Self { action, moved: Vec::new() }
+    fn new(action: impl Into<Cow<'static, str>>) -> Self {
+        Self { action: action.into(), moved: Vec::new() }
     }
 
     fn moving(action: &'static str, moved: impl Iterator<Item = Arc<AtomicU64>>) -> Self {
-        Self { action, moved: moved.collect() }
+        Self { action: action.into(), moved: moved.collect() }
     }
 }
 
@@ -53,10 +54,8 @@ macro_rules! provider {
 
             use super::Call;
             use crate::blob::{BlobProvider, Descriptor, Source, Target};
-            use crate::contract::{
-                BlobKey, Event, EventContext, EventId, Failure, FailureId, Insight, InsightId,
-            };
-            use crate::documents::DocumentProvider;
+            use crate::contract::{BlobKey, Event};
+            use crate::documents::{Document, DocumentProvider, Kind};
             use crate::error::Result;
             use crate::events::EventProvider;
 
@@ -87,6 +86,9 @@ macro_rules! provider {
                 async fn flush(&self) -> Result<()> {
                     self.around(Call::new(super::FLUSH), || self.inner.flush()).await
                 }
+                fn folded<'k>(&self, key: &'k BlobKey) -> std::borrow::Cow<'k, str> {
+                    self.inner.folded(key)
+                }
                 async fn uri(&self, key: &BlobKey) -> Result<Url> {
                     self.around(Call::new("sign a URI"), || self.inner.uri(key)).await
                 }
@@ -103,24 +105,28 @@ macro_rules! provider {
 
             #[async_trait]
             impl<P: DocumentProvider> DocumentProvider for $layer<P> {
-                async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-                    self.around(Call::new("look up an event context"), || self.inner.event_context(id)).await
+                async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+                    let call = Call::new(format!("look up {}", kind.one()));
+                    self.around(call, || self.inner.get(kind, id)).await
                 }
-                async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-                    let call = Call::new("store event contexts");
-                    self.around(call, || self.inner.put_event_contexts(contexts)).await
+                async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+                    let call = Call::new(format!("store {}", kind.many()));
+                    self.around(call, || self.inner.put(kind, documents)).await
                 }
-                async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-                    self.around(Call::new("look up an insight"), || self.inner.insight(id)).await
+                async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+                    let call = Call::new(format!("decide {}", kind.one()));
+                    self.around(call, || self.inner.insert(kind, document)).await
                 }
-                async fn put_insight(&self, insight: &Insight) -> Result<()> {
-                    self.around(Call::new("store an insight"), || self.inner.put_insight(insight)).await
+                async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+                    let call = Call::new(format!("list {}", kind.many()));
+                    self.around(call, || self.inner.list(kind, after)).await
                 }
-                async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-                    self.around(Call::new("look up a failure"), || self.inner.failure(id)).await
+                async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+                    let call = Call::new(format!("remove {}", kind.many()));
+                    self.around(call, || self.inner.delete(kind, ids)).await
                 }
-                async fn put_failure(&self, failure: &Failure) -> Result<()> {
-                    self.around(Call::new("store a failure"), || self.inner.put_failure(failure)).await
+                fn decides(&self) -> bool {
+                    self.inner.decides()
                 }
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await

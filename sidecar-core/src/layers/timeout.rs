@@ -36,7 +36,7 @@ impl<P: fmt::Display> Timeout<P> {
             match tokio::time::timeout(self.limit, &mut call).await {
                 Ok(outcome) => return outcome,
                 Err(_) if moved() != before => {}
-                Err(_) => return Err(self.given_up(name.action)),
+                Err(_) => return Err(self.given_up(&name.action)),
             }
         }
     }

@@ -74,7 +74,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
         }
         _ => match text::embedded(url, "blobs", &SCHEMES)? {
             #[cfg(feature = "local")]
-            Embedded::Local(root) => Ok(Blobs::local(root, &blob::Local::DIRECTORIES, |root| {
+            Embedded::Local(root) => Ok(Blobs::local(root, &[blob::Local::DIRECTORY], |root| {
                 Ok(Arc::new(faulty(blob::Local::open(root)?)))
             })),
             #[cfg(feature = "memory")]

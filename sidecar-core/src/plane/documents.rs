@@ -35,9 +35,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
         }
         _ => match text::embedded(url, "documents", &SCHEMES)? {
             #[cfg(feature = "local")]
-            Embedded::Local(root) => Ok(Documents::local(root, &documents::Local::DIRECTORIES, |root| {
-                Ok(Arc::new(faulty(documents::Local::open(root)?)))
-            })),
+            Embedded::Local(root) => {
+                Ok(Documents::local(root, &documents::Kind::ALL.map(documents::Kind::plural), |root| {
+                    Ok(Arc::new(faulty(documents::Local::open(root)?)))
+                }))
+            }
             #[cfg(feature = "memory")]
             Embedded::Memory => {
                 Ok(Documents::new("memory:".into(), || Ok(Arc::new(documents::Memory::default()))))

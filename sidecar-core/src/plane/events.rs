@@ -98,7 +98,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
         }
         _ => match text::embedded(url, "events", &SCHEMES)? {
             #[cfg(feature = "local")]
-            Embedded::Local(root) => Ok(Events::local(root, &events::Local::DIRECTORIES, move |root| {
+            Embedded::Local(root) => Ok(Events::local(root, &[events::Local::DIRECTORY], move |root| {
                 Ok(Arc::new(faulty(events::Local::open(root)?.format(format))))
             })),
             #[cfg(feature = "memory")]

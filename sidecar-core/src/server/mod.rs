@@ -13,7 +13,7 @@ use axum::{Json, Router};
 use tracing::warn;
 
 use crate::contract::{Prepared, Receipt, Status};
-use crate::engine::Session;
+use crate::execution::Session;
 
 mod error;
 mod metrics;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use object_store::memory::InMemory;
-use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, GcsConfig, S3Config, Source};
-use sidecar_core::{BlobKey, BlobProvider, Error};
+use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, GcsConfig, S3Config, Source, Target};
+use sidecar_core::{BlobKey, BlobProvider, DataPlane, Error, EventId, Submission, documents, events};
 use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::gcs_gateway::Gateway;
+use crate::scene::Scene;
 use crate::servers::{self, S3_KEY, S3_SECRET};
 
 fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
@@ -241,4 +242,43 @@ async fn azure_is_told_the_md5_of_what_is_sent() {
     let head = head.unwrap().to_lowercase();
     assert!(head.contains("content-md5: kuvwkv+0yef9ll+ewiutha=="), "{head}");
     assert_eq!(head.matches("authorization:").count(), 1, "{head}");
+}
+
+/// What one key would silently replace is found out before anything is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_share_a_blob_are_refused_before_the_first_upload() {
+    for bucket in [s3(), azure().await].into_iter().flatten() {
+        let plane = DataPlane::new(bucket.clone(), documents::Memory::default(), events::Memory::default());
+        let event = EventId::from(uuid::Uuid::new_v4());
+        let scene = Scene { event: event.clone(), ..Scene::new(plane) };
+        let session = scene.ready().await;
+        scene.write("out/data/x/y", "one");
+        scene.write("out/data/x\\y", "two");
+        scene.write("out/data/z", "three");
+        let error = session.done().await.unwrap_err();
+        let Error::Invalid(problems) = &*error else { panic!("{error:?}") };
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let text = problems[0].to_string();
+        assert!(text.starts_with("out/data/x\\y: ") && text.contains("\"x/y\""), "{text}");
+        let submitted = Submission::new("t").path(scene.path("out/data")).unwrap().submit(&scene.plane).await;
+        assert!(matches!(submitted, Err(Error::Invalid(problems)) if problems.len() == 1));
+        let key = BlobKey::parse(&format!("{event}/first/z")).unwrap();
+        let target = Target::file(scene.path("fetched"));
+        assert!(matches!(bucket.get(&key, &target).await, Err(Error::NotFound { .. })));
+        std::fs::remove_file(scene.path("out/data/x\\y")).unwrap();
+        session.done().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_submitted_file_is_no_directory_of_another() {
+    let scene = Scene::new(DataPlane::memory());
+    scene.write("a", "file");
+    scene.write("d/a/b", "below");
+    let submission = Submission::new("t").path(scene.path("a")).unwrap().path(scene.path("d")).unwrap();
+    let error = submission.submit(&scene.plane).await.unwrap_err();
+    assert_eq!(
+        error.chain(),
+        "the module's outputs are invalid: a/b: \"a\" is a file, and cannot be a directory too"
+    );
 }

@@ -8,7 +8,7 @@ use sidecar_core::documents::{Mongo, MongoConfig, Postgres};
 use sidecar_core::events::{Amqp, AmqpConfig, Nats, NatsConfig};
 use sidecar_core::layers::{Retry, Timeout};
 use sidecar_core::{
-    BlobKey, BlobProvider, DocumentProvider, Error, Event, EventContext, EventProvider, Result,
+    BlobKey, BlobProvider, DocumentProvider, Documents, Error, Event, EventContext, EventProvider, Result,
 };
 use tempfile::TempDir;
 
@@ -115,7 +115,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let proxy = through(&server).await;
         let config = MongoConfig { database: "test".into(), collection: "faults".into(), ca_file: None };
         let provider = Mongo::open(proxy.url(&server), config);
-        goes_away_and_comes_back!(proxy, provider, |p| p.put_event_contexts(&[context()]));
+        goes_away_and_comes_back!(proxy, provider, |p| p.store(&[context()]));
     }
 
     #[tokio::test]
@@ -125,7 +125,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let url = format!("{}?table=faults", proxy.url(&server));
         let provider = Postgres::open(&url.parse().unwrap(), None).unwrap();
         servers::answering(|| provider.check()).await;
-        goes_away_and_comes_back!(proxy, provider, |p| p.put_event_contexts(&[context()]));
+        goes_away_and_comes_back!(proxy, provider, |p| p.store(&[context()]));
     }
 
     fn event() -> Event {

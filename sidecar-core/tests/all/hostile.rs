@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use sidecar_core::{DataPlane, DocumentProvider, Error, EventContext, EventId, documents};
+use sidecar_core::{DataPlane, Documents, Error, EventContext, EventId, documents};
 
 use crate::scene::{Scene, Scripted};
 
@@ -60,7 +60,7 @@ async fn a_stored_context_that_leads_outside_stages_nothing() {
     }
     // A name is honest and its manifest is not there.
     let json = serde_json::json!({"eventId": "e1", "correlationId": "c", "files": ["a"], "blobs": []});
-    scripted.documents.put_event_contexts(&[serde_json::from_value(json).unwrap()]).await.unwrap();
+    scripted.documents.store::<EventContext>(&[serde_json::from_value(json).unwrap()]).await.unwrap();
     let scene = Scene::new(scripted.plane());
     let error = scene.open().await.ready().await.unwrap_err();
     assert!(matches!(*error, Error::Corrupt { .. }), "{error:?}");
@@ -119,7 +119,9 @@ async fn what_is_no_file_is_named_and_never_waited_for() {
 #[tokio::test]
 async fn a_document_of_a_store_with_foreign_content_is_an_error() {
     let provider = documents::Memory::default();
-    assert!(provider.event_context(&EventId::parse("absent").unwrap()).await.unwrap().is_none());
+    assert!(
+        provider.find::<EventContext>(EventId::parse("absent").unwrap().as_str()).await.unwrap().is_none()
+    );
     for json in ["[]", "null", "{\"eventId\":1}", "{\"eventId\":\"../e\",\"correlationId\":\"c\"}"] {
         assert!(serde_json::from_str::<EventContext>(json).is_err(), "{json}");
     }

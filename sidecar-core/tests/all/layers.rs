@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sidecar_core::layers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Timeout};
 use sidecar_core::plane::Policies;
-use sidecar_core::{DataPlane, DocumentProvider, Error, EventId, documents};
+use sidecar_core::{DataPlane, DocumentProvider, Documents, Error, EventContext, EventId, documents};
 use tokio::time::Instant;
 
 const THREE: NonZeroU32 = NonZeroU32::new(3).unwrap();
@@ -27,7 +27,7 @@ fn faulty(
 }
 
 async fn look(provider: &impl DocumentProvider) -> Result<(), Error> {
-    provider.event_context(&EventId::parse("e").unwrap()).await.map(drop)
+    provider.find::<EventContext>(EventId::parse("e").unwrap().as_str()).await.map(drop)
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,10 +113,11 @@ async fn a_lost_answer_has_had_its_effect() {
         "store event contexts" => Injected::AnswerLost,
         _ => Injected::Nothing,
     });
-    let context = serde_json::from_value(serde_json::json!({"eventId": "e", "correlationId": "c"})).unwrap();
-    let error = provider.put_event_contexts(&[context]).await.unwrap_err();
+    let context: EventContext =
+        serde_json::from_value(serde_json::json!({"eventId": "e", "correlationId": "c"})).unwrap();
+    let error = provider.store(&[context]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }));
-    assert!(provider.event_context(&EventId::parse("e").unwrap()).await.unwrap().is_some());
+    assert!(provider.find::<EventContext>(EventId::parse("e").unwrap().as_str()).await.unwrap().is_some());
 }
 
 #[test]
@@ -132,9 +133,8 @@ fn identity_and_directories_pass_through_every_layer() {
     let url = url::Url::from_directory_path(&root).unwrap();
     assert_eq!(layered.id(), format!("{url}; {url}; {url}"));
     let directories: Vec<_> = layered.directories().into_iter().map(|(_, dir)| dir).collect();
-    assert_eq!(
-        directories,
-        ["blobs", "contexts", "insights", "failures", "events"].map(|name| root.join(name))
-    );
+    let kinds = documents::Kind::ALL.map(documents::Kind::plural);
+    let names = [&["blobs"][..], &kinds, &["events"]].concat();
+    assert_eq!(directories, names.into_iter().map(|name| root.join(name)).collect::<Vec<_>>());
     assert_ne!(layered.id(), DataPlane::local(dir.path().join("other")).unwrap().id());
 }

@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Document, doc};
 use sidecar_core::documents::{Mongo, MongoConfig};
-use sidecar_core::{DocumentProvider, Error, EventContext, EventId};
+use sidecar_core::{DocumentProvider, Documents, Error, EventContext, EventId};
 
 use crate::servers;
 
@@ -35,7 +35,7 @@ async fn documents_have_the_keys_of_the_schemas_and_are_found_by_them() {
         serde_json::json!({"eventId": id, "correlationId": "c", "data": [{"key": "k", "value": "v"}]}),
     )
     .unwrap();
-    provider.put_event_contexts(&[context]).await.unwrap();
+    provider.store(&[context]).await.unwrap();
     let found = collection().await.find_one(doc! {"id": &id, "kind": "context"}).await.unwrap().unwrap();
     assert_eq!(found.get_str("eventId").unwrap(), id);
     assert_eq!(found.get_array("data").unwrap()[0].as_document().unwrap(), &doc! {"key": "k", "value": "v"});
@@ -49,7 +49,7 @@ async fn a_document_that_is_not_ours_is_corrupt() {
     let id = uuid::Uuid::new_v4().to_string();
     let foreign = doc! {"_id": format!("context:{id}"), "files": ["../x"]};
     collection().await.insert_one(foreign).await.unwrap();
-    let error = provider.event_context(&EventId::parse(&id).unwrap()).await.unwrap_err();
+    let error = provider.find::<EventContext>(EventId::parse(&id).unwrap().as_str()).await.unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
 }
 

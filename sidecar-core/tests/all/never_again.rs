@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use sidecar_core::{DataPlane, DocumentProvider, Error, Phase, server::Secret};
+use sidecar_core::{DataPlane, Documents, Error, EventContext, Phase, server::Secret};
 use tempfile::TempDir;
 
 use crate::scene::{Scene, Scripted, files};
@@ -83,7 +83,7 @@ async fn an_event_means_the_same_in_any_order() {
         scene.write("out/events/1.json", order(pairs));
         let receipt = session.done().await.unwrap();
         let id = &receipt.events[0].event_id;
-        contexts.push(scripted.documents.event_context(id).await.unwrap().unwrap());
+        contexts.push(scripted.documents.find::<EventContext>(id.as_str()).await.unwrap().unwrap());
     }
     assert_eq!(contexts[0], contexts[1]);
     assert_eq!(contexts[0], contexts[2]);
@@ -132,7 +132,7 @@ async fn signed_uris_are_not_stored() {
     scene.write_outputs();
     let receipt = session.done().await.unwrap();
     for event in &receipt.events {
-        let context = scripted.documents.event_context(&event.event_id).await.unwrap();
+        let context = scripted.documents.find::<EventContext>(event.event_id.as_str()).await.unwrap();
         assert!(!serde_json::to_string(&context).unwrap().contains("sig="));
     }
     assert!(!scene.read(".sidecar/journal.json").contains("sig="));

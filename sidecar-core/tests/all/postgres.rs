@@ -1,7 +1,7 @@
 //! PostgreSQL, against a real server.
 
 use sidecar_core::documents::Postgres;
-use sidecar_core::{DocumentProvider, Error, EventId};
+use sidecar_core::{DocumentProvider, Documents, Error, EventContext, EventId};
 use tokio::sync::OnceCell;
 
 use crate::servers;
@@ -42,7 +42,7 @@ async fn a_document_that_is_not_ours_is_corrupt() {
     tokio::spawn(connection);
     let foreign = "INSERT INTO conformance_contexts VALUES ('foreign', 'c', '[1]') ON CONFLICT DO NOTHING";
     client.batch_execute(foreign).await.unwrap();
-    let error = provider.event_context(&EventId::parse("foreign").unwrap()).await.unwrap_err();
+    let error = provider.find::<EventContext>(EventId::parse("foreign").unwrap().as_str()).await.unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
 }
 

@@ -23,9 +23,9 @@ use serde_json::json;
 use sidecar_core::blob::{self, Descriptor, Source};
 use sidecar_core::layers::{Fault, Injected};
 use sidecar_core::{
-    BlobKey, BlobProvider, DataPlane, DocumentProvider, EVENT_TYPE, Error, Event, EventProvider, EventTypes,
-    FILES, FileName, KeyValuePairs, OutputEvent, Phase, Prepared, Receipt, Result, Session, Start, documents,
-    parse_event, parse_pairs,
+    BlobKey, BlobProvider, DataPlane, Documents, EVENT_TYPE, Error, Event, EventContext, EventProvider,
+    EventTypes, FILES, FileName, KeyValuePairs, OutputEvent, Phase, Prepared, Receipt, Result, Session,
+    Start, documents, parse_event, parse_pairs,
 };
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -547,7 +547,7 @@ impl EventProvider for Bus {
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let mut known = true;
         for event in events {
-            known &= self.documents.event_context(&event.context.event_id).await?.is_some();
+            known &= self.documents.find::<EventContext>(event.context.event_id.as_str()).await?.is_some();
         }
         self.heard.lock().unwrap().push(Heard { events: events.to_vec(), known });
         Ok(())
@@ -589,7 +589,7 @@ impl World {
         let context = json!({
             "eventId": scene.event, "correlationId": "c1", "files": ["input"], "blobs": [blob],
         });
-        documents.put_event_contexts(&[serde_json::from_value(context).unwrap()]).await.unwrap();
+        documents.store::<EventContext>(&[serde_json::from_value(context).unwrap()]).await.unwrap();
         Self { scene, bus, calls, version: 0 }
     }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sidecar_core::blob::{self, Descriptor, Source, Target};
+use sidecar_core::documents::{Document, Kind};
 use sidecar_core::{
-    BlobKey, BlobProvider, Context, DataPlane, DocumentProvider, Error, Event, EventContext, EventId,
-    EventProvider, Failure, FailureId, Insight, InsightId, Layout, ModuleName, Result, Session, Settings,
-    documents, events,
+    BlobKey, BlobProvider, Context, DataPlane, DocumentProvider, Error, Event, EventId, EventProvider,
+    Layout, ModuleName, Result, Session, Settings, documents, events,
 };
 use tempfile::TempDir;
 use url::Url;
@@ -84,27 +84,31 @@ impl BlobProvider for Scripted {
 
 #[async_trait]
 impl DocumentProvider for Scripted {
-    async fn event_context(&self, id: &EventId) -> Result<Option<EventContext>> {
-        self.script.call("event_context")?;
-        self.documents.event_context(id).await
+    async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
+        self.script.call(match kind {
+            Kind::Context => "event_context",
+            _ => "get",
+        })?;
+        self.documents.get(kind, id).await
     }
-    async fn put_event_contexts(&self, contexts: &[EventContext]) -> Result<()> {
-        self.script.call("put_event_contexts")?;
-        self.documents.put_event_contexts(contexts).await
+    async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
+        self.script.call(match kind {
+            Kind::Context => "put_event_contexts",
+            Kind::Insight => "put_insight",
+            Kind::Failure => "put_failure",
+            _ => "put",
+        })?;
+        self.documents.put(kind, documents).await
     }
-    async fn insight(&self, id: &InsightId) -> Result<Option<Insight>> {
-        self.documents.insight(id).await
+    async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
+        self.script.call("insert")?;
+        self.documents.insert(kind, document).await
     }
-    async fn put_insight(&self, insight: &Insight) -> Result<()> {
-        self.script.call("put_insight")?;
-        self.documents.put_insight(insight).await
+    async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
+        self.documents.list(kind, after).await
     }
-    async fn failure(&self, id: &FailureId) -> Result<Option<Failure>> {
-        self.documents.failure(id).await
-    }
-    async fn put_failure(&self, failure: &Failure) -> Result<()> {
-        self.script.call("put_failure")?;
-        self.documents.put_failure(failure).await
+    async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
+        self.documents.delete(kind, ids).await
     }
 }
 

@@ -91,6 +91,7 @@ impl Bucket {
         let client = http::client(root, config.ca_file.as_deref())?;
         let container = account.map(|account| Container::new(&account, name, config, &store, client));
         let mut bucket = Self::new(store.clone() as Arc<dyn ObjectStore>, Some(store), root.clone(), expiry);
+        bucket.folds_backslash = true;
         bucket.window = window;
         bucket.at = at;
         bucket.container = container.transpose().map_err(|error| refused(error.into()))?;

@@ -3,6 +3,7 @@
 //!
 //! Large files pass in parts, several at a time, through a fixed amount of memory shared by all transfers.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
@@ -67,6 +68,9 @@ pub struct Bucket {
     root: Url,
     /// The endpoint or account where it is, if there can be several.
     at: Option<String>,
+    /// Whether `\` and `/` are one: Azure stores a backslash as a slash, and so does whoever takes a URL's path
+    /// apart by the WHATWG URL standard.
+    folds_backslash: bool,
     memory: Arc<Semaphore>,
     window: Window,
     #[cfg(feature = "azure")]
@@ -171,6 +175,13 @@ impl BlobProvider for Bucket {
         Ok(state.1.finish())
     }
 
+    fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
+        match key.as_str() {
+            key if self.folds_backslash && key.contains('\\') => Cow::Owned(key.replace('\\', "/")),
+            key => Cow::Borrowed(key),
+        }
+    }
+
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
         let path = self.path(key)?;
         if let Some(signer) = self.signer.as_ref().filter(|_| self.can_sign(key)) {
@@ -237,6 +248,7 @@ impl Bucket {
             expiry,
             root,
             at: None,
+            folds_backslash: false,
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
             window: Window::default(),
             #[cfg(feature = "azure")]

@@ -61,6 +61,12 @@ impl Bucket {
         let at = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
         let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
         let store = Arc::new(store);
-        Ok(Self { window, at, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
+        let folds_backslash = true;
+        Ok(Self {
+            window,
+            at,
+            folds_backslash,
+            ..Self::new(store.clone(), Some(store), root.clone(), expiry)
+        })
     }
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::session::Settings;
+use super::conflicts;
+use super::spec::Settings;
 use super::tree::{self, Tree};
-use crate::blob::Source;
+use crate::blob::{BlobProvider, Source};
 use crate::contract::{
     BlobKey, Context, FileName, KeyValuePairs, Layout, MAX_EVENT_FILE, MAX_META_FILE, OutputEvent, Problem,
     parse_event, parse_pairs,
@@ -34,11 +35,13 @@ pub(super) struct Outputs {
 ///
 /// # Errors
 /// [`Error::Invalid`] with every problem of every file.
-pub(super) fn read(settings: &Settings) -> Result<Outputs> {
+pub(super) fn read(settings: &Settings, store: &dyn BlobProvider) -> Result<Outputs> {
     let layout = &settings.layout;
     let mut problems = Vec::new();
     let files = tree::walk(&layout.output_data(), Layout::OUTPUT_DATA, &mut problems)?;
     problems.extend(files.keys().filter_map(|name| key(settings, name).err()));
+    let keyed = files.keys().filter_map(|name| Some((name, key(settings, name).ok()?)));
+    problems.extend(conflicts::folded(store, &format!("{}/", Layout::OUTPUT_DATA), keyed));
     let insights = match read_bounded(&layout.output_meta(), Layout::OUTPUT_META, MAX_META_FILE) {
         Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
             problems.extend(found);

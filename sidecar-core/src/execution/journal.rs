@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::session::{Settings, Start};
+use super::spec::{Settings, Start};
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, Event, FileName, Phase, Prepared, Receipt};
 use crate::error::{Error, Result};

@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use super::data_plane::DataPlane;
-use super::progress::{groups, move_groups};
-use super::session::Settings;
+use super::spec::Settings;
+use super::transfer::{groups, move_groups};
 use super::{ids, tree};
 use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{Blob, BlobKey, Context, Culprit, Failure, FileName, Layout, Phase};
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -74,7 +75,7 @@ pub(super) async fn record(settings: &Settings, plane: &DataPlane, phase: Phase,
         time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         blobs,
     };
-    if let Err(error) = plane.documents.put_failure(&failure).await {
+    if let Err(error) = plane.documents.store(&[failure]).await {
         warn!(error = error.chain(), "the failure could not be recorded");
     }
     fault::point("documents.put_failure");

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::conflicts;
 use super::data_plane::DataPlane;
-use super::session::Settings;
+use super::spec::Settings;
 use super::tree::{self, Tree};
 use crate::blob::Source;
 use crate::contract::{
     Blob, BlobKey, Event, EventContext, EventId, FileName, KeyValuePairs, Lineage, Problem,
 };
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 
 /// What a first event carries.
@@ -94,6 +96,17 @@ impl Submission {
     /// What the providers report; nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
         let id = self.event_id;
+        let mut problems = conflicts::nested("", self.files.keys());
+        let keyed = self.files.keys().map(|name| Ok((name, key(&id, name)?)));
+        let keyed = keyed.collect::<Result<Vec<_>>>()?;
+        problems.extend(conflicts::folded(
+            &*plane.blobs,
+            "",
+            keyed.iter().map(|(name, key)| (*name, key.clone())),
+        ));
+        if !problems.is_empty() {
+            return Err(Error::Invalid(problems));
+        }
         let blobs: Vec<Blob> = stream::iter(self.files.clone())
             .map(|(name, source)| put(plane, &id, name, source))
             .buffered(Settings::DEFAULT_PARALLEL.get())
@@ -112,7 +125,7 @@ impl Submission {
             data: self.values,
             blobs,
         };
-        plane.documents.put_event_contexts(&[context]).await?;
+        plane.documents.store(&[context]).await?;
         let event = Event {
             context: lineage,
             event_type: self.event_type,
@@ -130,8 +143,7 @@ impl Submission {
 }
 
 async fn put(plane: &DataPlane, id: &EventId, name: FileName, source: Source) -> Result<Blob> {
-    let key = BlobKey::parse(&format!("{id}/{}/{name}", Submission::MODULE))
-        .map_err(|invalid| Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())]))?;
+    let key = key(id, &name)?;
     let descriptor = plane.blobs.put(&key, &source).await?;
     Ok(Blob {
         name,
@@ -140,4 +152,9 @@ async fn put(plane: &DataPlane, id: &EventId, name: FileName, source: Source) ->
         digest: descriptor.digest,
         executable: source.is_executable(),
     })
+}
+
+fn key(id: &EventId, name: &FileName) -> Result<BlobKey> {
+    BlobKey::parse(&format!("{id}/{}/{name}", Submission::MODULE))
+        .map_err(|invalid| Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())]))
 }

@@ -10,8 +10,8 @@ use tracing::warn;
 use super::data_plane::DataPlane;
 use super::journal::{Journal, Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
-use super::progress::{Progress, groups, move_groups};
-use super::session::Settings;
+use super::spec::Settings;
+use super::transfer::{Progress, groups, move_groups};
 use super::{directories, ids};
 use crate::blob::{Descriptor, Source};
 use crate::blocking;
@@ -19,6 +19,7 @@ use crate::contract::{
     Blob, Event, EventContext, FileName, Insight, KeyValuePairs, Lineage, OutputEvent, Prepared, Published,
     Receipt,
 };
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -78,8 +79,8 @@ async fn store(
     prepared: Prepared,
     known: StoredFiles,
 ) -> Result<Step> {
-    let cloned = settings.clone();
-    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned)).await?;
+    let (cloned, blobs) = (settings.clone(), plane.blobs.clone());
+    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned, &*blobs)).await?;
     let bytes = files.values().map(Source::size).sum();
     progress.start(files.len() as u64, bytes);
     let receipt = Receipt {
@@ -106,10 +107,7 @@ async fn store(
     }
 
     if let Some(id) = receipt.insight.clone() {
-        plane
-            .documents
-            .put_insight(&Insight { context: settings.context.clone(), id, data: insights })
-            .await?;
+        plane.documents.store(&[Insight { context: settings.context.clone(), id, data: insights }]).await?;
     }
     let contexts: Vec<EventContext> = receipt
         .events
@@ -121,7 +119,7 @@ async fn store(
         return Ok(Step::Published { prepared, receipt });
     }
     for contexts in contexts.chunks(AT_ONCE) {
-        plane.documents.put_event_contexts(contexts).await?;
+        plane.documents.store(contexts).await?;
         fault::point("documents.put_event_contexts");
     }
     let events =

@@ -6,20 +6,21 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::data_plane::DataPlane;
 use super::directories;
-use super::progress::{Progress, groups, move_groups};
-use super::session::Settings;
+use super::spec::Settings;
+use super::transfer::{Progress, groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
 use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared};
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
 /// Fills `in/`; on failure it is left empty.
-pub(super) async fn prepare(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
+pub(super) async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
     let layout = settings.layout.clone();
     blocking(move || directories::clear(&layout)).await?;
     fault::point("inputs.clear");
-    let staged = stage(settings, plane, progress).await;
+    let staged = fill(settings, plane, progress).await;
     if staged.is_err() {
         clear(settings).await;
     }
@@ -34,9 +35,9 @@ pub(super) async fn clear(settings: &Settings) {
     }
 }
 
-async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
+async fn fill(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
     // No context is the first event of a graph; a store that cannot answer is an error, not "no inputs".
-    let context = plane.documents.event_context(&settings.context.event_id).await?;
+    let context = plane.documents.find::<EventContext>(settings.context.event_id.as_str()).await?;
     let (blobs, mut values) = match context {
         None => {
             let event = &settings.context.event_id;

@@ -1,0 +1,113 @@
+//! The calls to the sidecar over HTTP, which the client and the module share.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderValue, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use sidecar_core::ErrorBody;
+
+use crate::error::{Cause, Error};
+use crate::retry::{self, Attempt, Retry};
+
+/// How long a connection to the sidecar, usually on this machine, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may be silent before its other end is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// One sidecar, as its modules see it.
+#[derive(Debug)]
+pub(crate) struct Api {
+    http: reqwest::Client,
+    url: String,
+    secret: HeaderValue,
+    retry: Retry,
+}
+
+impl Api {
+    /// The sidecar at `url`; no connection is opened yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when no HTTP header can carry the secret.
+    pub(crate) fn new(url: &str, secret: &str, retry: Retry) -> Result<Self, Error> {
+        let mut secret = HeaderValue::from_str(secret).map_err(|_| {
+            Error::Config("SHARED_SECRET has characters that no HTTP header can carry".into())
+        })?;
+        secret.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A sidecar whose machine is gone would otherwise be waited for without end.
+            .tcp_keepalive(KEEPALIVE)
+            // The sidecar is a neighbour; a proxy for the outside world does not know it.
+            .no_proxy()
+            .build()
+            .map_err(|error| Error::Config(format!("cannot make an HTTP client: {error}")))?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), secret, retry })
+    }
+
+    /// Where the sidecar is.
+    #[cfg(test)]
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Calls until there is an answer, whose body is returned; the original's sidecar answers without one.
+    pub(crate) async fn call(
+        &self,
+        call: &'static str,
+        method: Method,
+        body: Option<&str>,
+    ) -> Result<Value, Error> {
+        let body = body.map(str::to_owned);
+        retry::retry(&self.retry, call, async || {
+            let mut request = self
+                .http
+                .request(method.clone(), format!("{}/{call}", self.url))
+                .header("secret", self.secret.clone());
+            if let Some(body) = &body {
+                request = request.body(body.clone());
+            }
+            send(request).await
+        })
+        .await
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<Value, Attempt> {
+    let transport = |error: reqwest::Error| Attempt {
+        // A URL that cannot be used stays so; anything else may be a sidecar that is not there yet.
+        transient: !error.is_builder(),
+        reached: !error.is_connect() && !error.is_builder(),
+        cause: Cause::Transport(Box::new(error)),
+        retry_after: None,
+    };
+    let response = request.send().await.map_err(transport)?;
+    let (status, retry_after) = (response.status(), retry_after(&response));
+    let body = response.bytes().await.map_err(transport)?;
+    if status.is_success() {
+        return Ok(serde_json::from_slice(&body).unwrap_or_default());
+    }
+    let (answer, transient) = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(answer) => {
+            let transient = answer.retryable;
+            (answer, transient)
+        }
+        // No sidecar of ours: what the status alone says.
+        Err(_) => {
+            let message = String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_owned();
+            let answer =
+                ErrorBody { status_code: status.as_u16(), message, retryable: false, problems: Vec::new() };
+            (answer, is_transient(status))
+        }
+    };
+    Err(Attempt { cause: Cause::Answer(answer), transient, reached: true, retry_after })
+}
+
+fn is_transient(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,107 @@
+//! The kinds of documents, and which type is of which kind.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::contract::{EventContext, Failure, Insight};
+
+/// A set of documents: a directory, a table, or a prefix of ids, as the store likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// What a consumer looks up by event id.
+    Context,
+    /// What modules found out.
+    Insight,
+    /// Why executions ended without an outcome.
+    Failure,
+}
+
+impl Kind {
+    /// Every kind, for a store that prepares a place for each.
+    pub const ALL: [Self; 3] = [Self::Context, Self::Insight, Self::Failure];
+
+    /// The name of one document of this kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Context => "context",
+            Self::Insight => "insight",
+            Self::Failure => "failure",
+        }
+    }
+
+    /// The name of the set: of a directory or a table.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Context => "contexts",
+            Self::Insight => "insights",
+            Self::Failure => "failures",
+        }
+    }
+
+    /// One of them in a sentence, with its article.
+    pub fn one(self) -> &'static str {
+        match self {
+            Self::Context => "an event context",
+            Self::Insight => "an insight",
+            Self::Failure => "a failure",
+        }
+    }
+
+    /// Several of them in a sentence.
+    pub fn many(self) -> &'static str {
+        match self {
+            Self::Context => "event contexts",
+            Self::Insight => "insights",
+            Self::Failure => "failures",
+        }
+    }
+}
+
+/// A type whose values are documents of one kind.
+pub trait Stored: Serialize + DeserializeOwned + Send + Sync {
+    /// The kind.
+    const KIND: Kind;
+
+    /// What it is found by.
+    fn id(&self) -> String;
+
+    /// The graph that it belongs to.
+    fn correlation_id(&self) -> &str;
+}
+
+impl Stored for EventContext {
+    const KIND: Kind = Kind::Context;
+
+    fn id(&self) -> String {
+        self.context.event_id.to_string()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for Insight {
+    const KIND: Kind = Kind::Insight;
+
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for Failure {
+    const KIND: Kind = Kind::Failure;
+
+    fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
