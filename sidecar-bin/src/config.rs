@@ -1,10 +1,11 @@
 //! Settings that hold: every flag is checked here, and all that is wrong is reported together.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sidecar_core::plane::overlaps;
+use sidecar_core::server::Listen;
 use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
 
@@ -32,11 +33,7 @@ pub(crate) enum Mode {
 /// Where to listen, and for how long. Deliberately without `Debug`: it holds the secret.
 pub(crate) struct Server {
     pub(crate) secret: String,
-    pub(crate) address: IpAddr,
-    pub(crate) port: u16,
-    pub(crate) socket: Option<PathBuf>,
-    /// The user that may use the socket besides root; absent: the file's permissions decide.
-    pub(crate) socket_uid: Option<u32>,
+    pub(crate) listen: Listen,
     /// How long the module may be silent.
     pub(crate) module_timeout: Option<Duration>,
     /// How variables begin that the module does not inherit, besides the sidecar's own.
@@ -132,9 +129,10 @@ impl Config {
             lines.push(("valideventtypes", types));
             lines.push(("parallel", parallel.to_string()));
         }
-        let Server { address, port, socket, module_timeout, exit_on_done, linger, grace, .. } = &self.server;
-        lines.push(("serveraddress", address.to_string()));
-        lines.push(("serverport", port.to_string()));
+        let Server { listen, module_timeout, exit_on_done, linger, grace, .. } = &self.server;
+        let Listen { address, socket, .. } = listen;
+        lines.push(("serveraddress", address.ip().to_string()));
+        lines.push(("serverport", address.port().to_string()));
         lines.extend(socket.iter().map(|socket| ("socket", socket.display().to_string())));
         lines.extend(
             module_timeout.map(|lease| ("module-timeout", humantime::format_duration(lease).to_string())),
@@ -190,14 +188,15 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
         errors.push("module-timeout", "is no time at all; leave it out to wait for ever");
     }
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
+    let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
+    let port = errors.parse("serverport", &options.serverport, "a port, 0 to 65535").unwrap_or(default_port);
     Server {
         secret,
-        address: errors
-            .parse("serveraddress", &options.serveraddress, "an IP address")
-            .unwrap_or(Ipv4Addr::LOCALHOST.into()),
-        port: errors.parse("serverport", &options.serverport, "a port, 0 to 65535").unwrap_or(default_port),
-        socket: options.socket.as_ref().map(PathBuf::from),
-        socket_uid: errors.parse("socket-uid", &options.socket_uid, "a user's number"),
+        listen: Listen {
+            address: SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port),
+            socket: options.socket.as_ref().map(PathBuf::from),
+            socket_uid: errors.parse("socket-uid", &options.socket_uid, "a user's number"),
+        },
         module_timeout: lease,
         credential_variables: None,
         exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
+use sidecar_core::server::Listening;
 use sidecar_core::{Error, Phase, Session};
 use tokio::process::{Child, Command};
 use tracing::{debug, warn};
@@ -16,7 +17,7 @@ use tracing::{debug, warn};
 use crate::config::Server;
 use crate::exit::{self, Failure};
 use crate::progress::Bar;
-use crate::serve::{Serving, abandoned, finish_within_grace, silence};
+use crate::serve::{abandoned, finish_within_grace, listen, silence};
 use crate::signals::Signals;
 
 /// The module's name where none is given: that of its script, or of its command.
@@ -68,14 +69,14 @@ pub(crate) async fn run(
         };
     }
     bar.clear();
-    let serving = Serving::start(session, config).await?;
+    let serving = listen(session, config).await?;
     let ended = module(session, config, command, wrap, &serving, signals).await?;
     if ended.status.code().is_some() && !ended.told_to_end {
         // What it left running it left on purpose; what outlives one that was ended must end first.
         session.forget_module().await;
     }
     let code = finish(session, ended, wrap, config, signals).await;
-    serving.stop_soon(config).await;
+    serving.stop(config.grace).await;
     code
 }
 
@@ -85,7 +86,7 @@ async fn module(
     config: &Server,
     command: &[OsString],
     wrap: bool,
-    serving: &Serving,
+    serving: &Listening,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
     let [program, arguments @ ..] = command else {
@@ -102,7 +103,7 @@ async fn module(
     command
         .args(arguments)
         .env("SHARED_SECRET", &config.secret)
-        .env("SIDECAR_PORT", serving.address.port().to_string())
+        .env("SIDECAR_PORT", serving.address().port().to_string())
         .env("SIDECAR_BASE_DIR", session.layout().base())
         .kill_on_drop(true);
     let lock = session.lock_module().await.map_err(|error| Failure::local(&error))?;

@@ -16,11 +16,13 @@ use crate::contract::{Prepared, Receipt, Status};
 use crate::execution::Session;
 
 mod error;
+mod listen;
 mod metrics;
 mod secret;
 mod serve;
 
 use error::Failure;
+pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::Secret;
 pub use serve::{Limits, serve};
