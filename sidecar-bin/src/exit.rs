@@ -74,6 +74,7 @@ impl Failure {
             Error::Busy(_) | Error::Io { .. } | Error::DiskFull { .. } | Error::Internal(_) => {
                 Self::local(error)
             }
+            Error::Corrupt { .. } => Self::at_ready(error),
             other => Self::new(PROVIDER_FAILED, describe(other)),
         }
     }
