@@ -16,11 +16,14 @@ use futures_util::StreamExt;
 
 mod bus;
 mod execution;
+#[path = "../all/normal.rs"]
+mod normal;
 mod plane;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
 
 use execution::{Module, NO_MOUNT, Outcome, PATIENCE, Trial, execute};
+use normal::{normal, normal_files};
 use plane::{Kind, Plane};
 
 /// The columns of the table.
@@ -183,15 +186,21 @@ fn choose(mut trials: Vec<Trial>, kind: Kind, arguments: &Arguments) -> Vec<Tria
 async fn outcome(kind: Kind, trial: &Trial, expected: &Outcome) -> Result<(), String> {
     let plane = Plane::new(kind, number()).await.ok_or("the servers are gone")?;
     let found = execute(Arc::new(plane), trial).await?;
-    if found.receipt != expected.receipt {
+    if normal(&found.receipt.to_string()) != normal(&expected.receipt.to_string()) {
         return Err(format!("the receipt is {} instead of {}", found.receipt, expected.receipt));
     }
-    if found.events != expected.events {
+    let events = |outcome: &Outcome| {
+        let texts = outcome.events.iter().map(|event| normal(&serde_json::to_string(event).unwrap()));
+        let mut texts: Vec<String> = texts.collect();
+        texts.sort();
+        texts
+    };
+    if events(&found) != events(expected) {
         return Err("the events are other than without the fault".into());
     }
     // Not one file more, fewer or other: no duplicate, no loss, nothing temporary.
     let names = |files: &BTreeMap<_, Vec<u8>>| files.keys().cloned().collect::<Vec<std::path::PathBuf>>();
-    if found.files != expected.files {
+    if left_behind(&found.files) != left_behind(&expected.files) {
         return Err(format!(
             "the store holds {:?} instead of {:?}",
             names(&found.files),
@@ -199,6 +208,12 @@ async fn outcome(kind: Kind, trial: &Trial, expected: &Outcome) -> Result<(), St
         ));
     }
     Ok(())
+}
+
+/// The files of a local plane without what is private to an attempt.
+fn left_behind(files: &BTreeMap<std::path::PathBuf, Vec<u8>>) -> Vec<(String, String)> {
+    let text = |content: &Vec<u8>| String::from_utf8_lossy(content).into_owned();
+    normal_files(files.iter().map(|(name, content)| (name.display().to_string(), text(content))))
 }
 
 /// How often each fault was tried over each data plane, and survived.

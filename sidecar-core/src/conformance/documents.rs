@@ -166,7 +166,7 @@ pub async fn an_insert_never_replaces(provider: &dyn DocumentProvider) {
 
 /// However many clients insert under one id at once, all of them get the same document.
 pub async fn one_insert_of_many_decides(provider: &dyn DocumentProvider) {
-    for _ in 0..10 {
+    for _ in 0..200 {
         let id = FailureId::from(Uuid::new_v4());
         let clients =
             (0..32).map(|client| Failure { id: id.clone(), reason: format!("client {client}"), ..failure() });

@@ -301,11 +301,11 @@ impl Opening {
             }
             let Some(earlier) = earlier else { return Ok(()) };
             // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
-            if earlier.step != Step::New || start != Start::Resume {
-                if let Some(path) = slot.set_outputs_aside()? {
-                    let Context { event_id, name, .. } = &earlier.context;
-                    warn!(event = %event_id, module = %name, path = %path.display(), "outputs of an earlier execution were set aside");
-                }
+            let worked = earlier.step != Step::New || start != Start::Resume;
+            if let Some(path) = worked.then(|| slot.set_outputs_aside()).transpose()?.flatten() {
+                let Context { event_id, name, .. } = &earlier.context;
+                let path = path.display();
+                warn!(event = %event_id, module = %name, %path, "outputs of an earlier execution were set aside");
             }
             // From here on the outputs are this attempt's, also for whoever starts next.
             journal.advance(Step::New)

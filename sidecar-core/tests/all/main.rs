@@ -4,6 +4,7 @@
 mod amqp;
 mod buckets;
 mod conformance;
+mod decide;
 mod fault_proxy;
 mod faults;
 mod gcs_gateway;
