@@ -4,6 +4,8 @@ use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use sidecar_core::Start;
+
 use crate::options::Options;
 use crate::{exit, options};
 
@@ -24,6 +26,9 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
     #[command(flatten)]
     pub(crate) options: Options,
+    /// Whether an empty parent was given as a flag, which is how the original begins a graph.
+    #[arg(skip)]
+    pub(crate) parent_is_empty: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,23 +38,41 @@ pub(crate) enum Command {
         /// Stage the inputs before the command and commit the outputs after it: the module needs no sidecar code
         #[arg(long)]
         wrap: bool,
-        /// Run again what was committed already
-        #[arg(long)]
-        rerun: bool,
+        /// Run again what has an outcome: as the first run that has none, or as run N, which is the same again when
+        /// it is repeated
+        #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "next", value_parser = rerun)]
+        rerun: Option<Start>,
         /// The command and its arguments
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
     },
     /// Stages the inputs and exits
     Prepare {
-        /// Begin again what was committed already
-        #[arg(long)]
-        rerun: bool,
+        /// Begin again what has an outcome: as the first run that has none, or as run N
+        #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "next", value_parser = rerun)]
+        rerun: Option<Start>,
     },
     /// Commits the outputs of a prepared module and exits
     Commit,
     /// Checks that the data plane can be used, and exits
     Check,
+    /// Copies the files of an event, or the outputs of an execution, out of the data plane
+    Get {
+        /// EVENT, EVENT/MODULE, or EVENT/MODULE/RUN
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Where to: a directory that is absent or empty [default: named like the id, with - for /]
+        #[arg(value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+    },
+    /// Publishes what is decided and not published, whoever decided it, and exits
+    Recover,
+    /// Removes what no outcome names, and exits; an attempt that is at work beside it stores its outputs again
+    Gc {
+        /// Leave runs alone whose youngest file is younger
+        #[arg(long, value_name = "DURATION", default_value = "0s")]
+        older_than: humantime::Duration,
+    },
     /// Puts files and values into the data plane as a first event and prints its id
     Submit {
         /// The event's id instead of a new one, so that the same can be submitted again
@@ -65,6 +88,16 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE")]
         files: Vec<std::path::PathBuf>,
     },
+}
+
+/// Which run `--rerun` means.
+fn rerun(text: &str) -> Result<Start, String> {
+    match text {
+        "next" => Ok(Start::Rerun),
+        number => {
+            number.parse().map(Start::Run).map_err(|_| "say --rerun, or --rerun=N with a number".into())
+        }
+    }
 }
 
 /// The whole command line.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sidecar_core::plane::overlaps;
 use sidecar_core::server::Listen;
-use sidecar_core::{Context, EventId, EventTypes, Layout, ModuleName, OnFailure, Settings};
+use sidecar_core::{Context, EventId, EventTypes, First, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
 
 use crate::errors::Errors;
@@ -52,8 +52,6 @@ pub(crate) struct Log {
 
 /// Everything the program needs to know. Deliberately without `Debug`: it holds the secret.
 pub(crate) struct Config {
-    /// Whether the event's id was given, and not made up.
-    pub(crate) event_is_given: bool,
     /// Absent where no event is processed. Without `--context.correlationid` that id is empty: only the event
     /// itself can tell.
     pub(crate) settings: Option<Settings>,
@@ -68,7 +66,11 @@ impl Config {
     ///
     /// # Errors
     /// One line for each flag that is missing or cannot be used.
-    pub(crate) fn parse(mut options: Options, mode: &Mode) -> Result<Self, Vec<String>> {
+    pub(crate) fn parse(
+        mut options: Options,
+        mode: &Mode,
+        parent_is_empty: bool,
+    ) -> Result<Self, Vec<String>> {
         let mut errors = Errors::default();
         if matches!(mode, Mode::Run { .. }) && options.context_eventid.as_deref() == Some("") {
             // What should have named the event has failed: to make up another hides it.
@@ -88,8 +90,17 @@ impl Config {
             .context_eventid
             .as_deref()
             .and_then(|id| EventId::parse(id).map_err(|error| errors.push("context.eventid", error)).ok());
-        let event_is_given = event_id.is_some();
-        let settings = settings(options, mode, event_id, development, &mut errors);
+        let first = match errors.switch("first", &options.first).unwrap_or(development || parent_is_empty) {
+            _ if event_id.is_none() => First::Yes,
+            true => First::Allowed,
+            false => First::No,
+        };
+        let mut settings = settings(options, mode, event_id, development, &mut errors);
+        let give_up = errors.switch("give-up", &options.give_up).unwrap_or(false);
+        let patience = errors.duration("retry-for", &options.retry_for, Settings::DEFAULT_PATIENCE);
+        if let Some(settings) = &mut settings {
+            (settings.first, settings.give_up, settings.patience) = (first, give_up, patience);
+        }
         let level = match options.loglevel.as_deref() {
             None => LevelFilter::INFO,
             Some("warning") => LevelFilter::WARN,
@@ -107,7 +118,7 @@ impl Config {
         errors.0.extend(overlaps(settings.as_ref().map(|settings| &settings.layout), &private, &stores));
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { event_is_given, settings, server, plane, log, print }),
+            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print }),
             _ => Err(errors.0),
         }
     }

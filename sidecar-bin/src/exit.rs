@@ -68,6 +68,17 @@ impl Failure {
         }
     }
 
+    /// An error while the execution was looked up, or of the data plane alone.
+    pub(crate) fn at_open(error: &Error) -> Self {
+        match error {
+            Error::Busy(_) | Error::Io { .. } | Error::DiskFull { .. } | Error::Internal(_) => {
+                Self::local(error)
+            }
+            Error::Corrupt { .. } => Self::at_ready(error),
+            other => Self::new(PROVIDER_FAILED, describe(other)),
+        }
+    }
+
     /// An error of this machine.
     pub(crate) fn local(error: &Error) -> Self {
         Self::new(LOCAL_FAILED, describe(error))
@@ -78,7 +89,7 @@ impl Failure {
 fn describe(error: &Error) -> String {
     match error {
         Error::Invalid(problems) => format!(
-            "nothing was committed: {} with the module's outputs; mend and commit them again",
+            "nothing was committed: {} with the module's outputs; fix them and commit again",
             if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) }
         ),
         other => other.chain(),

@@ -81,6 +81,9 @@ options! {
         context_correlationid: "context.correlationid" = "ID",
         /// The event that led to this one [default: where that is not given either, what the event says]
         context_parenteventid: "context.parenteventid" = "ID",
+        /// The event begins a graph and needs no context; so it is in development mode, and with an empty
+        /// --context.parenteventid
+        first: "first" = "BOOL",
         /// The module's name; `run` takes the command's
         context_name: "context.name" = "NAME",
     }
@@ -95,6 +98,8 @@ options! {
         parallel: "parallel" = "N",
         /// How long the module may go without a call when it is its turn; with `run --wrap`, how long it may take [default: for ever]
         module_timeout: "module-timeout" = "DURATION",
+        /// Give up a commit that the state directory remembers and that is not decided yet
+        give_up: "give-up" = "BOOL",
         /// What becomes of the outputs of a module that failed: keep, upload [default: keep]
         on_failure: "on-failure" = "WHAT",
     }
@@ -133,7 +138,7 @@ options! {
         event_format: "event-format" = "FORMAT",
         /// How long a provider may go without an answer, or a transfer without finishing a part [default: 1m]
         timeout: "timeout" = "DURATION",
-        /// How long a provider that is away is tried again [default: 1m]
+        /// How long a provider that is away, or the context of an event, is tried again [default: 1m]
         retry_for: "retry-for" = "DURATION",
         /// Failures in a row after which a provider is left alone for a second; 0 never [default: 5]
         circuit_breaker: "circuit-breaker" = "N",

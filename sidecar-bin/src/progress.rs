@@ -48,8 +48,7 @@ async fn follow(session: Session, bar: ProgressBar) {
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let status = session.status();
-        if !matches!(status.phase, Phase::Preparing | Phase::Committing) || status.bytes_total < WORTH_SHOWING
-        {
+        if !matches!(status.phase, Phase::Staging | Phase::Committing) || status.bytes_total < WORTH_SHOWING {
             hide(&bar);
             continue;
         }

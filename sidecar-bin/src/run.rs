@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 use crate::config::Server;
 use crate::exit::{self, Failure};
+use crate::one_shot;
 use crate::progress::Bar;
 use crate::serve::{abandoned, finish_within_grace, listen, silence};
 use crate::signals::Signals;
@@ -59,7 +60,7 @@ pub(crate) async fn run(
     }
     if wrap {
         tokio::select! {
-            prepared = session.ready() => {
+            prepared = one_shot::ready(session) => {
                 if let Err(error) = prepared {
                     session.report(&error).await;
                     return Err(Failure::at_ready(&error));
@@ -117,7 +118,7 @@ async fn module(
     // From here on it is in the hands of the module.
     drop(lock);
     // Only from now on it can be silent.
-    session.hear();
+    session.heartbeat();
     // A terminal sends Ctrl-C to the module itself, which is in the same process group.
     let interactive = std::io::stdin().is_terminal();
     let (mut asked, mut only_hung_up) = (false, true);
@@ -191,7 +192,7 @@ async fn finish(
             finish_within_grace(session, config).await;
             return Ok(code);
         }
-        let reason = match session.refusal() {
+        let reason = match session.last_error() {
             Some(error) => format!("the module ended with {status} when done had failed: {}", error.chain()),
             None => format!("the module ended with {status}"),
         };
@@ -211,13 +212,14 @@ async fn finish(
         return Ok(code);
     }
     if wrap && !told_to_end {
+        session.module_exited(0);
         return commit(session, config, signals).await;
     }
     let phase = tokio::select! {
         phase = session.idle() => phase,
         _ = signals.end() => return Ok(finish_within_grace(session, config).await),
     };
-    match (phase, session.refusal()) {
+    match (phase, session.last_error()) {
         (Phase::Done, _) => Ok(0),
         (Phase::Failed, _) => Ok(exit::MODULE_FAILED),
         // The module was told of an error and did not ask again.
@@ -238,7 +240,7 @@ async fn finish(
 /// Commits what the module wrote, and says how to go on where that cannot be.
 async fn commit(session: &Session, config: &Server, signals: &mut Signals) -> Result<u8, Failure> {
     tokio::select! {
-        done = session.done() => match done {
+        done = one_shot::done(session) => match done {
             Ok(_) => Ok(0),
             Err(error) => Err(refused(session, &error).await),
         },

@@ -35,8 +35,9 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     let serving = listen(session, config).await?;
     tokio::select! {
         () = abandoned(session, config) => {
-            // It is too late to fail if the module has called after all.
-            let committed = session.fail(silence(config, false)).await.is_err() && session.phase() == Phase::Done;
+            let failed = session.fail(silence(config, false)).await;
+            // It is too late to fail if the module has called after all, or if the outcome was decided.
+            let committed = failed.is_err() && outcome(session, config).await == Phase::Done;
             serving.stop(config.grace).await;
             Ok(if committed { 0 } else { exit::MODULE_FAILED })
         }
@@ -53,6 +54,14 @@ pub(crate) async fn serve(session: &Session, config: &Server, signals: &mut Sign
     }
 }
 
+/// Where the execution stands once what was decided is published, or could not be for the grace period.
+pub(crate) async fn outcome(session: &Session, config: &Server) -> Phase {
+    match session.is_publishing() {
+        true => tokio::time::timeout(config.grace, session.ended()).await.unwrap_or(session.phase()),
+        false => session.idle().await,
+    }
+}
+
 /// Waits for the end of the execution, and a little longer for repeats of the last call.
 async fn end(session: &Session, config: &Server) -> Phase {
     let ended = session.ended().await;
@@ -61,7 +70,7 @@ async fn end(session: &Session, config: &Server) -> Phase {
     }
     // After a restart the module may not have asked yet: it must not find nobody.
     debug!("waiting up to {UNTOLD:?} for the module to ask");
-    let _ = tokio::time::timeout(UNTOLD, session.told()).await;
+    let _ = tokio::time::timeout(UNTOLD, session.result_delivered()).await;
     tokio::time::sleep(config.linger).await;
     ended
 }
@@ -78,7 +87,7 @@ pub(crate) fn silence(config: &Server, wrapped: bool) -> String {
 /// The end of the module's lease, if it has one.
 pub(crate) async fn abandoned(session: &Session, config: &Server) {
     match config.module_timeout {
-        Some(lease) => session.abandoned(lease).await,
+        Some(lease) => session.lease_expired(lease).await,
         None => std::future::pending().await,
     }
 }

@@ -17,6 +17,9 @@ use uuid::Uuid;
 /// One `syncfs` beats thousands of `fsync` calls, but it also waits for what other programs wrote.
 const FEW: usize = 64;
 
+/// How often a directory is made for a file: somebody else may remove it while it is empty.
+const MADE_AGAIN: usize = 8;
+
 /// A file that has no name yet: if the process dies, nothing is left of it, unless it was just about to replace
 /// another one; then a hidden `.….tmp` may be.
 #[derive(Debug)]
@@ -46,15 +49,17 @@ impl Staged {
 
     /// Gives the file its name, replacing what had it; makes the directory if need be.
     pub(crate) fn persist(&mut self, dest: &Path) -> io::Result<()> {
-        match self.link(dest) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if let Some(parent) = dest.parent() {
-                    fs::create_dir_all(parent)?;
+        for _ in 0..MADE_AGAIN {
+            match self.link(dest) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if let Some(parent) = dest.parent() {
+                        fs::create_dir_all(parent)?;
+                    }
                 }
-                self.link(dest)
+                linked => return linked,
             }
-            linked => linked,
         }
+        self.link(dest)
     }
 
     /// Gives the file its name if nothing has that name; otherwise the error is `AlreadyExists`.

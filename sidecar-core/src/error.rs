@@ -50,6 +50,23 @@ pub enum Error {
         /// The blob's key.
         key: String,
     },
+    /// An event that was named has no context: its id is wrong, or this is not its data plane.
+    #[error(
+        "{provider} has no context of event {event:?}: check its id and the data plane; an event that begins a \
+         graph without one is said with --first"
+    )]
+    UnknownEvent {
+        /// The document provider's short name.
+        provider: String,
+        /// The event's id.
+        event: String,
+    },
+    /// This run was closed without an outcome: the same call proposes the outputs in the next run.
+    #[error("run {run} was closed without an outcome: call again to commit in the next run")]
+    Abandoned {
+        /// The run that was closed.
+        run: u32,
+    },
     /// What a provider gave back is not what was put in.
     #[error("{what} in {provider} is damaged: {problem}")]
     Corrupt {
@@ -130,7 +147,7 @@ impl Error {
 
     /// Whether the same call can succeed later without a change by the caller.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::DiskFull { .. })
+        matches!(self, Self::Unavailable { .. } | Self::DiskFull { .. } | Self::Abandoned { .. })
     }
 
     /// The error and its causes in one line, outermost first.

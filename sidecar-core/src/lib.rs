@@ -42,7 +42,10 @@ pub use error::{Cause, Error, Result};
 #[cfg(feature = "engine")]
 pub use events::EventProvider;
 #[cfg(feature = "engine")]
-pub use execution::{OnFailure, Session, Settings, Start, Submission};
+pub use execution::{
+    Collected, Copied, First, OnFailure, Recovered, Session, Settings, Start, Submission, collect_garbage,
+    copy_out, recover,
+};
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::process::{ended, files, output, sidecar, skip};
+use crate::process::{committed, ended, files, output, sidecar, skip};
 
 fn thumbnails(module: &[&str]) -> Vec<String> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -19,10 +19,7 @@ fn thumbnails(module: &[&str]) -> Vec<String> {
     let (code, out, log) = ended(&command.output().unwrap());
     assert_eq!(code, 0, "{out}{log}");
     assert_eq!(files(dir.path().join("dev/events")).len(), 6);
-    files(dir.path().join("dev/blobs").join(event).join("thumbnail"))
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect()
+    committed(&dir, &format!("{event}/thumbnail")).into_iter().map(|(name, _)| name).collect()
 }
 
 const PICTURES: [&str; 5] = ["2024/hills", "2024/rings", "checker board", "mandelbrot", "sunset"];

@@ -4,6 +4,7 @@
 mod configuration;
 mod crash;
 mod examples;
+mod normal;
 mod one_shot;
 mod outcomes;
 mod process;

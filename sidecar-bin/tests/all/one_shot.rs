@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{CONTEXT, base, ended, files, output, sidecar, write_outputs};
+use crate::process::{CONTEXT, base, blobs, committed, ended, files, output, sidecar, write_outputs};
 
 fn step(dir: &TempDir, name: &str) -> (i32, String) {
     let (code, _, log) = ended(&sidecar(dir, &CONTEXT).arg(name).output().unwrap());
@@ -32,7 +32,7 @@ fn what_is_committed_is_prepared_again_only_when_told() {
         assert_eq!(code, 0, "{log}");
         fs::write(base(&dir).join("out/data/a"), content).unwrap();
         assert_eq!(step(&dir, "commit").0, 0);
-        (log, fs::read_to_string(dir.path().join("dev/blobs/e1/m/a")).unwrap())
+        (log, committed(&dir, "e1/m")[0].1.clone())
     };
     assert_eq!(again(&[], "one").1, "one");
     let (log, committed) = again(&[], "two");
@@ -84,7 +84,7 @@ fn a_damaged_store_fails_prepare() {
     fs::write(dir.path().join("dev/contexts/e1.json"), "{}").unwrap();
     let (code, log) = step(&dir, "prepare");
     assert_eq!(code, 66);
-    assert!(log.contains("contexts/e1.json") && log.contains("eventId"), "{log}");
+    assert!(log.contains("context \"e1\"") && log.contains("eventId"), "{log}");
     assert_eq!(files(base(&dir).join("in")), []);
 }
 
@@ -193,7 +193,7 @@ fn an_event_that_nobody_made_is_told_of() {
         )
     };
     let (code, _, log) = run("typo");
-    assert!(code == 0 && log.contains("WARN there is no event typo in local documents"), "{log}");
+    assert!(code == 0 && log.contains("there is no event typo in local documents"), "{log}");
     let (code, _, log) = run("");
     assert!(code == 64 && log.contains("--context.eventid: is empty"), "{log}");
     let (code, _, log) = output(&dir, &["run", "--wrap", "--development=true", "--", "true"]);
@@ -201,15 +201,54 @@ fn an_event_that_nobody_made_is_told_of() {
 }
 
 #[test]
-fn to_submit_under_an_id_again_replaces_the_event() {
+fn to_submit_the_same_again_succeeds_and_something_else_is_refused() {
     let dir = TempDir::new().unwrap();
-    for content in ["one", "two"] {
+    let submit = |content: &str, flags: &[&str]| {
         fs::write(dir.path().join("a"), content).unwrap();
-        let (code, id, log) = output(&dir, &["submit", "--development=true", "--id=mine", "a"]);
+        output(&dir, &[&["submit", "--development=true", "--id=mine", "a"], flags].concat())
+    };
+    for _ in 0..2 {
+        let (code, id, log) = submit("one", &[]);
         assert_eq!((code, id.as_str()), (0, "mine\n"), "{log}");
     }
-    assert_eq!(files(dir.path().join("dev/blobs")), [("mine/.submit/a".to_owned(), "two".to_owned())]);
+    for (content, flags, problem) in [
+        ("two", &[][..], "another \"a\""),
+        ("one", &["--type=other"], "the type \"submitted\""),
+        ("one", &["--value", "k=v"], "other values"),
+    ] {
+        let (code, id, log) = submit(content, flags);
+        assert_eq!((code, id.as_str()), (69, ""), "{log}");
+        assert!(log.contains(problem), "{log}");
+    }
+    assert_eq!(committed(&dir, "mine"), [("a".to_owned(), "one".to_owned())]);
     assert_eq!(files(dir.path().join("dev/events")).len(), 1);
+    // The uploads of those that were not stored are nobody's.
+    assert_eq!(output(&dir, &["gc", "--development=true"]).0, 0);
+    assert_eq!(blobs(&dir), ["mine/.submit/~ID/a"]);
+    assert_eq!(committed(&dir, "mine"), [("a".to_owned(), "one".to_owned())]);
+}
+
+#[test]
+fn a_missing_context_is_waited_for_and_then_final() {
+    let dir = TempDir::new().unwrap();
+    let plane = format!("file://{}/plane", dir.path().display());
+    let stores = [format!("--blobs={plane}"), format!("--documents={plane}"), format!("--events={plane}")];
+    let run = |flags: &[&str]| {
+        let mut command =
+            sidecar(&dir, &["run", "--wrap", "--basedir=base", "--context.eventid=typo", "--context.name=m"]);
+        ended(&command.args(&stores).args(flags).args(["--", "true"]).output().unwrap())
+    };
+    let started = std::time::Instant::now();
+    let (code, _, log) = run(&["--retry-for=1500ms"]);
+    assert_eq!(code, 66, "{log}");
+    assert!(log.contains("has no context of event \"typo\"") && log.contains("--first"), "{log}");
+    assert!(started.elapsed() >= std::time::Duration::from_millis(1500));
+    assert_eq!(files(dir.path().join("plane/events")), []);
+    for flag in ["--first", "--context.parenteventid="] {
+        let (code, _, log) = run(&["--retry-for=1s", "--rerun", flag]);
+        assert_eq!(code, 0, "{flag}: {log}");
+        assert_eq!(log.matches("there is no event typo").count(), 1, "{log}");
+    }
 }
 
 /// What was found out before the event was there must not stick.

@@ -41,6 +41,20 @@ pub fn ended(output: &Output) -> (i32, String, String) {
 pub const CONTEXT: [&str; 4] =
     ["--development=true", "--context.eventid=e1", "--context.name=m", "--context.correlationid=c1"];
 
+/// The names and contents of the blobs of one module for one event, as `sidecar get` copies them.
+pub fn committed(dir: &TempDir, id: &str) -> Vec<(String, String)> {
+    let to = TempDir::new().unwrap();
+    let place = to.path().join("copy");
+    let (code, out, log) = output(dir, &["get", "--development=true", id, place.to_str().unwrap()]);
+    assert_eq!((code, out.trim()), (0, place.to_str().unwrap()), "{log}");
+    files(place)
+}
+
+/// The names of all blobs, without what is private to an attempt.
+pub fn blobs(dir: &TempDir) -> Vec<String> {
+    files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| crate::normal::normal(&name)).collect()
+}
+
 /// A sidecar that serves.
 pub struct Serving {
     child: Child,

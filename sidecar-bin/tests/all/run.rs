@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::examples::available;
-use crate::process::{CONTEXT, DEADLINE, Serving, as_nobody, base, ended, files, sidecar};
+use crate::process::{CONTEXT, DEADLINE, Serving, as_nobody, base, blobs, committed, ended, files, sidecar};
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
     let mut command = sidecar(dir, &["run"]);
@@ -25,7 +25,7 @@ fn wrap_needs_no_code_in_the_module() {
     let (code, _, log) = run(&dir, &["--wrap"], WRITE);
     assert_eq!(code, 0, "{log}");
     assert_eq!(files(dir.path().join("dev/events")).len(), 1);
-    assert_eq!(fs::read_to_string(dir.path().join("dev/blobs/e1/m/a")).unwrap(), "hello\n");
+    assert_eq!(committed(&dir, "e1/m"), [("a".to_owned(), "hello\n".to_owned())]);
 }
 
 #[test]
@@ -131,8 +131,7 @@ fn an_attempt_does_not_inherit_what_a_failed_one_wrote() {
     assert_eq!(run(&dir, &[], "true").0, 1);
     let (code, _, log) = run(&dir, &["--wrap"], WRITE);
     assert_eq!(code, 0, "{log}");
-    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(committed, ["e1/m/a"]);
+    assert_eq!(blobs(&dir), ["e1/m/~0-ID/a"]);
     assert!(base(&dir).join("out/.previous/1/data/stale").exists());
 }
 
@@ -224,8 +223,7 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     let (code, _, log) = run_when_free(&dir, deadline);
     assert_eq!(code, 0, "{log}");
     assert!(base(&dir).join("out/.previous/1/data/late").exists());
-    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(committed, ["e1/m/a"]);
+    assert_eq!(blobs(&dir), ["e1/m/~0-ID/a"]);
 }
 
 /// A shell dies of a signal at once, and what it was waiting for works on.
@@ -251,8 +249,7 @@ fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
     let deadline = Instant::now() + DEADLINE;
     let (code, _, log) = run_when_free(&dir, deadline);
     assert_eq!(code, 0, "{log}");
-    let committed: Vec<_> = files(dir.path().join("dev/blobs")).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(committed, ["e1/m/a"]);
+    assert_eq!(blobs(&dir), ["e1/m/~0-ID/a"]);
     for left in ["early", "late"] {
         assert!(base(&dir).join("out/.previous/1/data").join(left).exists(), "{left}");
     }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use url::Url;
 
 use super::transfer::{Side, copy};
-use super::{BlobProvider, Descriptor, Source, Target};
+use super::{BlobProvider, Descriptor, Listed, PAGE, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
 use crate::durable::{self, Staged};
@@ -71,6 +71,16 @@ impl BlobProvider for Local {
         .await
     }
 
+    async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
+        let (store, prefix, after) = (self.clone(), prefix.to_owned(), after.cloned());
+        blocking(move || store.page(&prefix, after.as_ref().map_or("", BlobKey::as_str))).await
+    }
+
+    async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+        let (store, keys) = (self.clone(), keys.to_vec());
+        blocking(move || keys.iter().try_for_each(|key| store.remove(key))).await
+    }
+
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
         let path = key.below(&self.root);
         Url::from_file_path(&path)
@@ -119,31 +129,72 @@ impl Local {
         })?;
         synced.map_err(store_error(self, "write", &path))?;
         reader.finish()?;
-        if let Err(error) = staged.persist(&path) {
-            // Rare, so that it is only looked at when it happened.
-            if !self.make_way(&path).map_err(store_error(self, "replace", &path))? {
-                return Err(store_error(self, "write", &path)(error));
-            }
-            staged.persist(&path).map_err(store_error(self, "write", &path))?;
-        }
+        staged.persist(&path).map_err(store_error(self, "write", &path))?;
         durable::remember(&mut self.unflushed(), path);
         Ok(descriptor)
     }
 
-    /// Removes what an earlier attempt of the same execution stored where it is in the way now: a file where
-    /// a directory is needed, or a directory where a file is. Says whether there was such a thing.
-    fn make_way(&self, path: &Path) -> io::Result<bool> {
-        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            return fs::remove_dir_all(path).map(|()| true);
+    /// The blobs after `after`, in the order of their keys' segments.
+    fn page(&self, prefix: &str, after: &str) -> Result<Vec<Listed>> {
+        let mut page = Vec::new();
+        // Directories that are being read, and what is left of each, the next last.
+        let mut open: Vec<Vec<String>> = vec![self.names("", prefix, after)?];
+        while let Some(names) = open.last_mut() {
+            let Some(name) = names.pop() else {
+                open.pop();
+                continue;
+            };
+            let path = self.root.join(&name);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if metadata.is_dir() {
+                open.push(self.names(&format!("{name}/"), prefix, after)?);
+            } else if name.starts_with(prefix)
+                && segments(&name).gt(segments(after))
+                && let Ok(key) = BlobKey::parse(&name)
+            {
+                page.push(Listed { key, size: metadata.len(), modified: metadata.modified().ok() });
+                if page.len() == PAGE {
+                    break;
+                }
+            }
         }
-        // Below the event's and the module's directory everything is this execution's.
-        let own = path.ancestors().skip(1).take_while(|above| {
-            above.strip_prefix(&self.root).is_ok_and(|below| below.components().count() > 2)
-        });
-        match own.into_iter().find(|above| above.symlink_metadata().is_ok_and(|found| found.is_file())) {
-            Some(file) => fs::remove_file(file).map(|()| true),
-            None => Ok(false),
+        Ok(page)
+    }
+
+    /// The names in a directory that can lead to a blob of the page, each with those above it; the last one first.
+    fn names(&self, dir: &str, prefix: &str, after: &str) -> Result<Vec<String>> {
+        let path = self.root.join(dir);
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(store_error(self, "read", &path))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(store_error(self, "read", &path))?;
+            let Some(name) = entry.file_name().to_str().map(|name| format!("{dir}{name}")) else { continue };
+            let leads = name.starts_with(prefix) || prefix.starts_with(&name);
+            // A directory of the key that was last is not left behind yet.
+            if leads && (segments(&name).gt(segments(after)) || after.starts_with(&format!("{name}/"))) {
+                names.push(name);
+            }
         }
+        names.sort_unstable_by(|one, other| segments(other).cmp(segments(one)));
+        Ok(names)
+    }
+
+    /// Removes a blob, and the directories that are empty then.
+    fn remove(&self, key: &BlobKey) -> Result<()> {
+        let path = key.below(&self.root);
+        match fs::remove_file(&path) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(store_error(self, "remove", &path)(error));
+            }
+            _ => {}
+        }
+        let above = path.ancestors().skip(1).take_while(|above| *above != self.root);
+        // One that is not empty, or was removed by somebody else, ends it.
+        let _ = above.map(fs::remove_dir).take_while(std::result::Result::is_ok).count();
+        Ok(())
     }
 
     fn fetch(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
@@ -164,6 +215,10 @@ impl Local {
             Side::Write(error) => Error::io("write", target.path())(error),
         })
     }
+}
+
+fn segments(key: &str) -> impl Iterator<Item = &str> {
+    key.split('/')
 }
 
 /// The answer for the one file that was asked for.

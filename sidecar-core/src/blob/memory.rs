@@ -1,13 +1,13 @@
 //! Blobs in memory, for tests and for embedders that need no store.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use url::Url;
 
-use super::{BlobProvider, Descriptor, Hasher, Source, Target};
+use super::{BlobProvider, Descriptor, Hasher, Listed, PAGE, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Blobs as long as the process lives; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    blobs: Arc<RwLock<HashMap<BlobKey, Arc<[u8]>>>>,
+    blobs: Arc<RwLock<BTreeMap<BlobKey, Arc<[u8]>>>>,
 }
 
 impl std::fmt::Display for Memory {
@@ -50,6 +50,24 @@ impl BlobProvider for Memory {
             Ok(describe(&bytes))
         })
         .await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
+        let blobs = self.blobs.read().unwrap_or_else(PoisonError::into_inner);
+        let page = blobs.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        let page = page.filter(|(key, _)| after.is_none_or(|after| *key > after)).take(PAGE);
+        let listed = |(key, bytes): (&BlobKey, &Arc<[u8]>)| Listed {
+            key: key.clone(),
+            size: bytes.len() as u64,
+            modified: None,
+        };
+        Ok(page.map(listed).collect())
+    }
+
+    async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+        let mut blobs = self.blobs.write().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().for_each(|key| drop(blobs.remove(key)));
+        Ok(())
     }
 
     async fn uri(&self, key: &BlobKey) -> Result<Url> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use url::Url;
@@ -31,8 +32,8 @@ pub use bucket::{Bucket, DEFAULT_EXPIRY};
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
-pub(crate) use transfer::Identity;
 pub use transfer::{Hasher, Reader, Source, Target, Writer};
+pub(crate) use transfer::{Identity, Moved};
 
 /// The size and digest of a content that was moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,20 @@ pub struct Descriptor {
     pub digest: Digest,
 }
 
+/// A blob as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: BlobKey,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was stored, where the store tells.
+    pub modified: Option<SystemTime>,
+}
+
+/// The most blobs that one call of [`BlobProvider::list`] returns.
+pub const PAGE: usize = 1000;
+
 /// A store of files under keys.
 ///
 /// # Contract
@@ -50,6 +65,7 @@ pub struct Descriptor {
 /// - `put` under a key that exists replaces the blob.
 /// - After `flush` every blob put before is durable, and visible to every process that uses the store.
 /// - `get` gives back byte for byte what was put, or fails; an absent key is [`Error::NotFound`].
+/// - `list` returns each blob that was there before it was called and is not deleted, page by page, with its size.
 /// - Blobs up to terabytes pass in bounded memory.
 /// - All methods may be called concurrently, and dropped at any await point.
 ///
@@ -100,6 +116,13 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
         Ok(())
     }
 
+    /// The next blobs whose keys begin with `prefix`, in an order of the store's choice, after the key `after`: at
+    /// most [`PAGE`]. An empty page is the end. What is no key of this project is left out.
+    async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>>;
+
+    /// Removes blobs; one that is absent is no error.
+    async fn delete(&self, keys: &[BlobKey]) -> Result<()>;
+
     /// The key as the store sees it: two keys that are folded together name one blob.
     fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
         Cow::Borrowed(key.as_str())
@@ -145,6 +168,12 @@ macro_rules! forward {
             }
             async fn flush(&self) -> Result<()> {
                 (**self).flush().await
+            }
+            async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
+                (**self).list(prefix, after).await
+            }
+            async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+                (**self).delete(keys).await
             }
             fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
                 (**self).folded(key)

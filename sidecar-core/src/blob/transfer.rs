@@ -53,6 +53,27 @@ impl Identity {
     }
 }
 
+/// The bytes of one transfer, and of all that are counted together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moved {
+    own: Arc<AtomicU64>,
+    total: Option<Arc<AtomicU64>>,
+}
+
+impl Moved {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.own.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(total) = &self.total {
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The bytes of this transfer alone.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+}
+
 /// A regular file that can be opened, and opened again, as long as it stays what it was.
 ///
 /// A file that was swapped or written to since the source was made is an error, never another content.
@@ -61,7 +82,7 @@ pub struct Source {
     path: PathBuf,
     identity: Identity,
     executable: bool,
-    moved: Arc<AtomicU64>,
+    moved: Moved,
 }
 
 impl Source {
@@ -80,18 +101,18 @@ impl Source {
 
     pub(crate) fn found(path: PathBuf, metadata: &fs::Metadata) -> Self {
         let executable = metadata.mode() & 0o100 != 0;
-        Self { path, identity: Identity::of(metadata), executable, moved: Arc::default() }
+        Self { path, identity: Identity::of(metadata), executable, moved: Moved::default() }
     }
 
     /// The counter of its bytes.
-    pub(crate) fn moved(&self) -> Arc<AtomicU64> {
+    pub(crate) fn moved(&self) -> Moved {
         self.moved.clone()
     }
 
-    /// Adds the bytes to `moved` as they are read.
+    /// Adds the bytes to `total` as they are read.
     #[must_use]
-    pub fn counted_by(mut self, moved: Arc<AtomicU64>) -> Self {
-        self.moved = moved;
+    pub fn counted_by(mut self, total: Arc<AtomicU64>) -> Self {
+        self.moved.total = Some(total);
         self
     }
 
@@ -176,7 +197,7 @@ impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read(buffer)?;
         if self.counts {
-            self.source.moved.fetch_add(n as u64, Ordering::Relaxed);
+            self.source.moved.add(n as u64);
         }
         Ok(n)
     }
@@ -187,13 +208,13 @@ impl Read for Reader {
 pub struct Target {
     path: PathBuf,
     executable: bool,
-    moved: Arc<AtomicU64>,
+    moved: Moved,
 }
 
 impl Target {
     /// A target that writes the file at `path`, replacing what is there.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), executable: false, moved: Arc::default() }
+        Self { path: path.into(), executable: false, moved: Moved::default() }
     }
 
     /// Whether the file may be executed.
@@ -204,14 +225,14 @@ impl Target {
     }
 
     /// The counter of its bytes.
-    pub(crate) fn moved(&self) -> Arc<AtomicU64> {
+    pub(crate) fn moved(&self) -> Moved {
         self.moved.clone()
     }
 
-    /// Adds the bytes to `moved` as they are written.
+    /// Adds the bytes to `total` as they are written.
     #[must_use]
-    pub fn counted_by(mut self, moved: Arc<AtomicU64>) -> Self {
-        self.moved = moved;
+    pub fn counted_by(mut self, total: Arc<AtomicU64>) -> Self {
+        self.moved.total = Some(total);
         self
     }
 
@@ -234,13 +255,13 @@ impl Target {
 #[derive(Debug)]
 pub struct Writer {
     file: File,
-    moved: Arc<AtomicU64>,
+    moved: Moved,
 }
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
-        self.moved.fetch_add(n as u64, Ordering::Relaxed);
+        self.moved.add(n as u64);
         Ok(n)
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::blob::{Source, Target};
+use crate::blob::{Listed, PAGE, Source, Target};
 use crate::{BlobKey, BlobProvider, Error};
 
 /// A key that no other test uses.
@@ -109,6 +109,62 @@ pub async fn shared_blobs_are_told(provider: &dyn BlobProvider) {
         let last = keys.iter().rfind(|other| provider.folded(other) == provider.folded(key)).unwrap();
         assert_eq!(get(provider, key).await, last.as_str().as_bytes(), "{key}");
     }
+}
+
+/// Page by page, `list` gives every blob below a prefix once, with its size, and none beside it.
+pub async fn every_blob_is_listed(provider: &dyn BlobProvider) {
+    let dir = TempDir::new().unwrap();
+    let event = Uuid::new_v4();
+    let keyed = |name: String| BlobKey::parse(&format!("{event}/m/{name}")).unwrap();
+    let within = (0..PAGE + 7).map(|i| keyed(format!("a/{}/{i}", i % 3)));
+    let within: Vec<_> =
+        within.chain(["a/b".to_owned(), "a/b.c".to_owned(), "a/b-/c".to_owned()].map(keyed)).collect();
+    let beside = ["ab/x", "a.b", "A/x", "b"].map(|name| keyed(name.to_owned()));
+    let files: Vec<_> = within
+        .iter()
+        .chain(&beside)
+        .map(|key| (key.clone(), source(&dir, key.as_str().as_bytes())))
+        .collect();
+    for files in files.chunks(100) {
+        provider.put_all(files).await.unwrap();
+    }
+    provider.flush().await.unwrap();
+    let all = async |prefix: String| {
+        let (mut found, mut after) = (std::collections::BTreeMap::new(), None);
+        loop {
+            let page = provider.list(&prefix, after.as_ref()).await.unwrap();
+            assert!(page.len() <= PAGE);
+            let Some(last) = page.last() else { return found };
+            after = Some(last.key.clone());
+            for Listed { key, size, .. } in page {
+                assert_eq!(found.insert(key.clone(), size), None, "{key} is listed twice");
+            }
+        }
+    };
+    let sizes = |keys: &[BlobKey]| keys.iter().map(|key| (key.clone(), key.as_str().len() as u64)).collect();
+    assert_eq!(all(format!("{event}/m/a/")).await, sizes(&within));
+    let found = all(format!("{event}/m/a")).await;
+    let (everything, b): (Vec<_>, _) = (within.iter().chain(&beside[..2]).cloned().collect(), &beside[3]);
+    assert_eq!(found, sizes(&everything));
+    assert!(all(format!("{event}/")).await.contains_key(b));
+    assert_eq!(all(format!("{}/", Uuid::new_v4())).await.len(), 0);
+}
+
+/// A blob that was deleted is gone, and the others are not; deleting again is no error.
+pub async fn what_is_deleted_is_gone(provider: &dyn BlobProvider) {
+    let keys: Vec<BlobKey> = (0..40).map(|i| key(&format!("deleted/{i}"))).collect();
+    for key in &keys {
+        put(provider, key, b"x").await;
+    }
+    for _ in 0..2 {
+        provider.delete(&keys[1..]).await.unwrap();
+    }
+    let dir = TempDir::new().unwrap();
+    let missing = provider.get(&keys[1], &Target::file(dir.path().join("target"))).await;
+    assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+    assert_eq!(get(provider, &keys[0]).await, b"x");
+    put(provider, &keys[1], b"again").await;
+    assert_eq!(get(provider, &keys[1]).await, b"again");
 }
 
 /// An empty file is a file.

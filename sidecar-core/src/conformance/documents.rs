@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::documents::{Document, Kind, PAGE};
 use crate::{
-    Blob, BlobKey, Context, Culprit, Digest, DocumentProvider, Documents, EventContext, EventId, Failure,
-    FailureId, FileName, Insight, InsightId, KeyValuePairs, Lineage, ModuleName, Phase,
+    Blob, BlobKey, Context, Culprit, Digest, DocumentProvider, Documents, EventContext, EventHeader, EventId,
+    Failure, FailureId, FileName, Insight, InsightId, KeyValuePairs, ModuleName, Phase, PrivateId, Producer,
 };
 
 /// Values that break what is careless: quotes, separators, unicode, operators, emptiness.
@@ -26,7 +26,7 @@ fn event_context() -> EventContext {
     let id = EventId::from(Uuid::new_v4());
     let name = FileName::parse("small/a b.png").unwrap();
     EventContext {
-        context: Lineage {
+        context: EventHeader {
             name: String::new(),
             event_id: id.clone(),
             correlation_id: Uuid::new_v4().to_string(),
@@ -35,12 +35,18 @@ fn event_context() -> EventContext {
         files: vec![name.clone()],
         data: KeyValuePairs::from_iter([("b", "2"), ("a", "1"), ("b", "2"), ("b", "1")]),
         blobs: vec![Blob {
-            key: BlobKey::new(&id, &ModuleName::parse("m").unwrap(), &name).unwrap(),
+            key: BlobKey::parse(&format!("{id}/m/{name}")).unwrap(),
             name,
             size: u64::from(u32::MAX) + 7,
             digest: Digest([0xc3; 32]),
             executable: true,
         }],
+        event_type: None,
+        producer: Some(Producer {
+            name: ModuleName::parse("m").unwrap(),
+            run: 7,
+            proposal: PrivateId::random(),
+        }),
     }
 }
 
@@ -61,6 +67,7 @@ fn failure() -> Failure {
     Failure {
         context: insight().context,
         id: FailureId::from(Uuid::new_v4()),
+        attempt: Some(PrivateId::random()),
         reason: HOSTILE.join("|"),
         phase: Phase::Committing,
         culprit: Culprit::Outputs,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::documents::HOSTILE;
-use crate::{Event, EventId, EventProvider, KeyValuePairs, Lineage};
+use crate::{Event, EventHeader, EventId, EventProvider, KeyValuePairs};
 
 /// A provider beside something that reads its bus.
 #[async_trait]
@@ -25,7 +25,7 @@ pub trait Consumer: Send + Sync {
 
 fn event() -> Event {
     Event {
-        context: Lineage {
+        context: EventHeader {
             name: String::new(),
             event_id: EventId::from(Uuid::new_v4()),
             correlation_id: Uuid::new_v4().to_string(),

@@ -52,6 +52,8 @@ suite!(
         keys_do_not_collide,
         odd_names_survive,
         shared_blobs_are_told,
+        every_blob_is_listed,
+        what_is_deleted_is_gone,
         an_empty_blob_is_a_blob,
         a_large_blob_comes_back,
         many_at_once,

@@ -19,6 +19,7 @@ pub struct Prepared {
 
 /// What `done` answers: everything that one commit made durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Receipt {
     /// How many files were committed.
     pub files: u64,
@@ -28,6 +29,9 @@ pub struct Receipt {
     pub insight: Option<InsightId>,
     /// The events, in the order of their file names.
     pub events: Vec<Published>,
+    /// Which attempt's outputs these are, where they are not the caller's own: another one was first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_by: Option<String>,
 }
 
 /// One published event.
@@ -50,24 +54,45 @@ pub enum Phase {
     /// Nothing happened yet.
     New,
     /// `ready` is staging the inputs.
-    Preparing,
+    #[serde(alias = "preparing")]
+    Staging,
     /// The inputs are staged; the module works.
     Ready,
-    /// `done` is committing the outputs.
+    /// `done` is storing the outputs.
     Committing,
-    /// The outputs are committed.
+    /// The outputs are stored, and the document store is asked whether they are the outcome.
+    Deciding,
+    /// The outcome is decided, and its events are being published.
+    Publishing,
+    /// The outcome is published.
     Done,
     /// The module gave up.
     Failed,
+}
+
+impl Phase {
+    /// Every phase, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::New,
+        Self::Staging,
+        Self::Ready,
+        Self::Committing,
+        Self::Deciding,
+        Self::Publishing,
+        Self::Done,
+        Self::Failed,
+    ];
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::New => "new",
-            Self::Preparing => "preparing",
+            Self::Staging => "staging",
             Self::Ready => "ready",
             Self::Committing => "committing",
+            Self::Deciding => "deciding",
+            Self::Publishing => "publishing",
             Self::Done => "done",
             Self::Failed => "failed",
         })

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValuePairs, Phase};
+use super::{
+    BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValuePairs, ModuleName, Phase, PrivateId,
+};
 
 /// The message on the bus; it starts the next modules.
 ///
@@ -13,7 +15,7 @@ use super::{BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValueP
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// Where the event stands in its graph; `name` is empty, since the bus decides who consumes it.
-    pub context: Lineage,
+    pub context: EventHeader,
     /// The type that consumers subscribe to.
     #[serde(rename = "type")]
     pub event_type: String,
@@ -28,7 +30,7 @@ pub struct Event {
 /// The context of an event that no module processes yet: a [`Context`] whose module may be unnamed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Lineage {
+pub struct EventHeader {
     /// The processing module; empty until one is chosen.
     #[serde(default)]
     pub name: String,
@@ -46,7 +48,7 @@ pub struct Lineage {
 pub struct EventContext {
     /// Where the event stands in its graph.
     #[serde(flatten)]
-    pub context: Lineage,
+    pub context: EventHeader,
     /// The names of the event's files, in the order in which the module named them.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub files: Vec<FileName>,
@@ -56,6 +58,23 @@ pub struct EventContext {
     /// The manifest: one entry for each of `files`.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub blobs: Vec<Blob>,
+    /// The event's type, where the event was submitted: the context and its event are stored as one.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// The proposal that stored it; absent for a submitted event, and in documents of release 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub producer: Option<Producer>,
+}
+
+/// Which proposal of which execution stored a document. The execution's event is the document's parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Producer {
+    /// The module.
+    pub name: ModuleName,
+    /// Its run.
+    pub run: u32,
+    /// The proposal.
+    pub proposal: PrivateId,
 }
 
 /// One file in the blob store.
@@ -141,8 +160,11 @@ pub struct Failure {
     /// The execution that failed.
     #[serde(flatten)]
     pub context: Context,
-    /// The document's id; the same for every failure of the same execution.
+    /// The document's id; the same for every failure of the same attempt.
     pub id: FailureId,
+    /// The attempt that failed; absent in documents of release 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<PrivateId>,
     /// What went wrong, for a person.
     pub reason: String,
     /// Where the execution stood.

@@ -10,16 +10,23 @@ mod layout;
 mod names;
 mod outputs;
 mod pairs;
+mod record;
 
 pub use api::{ErrorBody, Phase, Prepared, Published, Receipt, Status};
 pub use context::Context;
-pub use documents::{Blob, Culprit, Digest, Event, EventContext, Failure, Insight, Lineage};
+pub use documents::{Blob, Culprit, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer};
 pub use layout::Layout;
 #[cfg(feature = "bucket")]
 pub(crate) use names::MAX_KEY;
-pub use names::{BlobKey, EventId, FailureId, FileName, InsightId, InvalidName, ModuleName};
+pub use names::{
+    BlobKey, EventId, ExecutionId, FailureId, FileName, InsightId, InvalidName, KeyOwner, ModuleName,
+    PrivateId,
+};
 pub use outputs::{EVENT_TYPE, EventTypes, FILES, OutputEvent, Problem, parse_event, parse_pairs};
 pub use pairs::{KeyValuePair, KeyValuePairs};
+pub use record::{
+    Committed, Contents, ExecutionRecord, OutboxChunk, Outcome, Publication, RecordedFile, Stores,
+};
 
 /// The greatest size of one file in `out/events`, in bytes.
 ///

@@ -92,6 +92,19 @@ name_type!(
 );
 
 name_type!(
+    /// The id of a proposal, of an attempt or of a submission: 128 random bits as 32 lower-case hexadecimal digits.
+    ///
+    /// It is never used twice, and what is stored under it belongs to whoever made it up.
+    ///
+    /// ```
+    /// use sidecar_core::PrivateId;
+    /// assert!(PrivateId::parse("00112233445566778899aabbccddeeff").is_ok());
+    /// assert!(PrivateId::parse("1").is_err());
+    /// ```
+    PrivateId, "private id", private
+);
+
+name_type!(
     /// The name of a module: one path segment of at most 128 bytes.
     ///
     /// ```
@@ -117,21 +130,72 @@ name_type!(
 );
 
 name_type!(
-    /// The key of a blob: `{event id}/{module name}/{file name}`, at most 1,024 bytes.
+    /// The key of a blob: relative, `/`-separated, normalised, at most 1,024 bytes.
+    ///
+    /// An output lies under `{event id}/{module name}/~{run}-{proposal}/{file name}`: a key that no other attempt
+    /// uses, and that is written once.
     ///
     /// ```
-    /// use sidecar_core::{BlobKey, EventId, FileName, ModuleName};
-    /// let key = BlobKey::new(
-    ///     &EventId::parse("e1")?,
-    ///     &ModuleName::parse("thumbnail")?,
-    ///     &FileName::parse("small/a.png")?,
-    /// )?;
-    /// assert_eq!(key.as_str(), "e1/thumbnail/small/a.png");
+    /// use sidecar_core::{BlobKey, EventId, ExecutionId, FileName, ModuleName, PrivateId};
+    /// let execution = ExecutionId { event_id: EventId::parse("e1")?, name: ModuleName::parse("thumbnail")?, run: 0 };
+    /// let proposal = PrivateId::parse("00112233445566778899aabbccddeeff")?;
+    /// let key = BlobKey::of_output(&execution, &proposal, &FileName::parse("small/a.png")?)?;
+    /// assert_eq!(key.as_str(), "e1/thumbnail/~0-00112233445566778899aabbccddeeff/small/a.png");
     /// assert!(BlobKey::parse("e1/../../etc/passwd").is_err());
     /// # Ok::<(), sidecar_core::InvalidName>(())
     /// ```
     BlobKey, "blob key", key
 );
+
+/// An execution: one run of one module for one event.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionId {
+    /// The event being processed.
+    pub event_id: EventId,
+    /// The module that processes it.
+    pub name: ModuleName,
+    /// 0, or more where an earlier run was abandoned or the module ran again on purpose.
+    pub run: u32,
+}
+
+impl fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.event_id, self.name, self.run)
+    }
+}
+
+/// Whose a key is that only one writer uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyOwner {
+    /// A proposal of an execution.
+    Proposal(ExecutionId, PrivateId),
+    /// A submission of this event.
+    Submission(EventId, PrivateId),
+}
+
+impl KeyOwner {
+    /// What all of its keys begin with.
+    pub fn prefix(&self) -> String {
+        match self {
+            Self::Proposal(ExecutionId { event_id, name, run }, proposal) => {
+                format!("{event_id}/{name}/~{run}-{proposal}/")
+            }
+            Self::Submission(event_id, id) => format!("{event_id}/{SUBMITTED}/~{id}/"),
+        }
+    }
+
+    /// The key of a file.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when the parts together are longer than 1,024 bytes.
+    pub fn key(&self, file: &FileName) -> Result<BlobKey, InvalidName> {
+        BlobKey::parse(&format!("{}{file}", self.prefix()))
+    }
+}
+
+/// Stands for the module in the keys of submitted files; no module can have this name.
+const SUBMITTED: &str = ".submit";
 
 impl FileName {
     /// Where the file lies below `root`.
@@ -141,21 +205,46 @@ impl FileName {
 }
 
 impl BlobKey {
-    /// The key of a file that module `name` wrote while it processed event `event`.
+    /// The key of a file that an execution wrote, in one of its proposals.
     ///
     /// # Errors
-    /// [`InvalidName`] when the three together are longer than 1,024 bytes.
-    pub fn new(event: &EventId, name: &ModuleName, file: &FileName) -> Result<Self, InvalidName> {
-        Self::parse(&format!("{event}/{name}/{file}"))
+    /// [`InvalidName`] when the parts together are longer than 1,024 bytes.
+    pub fn of_output(
+        execution: &ExecutionId,
+        proposal: &PrivateId,
+        file: &FileName,
+    ) -> Result<Self, InvalidName> {
+        KeyOwner::Proposal(execution.clone(), proposal.clone()).key(file)
     }
 
-    /// The key of a file that was kept of a failed execution: no module has a name with a leading dot, so that
+    /// The key of a file that was kept of a failed attempt: no module has a name with a leading dot, so that
     /// nobody takes it for an output.
     ///
     /// # Errors
     /// [`InvalidName`] when the parts together are longer than 1,024 bytes.
-    pub fn of_failed(event: &EventId, name: &ModuleName, file: &FileName) -> Result<Self, InvalidName> {
-        Self::parse(&format!("{event}/.failed/{name}/{file}"))
+    pub fn of_failed(
+        event: &EventId,
+        name: &ModuleName,
+        attempt: &PrivateId,
+        file: &FileName,
+    ) -> Result<Self, InvalidName> {
+        Self::parse(&format!("{event}/.failed/{name}/~{attempt}/{file}"))
+    }
+
+    /// Whose key it is, if only one writer uses it; `None` for keys of release 0.1, which attempts shared.
+    pub fn owner(&self) -> Option<KeyOwner> {
+        let mut segments = self.0.splitn(4, '/');
+        let (event, module, own) = (segments.next()?, segments.next()?, segments.next()?);
+        segments.next()?;
+        let (event_id, own) = (EventId::parse(event).ok()?, own.strip_prefix('~')?);
+        if module == SUBMITTED {
+            return Some(KeyOwner::Submission(event_id, PrivateId::parse(own).ok()?));
+        }
+        let (number, proposal) = own.split_once('-')?;
+        let run = number.parse().ok().filter(|run: &u32| run.to_string() == number)?;
+        let name = ModuleName::parse(module).ok()?;
+        let execution = ExecutionId { event_id, name, run };
+        Some(KeyOwner::Proposal(execution, PrivateId::parse(proposal).ok()?))
     }
 
     /// Where the blob lies below `root`, for stores made of files.
@@ -172,6 +261,14 @@ fn segment(text: &str) -> Result<String, &'static str> {
         _ if text.contains(['/', '\\']) => Err("has a slash"),
         _ if text.contains(char::is_control) => Err("has a control character"),
         _ => Ok(text.to_owned()),
+    }
+}
+
+fn private(text: &str) -> Result<String, &'static str> {
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    match text.len() == 32 && text.bytes().all(is_digit) {
+        true => Ok(text.to_owned()),
+        false => Err("is not 32 lower-case hexadecimal digits"),
     }
 }
 
@@ -220,3 +317,40 @@ macro_rules! from_uuid {
 
 #[cfg(feature = "engine")]
 from_uuid!(EventId, InsightId, FailureId);
+
+#[cfg(feature = "engine")]
+impl PrivateId {
+    /// A new one, which nobody else has.
+    pub(crate) fn random() -> Self {
+        // A UUID would fix six of the bits.
+        let bits = uuid::Uuid::new_v4().as_u128() ^ uuid::Uuid::new_v4().as_u128().rotate_left(64);
+        Self(format!("{bits:032x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_its_owner_and_none_of_release_0_1_does() {
+        let n = "00112233445566778899aabbccddeeff";
+        let owner = |key: &str| BlobKey::parse(key).unwrap().owner();
+        let own = format!("e/m/~7-{n}/a/b");
+        let Some(owner_of_output @ KeyOwner::Proposal(..)) = owner(&own) else { panic!("{own}") };
+        assert_eq!(owner_of_output.key(&FileName::parse("a/b").unwrap()).unwrap().as_str(), own);
+        let own = format!("e/.submit/~{n}/a");
+        assert_eq!(owner(&own).unwrap().prefix(), format!("e/.submit/~{n}/"));
+        for shared in ["e/m/a", "e/m/~0-1/a", "e/.submit/a", "e/.failed/m/a"] {
+            assert_eq!(owner(shared), None, "{shared}");
+        }
+        for shared in [
+            format!("e/m/~07-{n}/a"),
+            format!("e/m/~+7-{n}/a"),
+            format!("e/m/~7-{n}"),
+            format!("e/.failed/~7-{n}/a"),
+        ] {
+            assert_eq!(owner(&shared), None, "{shared}");
+        }
+    }
+}

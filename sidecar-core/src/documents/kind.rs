@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contract::{EventContext, Failure, Insight};
+use crate::contract::{EventContext, ExecutionRecord, Failure, Insight, OutboxChunk, Publication};
 
 /// A set of documents: a directory, a table, or a prefix of ids, as the store likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,11 +15,18 @@ pub enum Kind {
     Insight,
     /// Why executions ended without an outcome.
     Failure,
+    /// The outcomes of executions.
+    Execution,
+    /// Parts of outcomes that are too large for one document.
+    Outbox,
+    /// How far the events of outcomes are published.
+    Published,
 }
 
 impl Kind {
     /// Every kind, for a store that prepares a place for each.
-    pub const ALL: [Self; 3] = [Self::Context, Self::Insight, Self::Failure];
+    pub const ALL: [Self; 6] =
+        [Self::Context, Self::Insight, Self::Failure, Self::Execution, Self::Outbox, Self::Published];
 
     /// The name of one document of this kind.
     pub fn name(self) -> &'static str {
@@ -27,6 +34,9 @@ impl Kind {
             Self::Context => "context",
             Self::Insight => "insight",
             Self::Failure => "failure",
+            Self::Execution => "execution",
+            Self::Outbox => "outbox",
+            Self::Published => "published",
         }
     }
 
@@ -36,6 +46,9 @@ impl Kind {
             Self::Context => "contexts",
             Self::Insight => "insights",
             Self::Failure => "failures",
+            Self::Execution => "executions",
+            Self::Outbox => "outbox",
+            Self::Published => "published",
         }
     }
 
@@ -45,6 +58,9 @@ impl Kind {
             Self::Context => "an event context",
             Self::Insight => "an insight",
             Self::Failure => "a failure",
+            Self::Execution => "an execution record",
+            Self::Outbox => "a part of an outbox",
+            Self::Published => "a note of what is published",
         }
     }
 
@@ -54,6 +70,9 @@ impl Kind {
             Self::Context => "event contexts",
             Self::Insight => "insights",
             Self::Failure => "failures",
+            Self::Execution => "execution records",
+            Self::Outbox => "parts of an outbox",
+            Self::Published => "notes of what is published",
         }
     }
 }
@@ -99,6 +118,42 @@ impl Stored for Failure {
 
     fn id(&self) -> String {
         self.id.to_string()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for ExecutionRecord {
+    const KIND: Kind = Kind::Execution;
+
+    fn id(&self) -> String {
+        crate::execution::record_id(&self.execution())
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for OutboxChunk {
+    const KIND: Kind = Kind::Outbox;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for Publication {
+    const KIND: Kind = Kind::Published;
+
+    fn id(&self) -> String {
+        self.id.clone()
     }
 
     fn correlation_id(&self) -> &str {

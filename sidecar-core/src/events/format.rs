@@ -124,11 +124,11 @@ impl std::fmt::Display for EventFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::{EventId, KeyValuePairs, Lineage};
+    use crate::contract::{EventHeader, EventId, KeyValuePairs};
 
     fn event(parent: &str) -> Event {
         Event {
-            context: Lineage {
+            context: EventHeader {
                 name: String::new(),
                 event_id: EventId::parse("e1").unwrap(),
                 correlation_id: "c1".into(),

@@ -1,167 +1,282 @@
-//! What `done` does: validate everything, then blobs → insight → event contexts → events → clear.
+//! What `done` does before the decision and after it.
 //!
-//! Before `Step::Publishing` nothing has been seen by anybody, so a repeat reads the outputs anew and
-//! overwrites under the same ids; from there on a repeat only needs the journal.
+//! Before: blobs, outbox and contexts are stored under names of a proposal that nobody else uses, so that a write
+//! which arrives late, or an attempt on another machine, changes nothing that anybody reads. After: see `record`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tracing::warn;
 
-use super::data_plane::DataPlane;
-use super::journal::{Journal, Step, StoredFile, StoredFiles};
+use super::journal::{Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
-use super::spec::Settings;
-use super::transfer::{Progress, groups, move_groups};
-use super::{directories, ids};
-use crate::blob::{Descriptor, Source};
+use super::record::{AT_ONCE, contents_of};
+use super::upload::upload;
+use super::{Execution, ids, now, stores};
+use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{
-    Blob, Event, EventContext, FileName, Insight, KeyValuePairs, Lineage, OutputEvent, Prepared, Published,
-    Receipt,
+    BlobKey, Committed, Contents, EventContext, EventHeader, ExecutionId, ExecutionRecord, FileName,
+    KeyOwner, OutboxChunk, Outcome, OutputEvent, Prepared, PrivateId, Producer, Published, RecordedFile,
 };
-use crate::documents::Documents as _;
+use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// Documents or events of one call: a store that is slow or throttles gets through it within a deadline.
-const AT_ONCE: usize = 500;
+/// What a record holds itself, and each part of a larger one, in bytes of JSON: every store takes as much.
+const OUTBOX_PART: usize = 1024 * 1024;
 
-/// Brings the execution from whatever step it is at to `Step::Done`.
-pub(super) async fn commit(
-    settings: &Settings,
-    plane: &DataPlane,
-    journal: &Arc<Mutex<Journal>>,
-    progress: &Progress,
-) -> Result<Receipt> {
-    loop {
-        let step = journal.lock().unwrap_or_else(PoisonError::into_inner).step().clone();
-        let next = match step {
-            Step::Ready { prepared } => {
-                store(settings, plane, journal, progress, prepared, StoredFiles::default()).await?
-            }
-            Step::Stored { prepared, files } => {
-                store(settings, plane, journal, progress, prepared, files).await?
-            }
-            Step::Publishing { prepared, events, receipt } => {
-                for events in events.chunks(AT_ONCE) {
-                    plane.events.publish(events).await?;
-                    fault::point("events.publish");
-                }
-                Step::Published { prepared, receipt }
-            }
-            Step::Published { prepared, receipt } => {
-                let (layout, trash) = (settings.layout.clone(), settings.trash());
-                // Everything was published: what cannot be cleared is untidy, not a failure.
-                if let Err(error) = blocking(move || directories::clear_outputs(&layout, &trash)).await {
-                    warn!(error = error.chain(), "the outputs could not be cleared");
-                }
-                fault::point("outputs.clear");
-                Step::Done { prepared, receipt }
-            }
-            Step::Done { receipt, .. } => return Ok(receipt),
-            Step::New | Step::Failed { .. } => return Err(Error::Internal("a commit without inputs".into())),
+impl Execution {
+    /// Stores the outputs as a new proposal; the journal holds its record when this returns.
+    pub(super) async fn propose(self: &Arc<Self>, prepared: Prepared) -> Result<(ExecutionRecord, Contents)> {
+        let done = now();
+        let (this, execution) = (self.clone(), self.id());
+        let proposal = PrivateId::random();
+        let reading = proposal.clone();
+        let Outputs { files, insights, events } = blocking(move || outputs::read(&this, &reading)).await?;
+        let bytes = files.values().map(Source::size).sum();
+        self.progress.start(files.len() as u64, bytes);
+
+        let known = self.stored_before().await?;
+        let stored = self.store_files(&execution, &proposal, &prepared, files, known).await?;
+
+        let published = events.iter().map(|(file, event)| Published {
+            event_id: ids::event(&execution, &proposal, file),
+            event_type: event.event_type.clone(),
+            file: file.clone(),
+        });
+        let published: Vec<Published> = published.collect();
+        let mut committed = Committed {
+            stores: stores(&self.plane),
+            started: self.journal.entry().started.clone(),
+            ready: self.journal.entry().ready.clone(),
+            done,
+            exit: *self.exit.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            files: stored.len() as u64,
+            bytes,
+            insight_id: (!insights.is_empty()).then(|| ids::insight(&execution)),
+            outbox: Vec::new(),
+            contents: Contents::default(),
+            proposal: proposal.clone(),
         };
-        advance(journal, next).await?;
+        let contents = Contents {
+            inputs: self.recorded_inputs().await?,
+            outputs: stored.iter().map(|file| recorded(&execution, &proposal, file)).collect(),
+            insight: insights,
+            events: published,
+        };
+        self.store_documents(&execution, &mut committed, &contents, events, &stored).await?;
+        let outcome = Outcome::Committed(Box::new(committed));
+        let record = ExecutionRecord::new(self.context(), execution.run, self.attempt(), outcome);
+        let step = Step::Deciding { prepared: Some(prepared), record: Box::new(record.clone()) };
+        self.advance(step).await?;
+        Ok((record, contents))
     }
-}
 
-pub(super) async fn advance(journal: &Arc<Mutex<Journal>>, step: Step) -> Result<()> {
-    let journal = journal.clone();
-    blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).advance(step)).await
-}
-
-/// Makes blobs, insight and event contexts durable; files that `known` holds unchanged are not sent again.
-async fn store(
-    settings: &Settings,
-    plane: &DataPlane,
-    journal: &Arc<Mutex<Journal>>,
-    progress: &Progress,
-    prepared: Prepared,
-    known: StoredFiles,
-) -> Result<Step> {
-    let (cloned, blobs) = (settings.clone(), plane.blobs.clone());
-    let Outputs { files, insights, events } = blocking(move || outputs::read(&cloned, &*blobs)).await?;
-    let bytes = files.values().map(Source::size).sum();
-    progress.start(files.len() as u64, bytes);
-    let receipt = Receipt {
-        files: files.len() as u64,
-        bytes,
-        insight: (!insights.is_empty()).then(|| ids::insight(&settings.context)),
-        events: events.iter().map(|(file, event)| published(settings, file, event)).collect(),
-    };
-
-    let groups = groups(files.into_iter().collect(), settings.parallel, |(_, source)| source.size());
-    let put = |group| put(settings, plane, progress, &known, group);
-    let (stored, failed) = move_groups(groups, settings.parallel, put).await;
-    let stored = StoredFiles::from(stored.into_iter().flatten().collect::<Vec<_>>());
-    if stored.len() > 0 {
-        if let Err(error) = plane.blobs.flush().await {
-            return Err(failed.unwrap_or(error));
+    /// Files of earlier proposals of this run, as far as the store still has them with the right size.
+    async fn stored_before(&self) -> Result<StoredFiles> {
+        let Step::Committing { files, .. } = self.journal.entry().step.clone() else {
+            return Ok(StoredFiles::default());
+        };
+        let (store, execution) = (&self.plane.blobs, self.id());
+        let owners: BTreeSet<KeyOwner> = files.iter().filter_map(|file| file.blob.key.owner()).collect();
+        let mut there = HashMap::new();
+        for owner in owners {
+            // A key of another run would be deleted with it.
+            if !matches!(&owner, KeyOwner::Proposal(of, _) if *of == execution) {
+                continue;
+            }
+            let (prefix, mut after) = (owner.prefix(), None);
+            loop {
+                let page = store.list(&prefix, after.as_ref()).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.key.clone());
+                there.extend(page.iter().map(|listed| (store.folded(&listed.key).into_owned(), listed.size)));
+            }
         }
-        fault::point("blobs.flush");
-        // What was stored need not be sent again when this commit is repeated.
-        advance(journal, Step::Stored { prepared: prepared.clone(), files: stored.clone() }).await?;
-    }
-    if let Some(error) = failed {
-        return Err(error);
+        let is_there =
+            |file: &&StoredFile| there.get(&*store.folded(&file.blob.key)) == Some(&file.blob.size);
+        let (found, all) = (files.iter().filter(is_there).cloned().collect::<Vec<_>>(), files.len());
+        if found.len() < all {
+            warn!(
+                "{} files that were stored are not in {store} any more: they are stored again",
+                all - found.len()
+            );
+        }
+        Ok(found.into())
     }
 
-    if let Some(id) = receipt.insight.clone() {
-        plane.documents.store(&[Insight { context: settings.context.clone(), id, data: insights }]).await?;
+    /// Makes the files durable; those that are known and unchanged keep their keys.
+    async fn store_files(
+        self: &Arc<Self>,
+        execution: &ExecutionId,
+        proposal: &PrivateId,
+        prepared: &Prepared,
+        files: outputs::Files,
+        known: StoredFiles,
+    ) -> Result<StoredFiles> {
+        let (mut kept, mut changed) = (Vec::new(), Vec::new());
+        for (name, source) in files {
+            match known.get(&name) {
+                Some(file) if is_unchanged(file, &source).await? => {
+                    self.progress.file_moved();
+                    kept.push(file.clone());
+                }
+                _ => changed.push((name, source)),
+            }
+        }
+        let committing = |files: StoredFiles| Step::Committing {
+            prepared: prepared.clone(),
+            proposal: proposal.clone(),
+            files,
+        };
+        if changed.is_empty() {
+            return Ok(kept.into());
+        }
+        // Before the first byte is stored under it: no other attempt on this disk takes the name again.
+        self.advance(committing(kept.clone().into())).await?;
+        let key = |(name, source): (FileName, Source)| match BlobKey::of_output(execution, proposal, &name) {
+            Ok(key) => Ok((name, key, source)),
+            Err(invalid) => Err(outputs::too_long(&name, &invalid)),
+        };
+        let uploads = changed.into_iter().map(key).collect::<Result<Vec<_>, _>>();
+        let uploads = uploads.map_err(|problem| Error::Invalid(vec![problem]))?;
+        let (stored, failed) = upload(&*self.plane.blobs, uploads, self.spec.parallel, &self.progress).await;
+        let some = !stored.is_empty();
+        kept.extend(stored.into_iter().map(|(blob, source)| {
+            let identity = source.identity();
+            StoredFile { blob, identity, settled: identity.is_settled() }
+        }));
+        let stored = StoredFiles::from(kept);
+        if some {
+            // What was stored need not be sent again when this commit is repeated.
+            self.advance(committing(stored.clone())).await?;
+        }
+        failed.map_or(Ok(stored), Err)
     }
-    let contexts: Vec<EventContext> = receipt
-        .events
-        .iter()
-        .zip(events)
-        .map(|(published, (_, event))| event_context(settings, published, event, &stored))
-        .collect();
-    if contexts.is_empty() {
-        return Ok(Step::Published { prepared, receipt });
-    }
-    for contexts in contexts.chunks(AT_ONCE) {
-        plane.documents.store(contexts).await?;
-        fault::point("documents.put_event_contexts");
-    }
-    let events =
-        contexts.into_iter().zip(&receipt.events).map(|(context, published)| event(context, published));
-    Ok(Step::Publishing { events: events.collect(), prepared, receipt })
-}
 
-async fn put(
-    settings: &Settings,
-    plane: &DataPlane,
-    progress: &Progress,
-    known: &StoredFiles,
-    group: Vec<(FileName, Source)>,
-) -> Result<Vec<StoredFile>> {
-    let mut stored = Vec::with_capacity(group.len());
-    let (mut names, mut files) = (Vec::new(), Vec::new());
-    for (name, source) in group {
-        if let Some(file) = known.get(&name)
-            && is_unchanged(file, &source).await?
+    /// Stores what is too large for the record, and the contexts of the events.
+    async fn store_documents(
+        &self,
+        execution: &ExecutionId,
+        committed: &mut Committed,
+        contents: &Contents,
+        events: Vec<(String, OutputEvent)>,
+        stored: &StoredFiles,
+    ) -> Result<()> {
+        let context = self.context();
+        let mut parts = cut(contents);
+        if parts.len() == 1 {
+            committed.contents = parts.remove(0);
+        }
+        let chunk = |(number, contents)| OutboxChunk {
+            id: ids::chunk(execution, &committed.proposal, number),
+            context: context.clone(),
+            run: execution.run,
+            proposal: committed.proposal.clone(),
+            contents,
+        };
+        let chunks: Vec<OutboxChunk> = parts.into_iter().enumerate().map(chunk).collect();
+        for chunk in &chunks {
+            self.plane.documents.store(std::slice::from_ref(chunk)).await?;
+            fault::point("documents.put_outbox");
+        }
+        committed.outbox = chunks.into_iter().map(|chunk| chunk.id).collect();
+
+        let producer = Producer {
+            name: execution.name.clone(),
+            run: execution.run,
+            proposal: committed.proposal.clone(),
+        };
+        let event_context = |(published, (_, event)): (&Published, (String, OutputEvent))| EventContext {
+            context: EventHeader {
+                name: String::new(),
+                event_id: published.event_id.clone(),
+                correlation_id: context.correlation_id.clone(),
+                parent_event_id: context.event_id.to_string(),
+            },
+            // Validation saw every named file, and every file was stored.
+            blobs: event.files.iter().filter_map(|name| Some(stored.get(name)?.blob.clone())).collect(),
+            files: event.files,
+            data: event.data,
+            event_type: None,
+            producer: Some(producer.clone()),
+        };
+        let contexts: Vec<_> = contents.events.iter().zip(events).map(event_context).collect();
+        for contexts in contexts.chunks(AT_ONCE) {
+            self.plane.documents.store(contexts).await?;
+            fault::point("documents.put_event_contexts");
+        }
+        Ok(())
+    }
+
+    /// Ends an attempt whose outcome is published: its own outputs are cleared, others are set aside.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        own: Option<&ExecutionRecord>,
+        record: &ExecutionRecord,
+        mut receipt: crate::contract::Receipt,
+    ) -> Result<crate::contract::Receipt> {
+        let is_own = |own: &ExecutionRecord| {
+            own.committed().map(|c| &c.proposal) == record.committed().map(|c| &c.proposal)
+        };
+        let won = own.is_some_and(is_own);
+        if !won && record.attempt != self.attempt() {
+            receipt.committed_by = Some(record.decided_by());
+        }
+        let prepared = match &self.journal.entry().step {
+            Step::Ready { prepared } | Step::Committing { prepared, .. } => Some(prepared.clone()),
+            Step::Deciding { prepared, .. } | Step::Done { prepared, .. } => prepared.clone(),
+            Step::New | Step::Failed { .. } => None,
+        };
+        let cleared = self.on_disk(move |this| match won {
+            true => this.slot.clear_outputs().map(|()| None),
+            false => this.slot.set_outputs_aside(),
+        });
+        match cleared.await {
+            // Everything was published: what cannot be cleared is untidy, not a failure.
+            Err(error) => warn!(error = error.chain(), "the outputs could not be cleared"),
+            Ok(None) => {}
+            Ok(Some(path)) => {
+                warn!(path = %path.display(), "another attempt was first: these outputs were set aside")
+            }
+        }
+        fault::point("outputs.clear");
+        if let Some(own) = own.filter(|_| !won)
+            && let Err(error) = self.remove_own(own, record).await
         {
-            progress.file_moved();
-            stored.push(file.clone());
-            continue;
+            warn!(error = error.chain(), "what this attempt had stored is left for sidecar gc");
         }
-        let key = outputs::key(settings, &name).map_err(|problem| Error::Invalid(vec![problem]))?;
-        names.push(name);
-        files.push((key, source.counted_by(progress.bytes_moved())));
+        let step = Step::Done { prepared, receipt: receipt.clone() };
+        self.change(move |entry| entry.step = step).await?;
+        Ok(receipt)
     }
-    let descriptors = plane.blobs.put_all(&files).await?;
-    fault::point("blobs.put");
-    for ((name, (key, source)), descriptor) in names.into_iter().zip(files).zip(descriptors) {
-        progress.file_moved();
-        let Descriptor { size, digest } = descriptor;
-        if size != source.size() {
-            let problem = format!("{size} bytes were stored instead of {}", source.size());
-            return Err(Error::Corrupt { provider: plane.blobs.to_string(), what: key.to_string(), problem });
+
+    /// Removes what a beaten proposal stored, except what the record names.
+    async fn remove_own(&self, own: &ExecutionRecord, record: &ExecutionRecord) -> Result<()> {
+        let (Some(own_committed), Some(committed)) = (own.committed(), record.committed()) else {
+            return Ok(());
+        };
+        // Its own events are read first: its contexts are known by them.
+        let contents = contents_of(&self.plane, own, own_committed).await?;
+        let ids: Vec<String> = contents.events.iter().map(|event| event.event_id.to_string()).collect();
+        let named = super::gc::named_keys(&self.plane, record, committed).await?;
+        let store = &self.plane.blobs;
+        let owner = KeyOwner::Proposal(own.execution(), own_committed.proposal.clone());
+        loop {
+            let page = store.list(&owner.prefix(), None).await?;
+            let keys = page.into_iter().map(|listed| listed.key);
+            let keys: Vec<_> = keys.filter(|key| !named.contains(&*store.folded(key))).collect();
+            if keys.is_empty() {
+                break;
+            }
+            store.delete(&keys).await?;
         }
-        let blob = Blob { name, key, size, digest, executable: source.is_executable() };
-        let identity = source.identity();
-        stored.push(StoredFile { blob, identity, settled: identity.is_settled() });
+        for ids in ids.chunks(AT_ONCE) {
+            self.plane.documents.delete(Kind::Context, ids).await?;
+        }
+        self.plane.documents.delete(Kind::Outbox, &own_committed.outbox).await
     }
-    Ok(stored)
 }
 
 /// Whether the file is the one that was stored.
@@ -173,41 +288,55 @@ async fn is_unchanged(stored: &StoredFile, source: &Source) -> Result<bool> {
     blocking(move || Ok(source.describe()?.digest == digest)).await
 }
 
-fn published(settings: &Settings, file: &str, event: &OutputEvent) -> Published {
-    Published {
-        event_id: ids::event(&settings.context, file),
-        event_type: event.event_type.clone(),
-        file: file.to_owned(),
+/// A file as the record tells it: without its key, where that follows from its name.
+fn recorded(execution: &ExecutionId, proposal: &PrivateId, file: &StoredFile) -> RecordedFile {
+    let blob = &file.blob;
+    let own = blob.key.owner() == Some(KeyOwner::Proposal(execution.clone(), proposal.clone()));
+    RecordedFile {
+        name: blob.name.clone(),
+        size: blob.size,
+        digest: blob.digest,
+        executable: blob.executable,
+        key: (!own).then(|| blob.key.clone()),
     }
 }
 
-fn event_context(
-    settings: &Settings,
-    published: &Published,
-    event: OutputEvent,
-    stored: &StoredFiles,
-) -> EventContext {
-    // Validation saw every named file, and every file was stored.
-    let blobs =
-        event.files.iter().filter_map(|name| stored.get(name)).map(|file| file.blob.clone()).collect();
-    EventContext {
-        context: Lineage {
-            name: String::new(),
-            event_id: published.event_id.clone(),
-            correlation_id: settings.context.correlation_id.clone(),
-            parent_event_id: settings.context.event_id.to_string(),
-        },
-        files: event.files,
-        data: event.data,
-        blobs,
+/// Cuts the lists of a record into parts of about [`OUTBOX_PART`] bytes; one alone fits into the record itself.
+fn cut(contents: &Contents) -> Vec<Contents> {
+    /// More than the punctuation of one entry of any list.
+    const ENTRY: usize = 100;
+    /// A digest as text, its name and the size's.
+    const FILE: usize = 250;
+    let mut parts = vec![Contents::default()];
+    let mut size = 0;
+    let mut part = |bytes: usize, add: &dyn Fn(&mut Contents)| {
+        if size + bytes > OUTBOX_PART && size > 0 {
+            parts.push(Contents::default());
+            size = 0;
+        }
+        size += bytes;
+        if let Some(last) = parts.last_mut() {
+            add(last);
+        }
+    };
+    // Text grows by as much when it is escaped; where it grows by more, stores take more than this.
+    let text = |text: &str| 2 * text.len();
+    let file = |file: &RecordedFile| {
+        FILE + text(file.name.as_str()) + file.key.as_ref().map_or(0, |key| text(key.as_str()))
+    };
+    for input in &contents.inputs {
+        part(file(input), &|part| part.inputs.push(input.clone()));
     }
-}
-
-fn event(context: EventContext, published: &Published) -> Event {
-    Event {
-        context: context.context,
-        event_type: published.event_type.clone(),
-        previous_stages: Vec::new(),
-        data: KeyValuePairs::default(),
+    for output in &contents.outputs {
+        part(file(output), &|part| part.outputs.push(output.clone()));
     }
+    for pair in &contents.insight {
+        part(ENTRY + text(&pair.key) + text(&pair.value), &|part| {
+            part.insight.0.push(pair.clone());
+        });
+    }
+    for event in &contents.events {
+        part(ENTRY + text(&event.event_type) + text(&event.file), &|part| part.events.push(event.clone()));
+    }
+    parts
 }

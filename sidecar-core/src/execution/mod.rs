@@ -1,25 +1,125 @@
 //! One execution of one module for one event, from ready to done.
 //!
-//! `session` is the state machine; `prepare` and `commit` are what it runs; `outputs` and `tree` read what
-//! the module wrote; `journal` remembers every step, so that a commit survives a crash at any point.
+//! `session` is the shell that callers see, and `state` what each call does in each state. An `Execution` is the
+//! value that they work on: what is executed (`spec`), where (`slot`), on which data plane, and how far (`journal`,
+//! `transfer`). Its methods are the steps: `stage`, then `outputs` → `upload` → `commit` → `record`, or `failure`.
+//! `record` decides once, and rolls forward whatever was decided.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crate::blocking;
+use crate::contract::{Context, EventContext, ExecutionId, PrivateId, RecordedFile, Stores};
+use crate::error::Result;
+use crate::plane::DataPlane;
 
 mod commit;
 mod conflicts;
 mod directories;
 mod failure;
+mod gc;
+mod get;
 mod ids;
 mod journal;
+mod open;
 mod outputs;
+mod record;
 mod session;
+mod slot;
 mod spec;
 mod stage;
+mod state;
 mod submit;
 mod transfer;
 mod tree;
+mod upload;
 
-use crate::plane as data_plane;
+use journal::{Entry, Journal, Step};
+use slot::Slot;
+use transfer::Progress;
+
+pub(crate) use ids::record as record_id;
 
 pub use failure::OnFailure;
+pub use gc::{Collected, collect_garbage};
+pub use get::{Copied, copy_out};
+pub use record::{Recovered, recover};
 pub use session::Session;
-pub use spec::{Settings, Start};
+pub use spec::{First, Settings, Start};
 pub use submit::Submission;
+
+/// One attempt at an execution.
+#[derive(Debug)]
+struct Execution {
+    spec: Settings,
+    slot: Arc<Slot>,
+    plane: DataPlane,
+    progress: Progress,
+    journal: Journal,
+    /// What is known of the inputs; found again in the document store where it is not.
+    inputs: Mutex<Inputs>,
+    /// The module's exit code, where it has ended before `done`.
+    exit: Mutex<Option<i32>>,
+}
+
+/// What is known of the inputs in this process.
+#[derive(Debug, Default)]
+struct Inputs {
+    /// The event's context, if it was found before it was needed.
+    context: Option<EventContext>,
+    /// Since when the context is missing.
+    missing_since: Option<Instant>,
+    staged: Option<Vec<RecordedFile>>,
+}
+
+impl Execution {
+    /// Which execution it is, in the graph of its event.
+    fn context(&self) -> Context {
+        self.journal.entry().context.clone()
+    }
+
+    fn id(&self) -> ExecutionId {
+        let entry = self.journal.entry();
+        ids::execution(&entry.context, entry.run)
+    }
+
+    fn attempt(&self) -> PrivateId {
+        self.journal.entry().attempt.clone()
+    }
+
+    fn inputs(&self) -> MutexGuard<'_, Inputs> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs blocking work on the slot and the journal.
+    async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let this = self.clone();
+        blocking(move || work(&this)).await
+    }
+
+    async fn advance(self: &Arc<Self>, step: Step) -> Result<()> {
+        self.on_disk(move |this| this.journal.advance(step)).await
+    }
+
+    async fn change(self: &Arc<Self>, change: impl FnOnce(&mut Entry) + Send + 'static) -> Result<()> {
+        self.on_disk(move |this| this.journal.change(change)).await
+    }
+}
+
+/// The ids of the three stores.
+fn stores(plane: &DataPlane) -> Stores {
+    Stores { blobs: plane.blobs.id(), documents: plane.documents.id(), events: plane.events.id() }
+}
+
+/// Now, as records tell it: RFC 3339, UTC.
+fn now() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// This machine, as records tell it.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -6,13 +6,12 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::conflicts;
-use super::spec::Settings;
 use super::tree::{self, Tree};
-use crate::blob::{BlobProvider, Source};
+use super::{Execution, conflicts};
+use crate::blob::Source;
 use crate::contract::{
-    BlobKey, Context, FileName, KeyValuePairs, Layout, MAX_EVENT_FILE, MAX_META_FILE, OutputEvent, Problem,
-    parse_event, parse_pairs,
+    BlobKey, FileName, InvalidName, KeyValuePairs, Layout, MAX_EVENT_FILE, MAX_META_FILE, OutputEvent,
+    PrivateId, Problem, parse_event, parse_pairs,
 };
 use crate::error::{Error, Result};
 
@@ -22,10 +21,13 @@ const MAX_PROBLEMS: usize = 1000;
 /// The most names that one warning lists.
 const MAX_STRAYS: usize = 10;
 
+/// The output files by name.
+pub(super) type Files = Tree;
+
 /// Everything that one commit makes durable.
 #[derive(Debug)]
 pub(super) struct Outputs {
-    pub(super) files: Tree,
+    pub(super) files: Files,
     pub(super) insights: KeyValuePairs,
     /// File name in `out/events` and content, in the order of the names.
     pub(super) events: Vec<(String, OutputEvent)>,
@@ -35,13 +37,14 @@ pub(super) struct Outputs {
 ///
 /// # Errors
 /// [`Error::Invalid`] with every problem of every file.
-pub(super) fn read(settings: &Settings, store: &dyn BlobProvider) -> Result<Outputs> {
-    let layout = &settings.layout;
+pub(super) fn read(execution: &Execution, proposal: &PrivateId) -> Result<Outputs> {
+    let (layout, id) = (execution.slot.layout(), execution.id());
+    let key = |name: &FileName| BlobKey::of_output(&id, proposal, name);
     let mut problems = Vec::new();
     let files = tree::walk(&layout.output_data(), Layout::OUTPUT_DATA, &mut problems)?;
-    problems.extend(files.keys().filter_map(|name| key(settings, name).err()));
-    let keyed = files.keys().filter_map(|name| Some((name, key(settings, name).ok()?)));
-    problems.extend(conflicts::folded(store, &format!("{}/", Layout::OUTPUT_DATA), keyed));
+    problems.extend(files.keys().filter_map(|name| key(name).err().map(|invalid| too_long(name, &invalid))));
+    let keyed = files.keys().filter_map(|name| Some((name, key(name).ok()?)));
+    problems.extend(conflicts::folded(&*execution.plane.blobs, &format!("{}/", Layout::OUTPUT_DATA), keyed));
     let insights = match read_bounded(&layout.output_meta(), Layout::OUTPUT_META, MAX_META_FILE) {
         Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
             problems.extend(found);
@@ -59,7 +62,8 @@ pub(super) fn read(settings: &Settings, store: &dyn BlobProvider) -> Result<Outp
         match read_bounded(&layout.output_events().join(&name), &file, MAX_EVENT_FILE) {
             Ok(None) => {}
             Ok(Some(text)) => {
-                match parse_event(&file, &text, &settings.event_types, |name| files.contains_key(name)) {
+                match parse_event(&file, &text, &execution.spec.event_types, |name| files.contains_key(name))
+                {
                     Ok(event) => events.push((name, event)),
                     Err(found) => problems.extend(found),
                 }
@@ -79,11 +83,9 @@ pub(super) fn read(settings: &Settings, store: &dyn BlobProvider) -> Result<Outp
     Err(Error::Invalid(problems))
 }
 
-/// The key of an output file.
-pub(super) fn key(settings: &Settings, name: &FileName) -> Result<BlobKey, Problem> {
-    let Context { event_id, name: module, .. } = &settings.context;
-    BlobKey::new(event_id, module, name)
-        .map_err(|invalid| Problem::of(format!("{}/{name}", Layout::OUTPUT_DATA), invalid.to_string()))
+/// The problem of a file whose key cannot be made.
+pub(super) fn too_long(name: &FileName, invalid: &InvalidName) -> Problem {
+    Problem::of(format!("{}/{name}", Layout::OUTPUT_DATA), invalid.to_string())
 }
 
 /// The names of the event files, sorted, so that every repeat publishes in the same order.

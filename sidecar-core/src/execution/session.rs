@@ -1,35 +1,36 @@
-//! One execution as a state machine: `New → Preparing → Ready → Committing → Done`, and `Failed`.
+//! An attempt as its callers see it: the async shell around `state` and `Execution`.
 //!
-//! A call that does work runs as a task of its own, so that a dropped connection does not cancel it and a
-//! repeat joins it.
+//! A call that does work runs as a task of its own, so that a dropped connection does not cancel it and a repeat
+//! joins it.
 
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 
-use super::data_plane::DataPlane;
 use super::failure::Reason;
-use super::journal::{Journal, Step};
-use super::spec::Settings;
-use super::transfer::Progress;
-use super::{commit, directories, failure, stage};
+use super::open::{self, Opened};
+use super::record::{Decision, abandon, roll_forward};
+use super::state::{Move, Rest, State, Turn};
+use super::{Execution, Settings, Step, journal};
 use crate::blocking;
-use crate::contract::{Context, Layout, Phase, Prepared, Receipt, Status};
+use crate::contract::{Contents, Context, ExecutionRecord, Layout, Phase, Prepared, Receipt, Status};
 use crate::error::{Error, Result};
+use crate::plane::DataPlane;
 
-/// One execution of one module for one event; clones share it.
+/// One attempt at an execution: one module, one event; clones share it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use sidecar_core::{Context, DataPlane, EventId, Layout, ModuleName, Session, Settings};
+/// use sidecar_core::{Context, DataPlane, EventId, First, Layout, ModuleName, Session, Settings};
 ///
 /// let base = tempfile::tempdir()?;
 /// let context = Context {
@@ -38,7 +39,9 @@ use crate::error::{Error, Result};
 ///     correlation_id: "c1".into(),
 ///     parent_event_id: String::new(),
 /// };
-/// let session = Session::open(Settings::new(context, Layout::new(base.path())), DataPlane::memory()).await?;
+/// let mut settings = Settings::new(context, Layout::new(base.path()));
+/// settings.first = First::Yes;
+/// let session = Session::open(settings, DataPlane::memory()).await?;
 /// session.ready().await?;
 /// std::fs::write(base.path().join("out/data/a.txt"), "hello")?;
 /// let receipt = session.done().await?;
@@ -55,92 +58,106 @@ pub struct Session {
 /// The result of a call that others may have joined.
 type Outcome<T> = Result<T, Arc<Error>>;
 
-#[derive(Debug)]
-struct Inner {
-    settings: Settings,
-    plane: DataPlane,
-    progress: Progress,
-    journal: Arc<Mutex<Journal>>,
-    state: Mutex<State>,
-    phase: watch::Sender<Phase>,
-    /// Whether somebody was told how the execution ended.
-    told: watch::Sender<bool>,
-    /// When the module was last heard.
-    heard: Mutex<Instant>,
-}
+/// A call at work, which any number of callers wait for.
+type Running<T> = Shared<BoxFuture<'static, Outcome<T>>>;
 
 #[derive(Debug)]
-struct State {
-    phase: Phase,
-    /// Whether this process staged the inputs itself; a restarted sidecar stages them again when asked.
-    staged: bool,
-    prepared: Option<Prepared>,
-    receipt: Option<Receipt>,
-    reason: Option<String>,
-    /// Why the last commit was refused.
-    refusal: Option<Arc<Error>>,
-    /// Whether events may have been seen, so that only finishing is left.
-    publishing: bool,
-    preparing: Option<Shared<BoxFuture<'static, Outcome<Prepared>>>>,
-    committing: Option<Shared<BoxFuture<'static, Outcome<Receipt>>>>,
-    failing: Option<Shared<BoxFuture<'static, Outcome<()>>>>,
-    /// Whether a commit that has begun to publish is about to be tried again.
-    finish_scheduled: bool,
+struct Inner {
+    execution: Arc<Execution>,
+    span: Span,
+    /// Where it stands, for callers to change and to wait for.
+    shared: watch::Sender<Progressing>,
+    /// Whether somebody was answered how the execution ended.
+    delivered: watch::Sender<bool>,
+    /// When the module last gave a sign of life.
+    heartbeat: Mutex<Instant>,
+    /// The outcome, once it is known.
+    decided: Mutex<Option<Box<Decided>>>,
+    decisions: Decisions,
+}
+
+/// The state, and the calls at work on it.
+#[derive(Debug)]
+struct Progressing {
+    state: State,
+    staging: Option<Running<Prepared>>,
+    committing: Option<Running<Receipt>>,
+    failing: Option<Running<()>>,
+    /// Whether what only the sidecar can finish is about to be tried again.
+    scheduled: bool,
+    /// Since when an outcome is decided and not published.
+    decided_since: Option<Instant>,
+}
+
+/// How decisions came out, for the metrics.
+#[derive(Debug, Default)]
+struct Decisions {
+    won: AtomicU64,
+    lost: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+/// What a commit works on.
+enum Work {
+    /// Outputs that are to be stored first.
+    Outputs(Prepared),
+    /// A proposal that the journal holds.
+    Proposal(Box<ExecutionRecord>),
+    /// An outcome, and the proposal of this session that was decided with it, if there was one.
+    Decided(Box<Decided>),
+}
+
+/// An outcome that is to be published.
+#[derive(Debug, Clone)]
+struct Decided {
+    own: Option<ExecutionRecord>,
+    record: ExecutionRecord,
 }
 
 impl Session {
-    /// Opens an execution: a new one, or the one that the journal remembers.
+    /// Opens an execution: where it has an outcome, that is published; otherwise an attempt begins, or the one that
+    /// the journal remembers goes on.
     ///
-    /// A commit that had begun to publish when the sidecar was killed goes on at once.
     /// Outputs of an earlier, unfinished execution in the same base directory are moved to `out/.previous`.
     ///
     /// # Errors
     /// [`Error::Busy`] when another sidecar or a module holds the directory, or when it holds the unfinished
-    /// commit of another execution; [`Error::Io`] when a directory cannot be made or the journal not be read.
+    /// commit of another execution; [`Error::Io`] when a directory cannot be made or the journal not be read; and
+    /// what the document store reports.
     pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
-        let (opened, place) = (settings.clone(), plane.to_string());
-        let (journal, aside) = blocking(move || {
-            let (mut journal, earlier) = Journal::open(&opened, place)?;
-            let mut aside = None;
-            if let Some(earlier) = earlier {
-                if earlier.worked {
-                    aside =
-                        directories::set_outputs_aside(&opened.layout)?.map(|path| (earlier.context, path));
-                }
-                // From here on the outputs are this execution's, also for whoever starts next.
-                journal.advance(Step::New)?;
-            }
-            if let Err(error) = directories::remove(&opened.trash()) {
-                warn!(error = error.chain(), "cleared outputs could not be removed");
-            }
-            directories::make(&opened.layout)?;
-            Ok((journal, aside))
-        })
-        .await?;
-        if let Some((context, path)) = aside {
-            let (event, module) = (&context.event_id, &context.name);
-            warn!(%event, %module, path = %path.display(), "outputs of an earlier execution were set aside");
-        }
-        let state = State::of(journal.step());
-        if state.phase != Phase::New {
-            info!(phase = %state.phase, "resuming");
-        }
+        let Opened { execution, state, decided } = open::open(settings, plane).await?;
+        let (context, attempt) = (execution.context(), execution.attempt());
+        let attempt = &attempt.as_str()[..8];
+        let span = info_span!("execution", module = %context.name, event = %context.event_id, attempt);
+        let begin = state.is_at_work();
+        let shared = Progressing {
+            state,
+            staging: None,
+            committing: None,
+            failing: None,
+            scheduled: false,
+            decided_since: None,
+        };
         let session = Self {
             inner: Arc::new(Inner {
-                phase: watch::Sender::new(state.phase),
-                told: watch::Sender::new(false),
-                heard: Mutex::new(Instant::now()),
-                state: Mutex::new(state),
-                journal: Arc::new(Mutex::new(journal)),
-                progress: Progress::default(),
-                settings,
-                plane,
+                execution,
+                span,
+                shared: watch::Sender::new(shared),
+                delivered: watch::Sender::new(false),
+                heartbeat: Mutex::new(Instant::now()),
+                decided: Mutex::new(None),
+                decisions: Decisions::default(),
             }),
         };
-        if session.phase() == Phase::Committing {
-            let mut state = session.inner.state();
+        if begin {
+            let own = session.inner.proposal();
+            let work = match (decided, own) {
+                (Some(record), own) => Work::Decided(Box::new(Decided { own, record: *record })),
+                (None, Some(own)) => Work::Proposal(Box::new(own)),
+                (None, None) => return Err(Error::Internal("a commit without a proposal".into())),
+            };
             // Nobody waits for it yet; it runs on its own.
-            drop(session.start_commit(&mut state));
+            session.inner.change(|shared| drop(session.inner.begin_commit(shared, work)));
         }
         Ok(session)
     }
@@ -151,7 +168,7 @@ impl Session {
     /// [`Error::Io`] when there is a journal that cannot be read.
     pub async fn context_in(state_dir: impl Into<PathBuf>) -> Result<Option<Context>> {
         let dir = state_dir.into();
-        blocking(move || Journal::context_in(&dir)).await
+        blocking(move || Ok(journal::read(&dir)?.map(|entry| entry.context))).await
     }
 
     /// Stages the inputs, or answers again what it answered before.
@@ -160,213 +177,195 @@ impl Session {
     /// [`Error::OutOfOrder`] after [`fail`](Self::fail); otherwise what the providers and the disk report.
     /// After an error `in/` is empty and the call can be repeated.
     pub async fn ready(&self) -> Outcome<Prepared> {
-        let running = {
-            let mut state = self.inner.state();
-            match (state.phase, &state.preparing, &state.prepared) {
-                _ if state.failing.is_some() => return Err(state.out_of_order("prepare")),
-                (Phase::Failed, ..) => return Err(state.out_of_order("prepare")),
-                (_, Some(running), _) => running.clone(),
-                // A module that starts again meets the commit of its predecessor.
-                (Phase::Committing, ..) if self.inner.inputs_are_gone() => {
-                    return Err(state.out_of_order("prepare"));
-                }
-                (Phase::Ready, ..) if state.publishing && self.inner.inputs_are_gone() => {
-                    return Err(state.out_of_order("prepare"));
-                }
-                (Phase::New, ..) => self.start_prepare(&mut state),
-                (Phase::Ready, ..) if !state.staged => self.start_prepare(&mut state),
-                (Phase::Ready | Phase::Done, ..) if self.inner.inputs_are_gone() => {
-                    self.start_prepare(&mut state)
-                }
-                (_, None, Some(prepared)) => return Ok(prepared.clone()),
-                (_, None, None) => return Err(state.out_of_order("prepare")),
+        let inner = &self.inner;
+        loop {
+            let gone = inner.execution.slot.inputs_are_gone();
+            let running = inner.change(|shared| match shared.state.ready(gone) {
+                Move::Answer(prepared) => Ok(Some(std::future::ready(Ok(prepared)).boxed().shared())),
+                Move::Join => Ok(shared.staging.clone()),
+                Move::Begin => Ok(Some(inner.begin_staging(shared))),
+                Move::Wait => Ok(None),
+                Move::Refuse(hint) => Err(out_of_order("prepare", shared, hint)),
+            })?;
+            match running {
+                Some(running) => return running.await,
+                None => drop(self.idle().await),
             }
-        };
-        running.await
+        }
     }
 
     /// Commits the outputs, or answers again what it answered before.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] before `ready`, [`Error::Invalid`] when the outputs need mending; otherwise what
-    /// the providers and the disk report. After an error the call can be repeated.
+    /// [`Error::OutOfOrder`] before `ready`, [`Error::Invalid`] when the outputs need fixing,
+    /// [`Error::Abandoned`] when this run was closed without an outcome; otherwise what the providers and the disk
+    /// report. After an error the call can be repeated.
     pub async fn done(&self) -> Outcome<Receipt> {
-        let running = {
-            let mut state = self.inner.state();
-            match (state.phase, &state.committing, &state.receipt) {
-                _ if state.failing.is_some() => return Err(state.out_of_order("commit")),
-                // The inputs may be staged once more.
-                (Phase::Done | Phase::Preparing, _, Some(receipt)) => {
-                    self.inner.told.send_replace(true);
-                    return Ok(receipt.clone());
-                }
-                (_, Some(running), _) => running.clone(),
-                (Phase::Ready, ..) => self.start_commit(&mut state),
-                _ => return Err(state.out_of_order("commit")),
+        let inner = &self.inner;
+        let running = inner.change(|shared| match shared.state.done() {
+            Move::Answer(receipt) => Ok(std::future::ready(Ok(receipt)).boxed().shared()),
+            Move::Join | Move::Wait => {
+                shared.committing.clone().ok_or_else(|| internal("a commit nobody runs"))
             }
-        };
+            Move::Begin => {
+                let work = inner.work(&shared.state).ok_or_else(|| internal("a commit without outputs"))?;
+                Ok(inner.begin_commit(shared, work))
+            }
+            Move::Refuse(hint) => Err(out_of_order("commit", shared, hint)),
+        })?;
         let outcome = running.await;
         if outcome.is_ok() {
-            self.inner.told.send_replace(true);
+            inner.delivered.send_replace(true);
         }
         outcome
     }
 
-    /// Finishes a commit that has begun to publish, without anybody having asked.
-    async fn finish(&self) {
-        let running = {
-            let mut state = self.inner.state();
-            state.finish_scheduled = false;
-            match (state.phase, &state.committing) {
-                (_, Some(running)) => running.clone(),
-                (Phase::Ready, None) if state.publishing => self.start_commit(&mut state),
-                _ => return,
-            }
-        };
-        // It reports itself, and schedules the next attempt if it fails.
-        let _ = running.await;
-    }
-
-    /// Ends the execution without a commit, for this reason of the module; a running call is waited for.
+    /// Ends the attempt without a commit, for this reason of the module; a running call is waited for.
     ///
-    /// A [`Failure`](crate::Failure) is left in the document store.
+    /// A [`Failure`](crate::Failure) is left in the document store. Where the outcome may have been decided already,
+    /// the run is closed instead, unless it has been decided.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`] when the outputs are committed already.
+    /// [`Error::OutOfOrder`] when the outputs are committed already; where the decision is unknown, what the
+    /// document store reports.
     pub async fn fail(&self, reason: impl Into<String>) -> Outcome<()> {
-        self.end(Reason::module(reason.into())).await
+        let (inner, reason) = (&self.inner, Reason::module(reason.into()));
+        loop {
+            let running = inner.change(|shared| match shared.state.fail() {
+                Move::Answer(()) => Ok(Some(std::future::ready(Ok(())).boxed().shared())),
+                Move::Join => Ok(shared.failing.clone()),
+                Move::Begin => Ok(Some(inner.begin_failing(shared, reason.clone()))),
+                Move::Wait => Ok(None),
+                Move::Refuse(hint) => Err(out_of_order("fail", shared, hint)),
+            })?;
+            match running {
+                Some(running) => return running.await,
+                None => drop(self.idle().await),
+            }
+        }
     }
 
     /// Leaves a [`Failure`](crate::Failure) for an error of `ready` or `done` that nobody will repeat by himself.
     ///
-    /// The execution does not end by it: whoever mends the cause can still commit.
+    /// The attempt does not end by it: whoever fixes the cause can still commit.
     pub async fn report(&self, error: &Error) {
-        let Inner { settings, plane, .. } = &*self.inner;
-        failure::record(settings, plane, self.phase(), &Reason::error(error)).await;
+        self.inner.execution.record_failure(self.phase(), &Reason::error(error)).await;
     }
 
-    async fn end(&self, reason: Reason) -> Outcome<()> {
-        loop {
-            let running = {
-                let mut state = self.inner.state();
-                match state.phase {
-                    _ if state.failing.is_some() => state.failing.clone(),
-                    Phase::Failed => return Ok(()),
-                    Phase::Done => return Err(state.out_of_order("fail")),
-                    _ if state.publishing => return Err(state.out_of_order("fail")),
-                    Phase::New | Phase::Ready => {
-                        // The journal is small and local: writing it under the lock keeps other calls out.
-                        let failed = Step::Failed { reason: reason.text.clone() };
-                        self.inner.journal().advance(failed).map_err(Arc::new)?;
-                        Some(self.start_fail(&mut state, reason.clone()))
-                    }
-                    Phase::Preparing | Phase::Committing => {
-                        // Its result is its caller's; here only its end matters.
-                        let preparing = state.preparing.clone().map(|running| running.map(drop).boxed());
-                        let committing = state.committing.clone().map(|running| running.map(drop).boxed());
-                        preparing.or(committing).map(|ended| ended.map(|()| Ok(())).boxed().shared())
-                    }
-                }
-            };
-            if let Some(running) = running {
-                running.await?;
-            }
-        }
+    /// Notes the exit code of a module that has ended before `done`.
+    pub fn module_exited(&self, code: i32) {
+        *self.inner.execution.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     }
 
     /// The directories that it shares with the module.
     pub fn layout(&self) -> &Layout {
-        &self.inner.settings.layout
+        self.inner.execution.slot.layout()
     }
 
     /// Where the execution stands, and how far its transfer is.
     pub fn status(&self) -> Status {
-        let state = self.inner.state();
-        let [files, files_total, bytes, bytes_total] = self.inner.progress.read();
+        let shared = self.inner.shared.borrow();
+        let [files, files_total, bytes, bytes_total] = self.inner.execution.progress.read();
         Status {
-            phase: state.phase,
-            context: self.inner.settings.context.clone(),
+            phase: shared.state.phase(),
+            context: self.inner.execution.context(),
             files,
             files_total,
             bytes,
             bytes_total,
-            reason: state.reason.clone(),
+            reason: shared.state.reason().map(str::to_owned),
         }
     }
 
-    /// Whether a commit has begun to publish and is not finished yet; then nothing else can be done.
+    /// Whether the outcome is decided, or may be, and not published yet; then the module can do nothing more.
     pub fn is_publishing(&self) -> bool {
-        let state = self.inner.state();
-        state.publishing && state.phase != Phase::Done
+        self.inner.shared.borrow().state.is_beyond_the_module()
+    }
+
+    /// Whether the event's context is missing, and may still appear: then `ready` is worth repeating.
+    pub fn awaits_event(&self) -> bool {
+        let Execution { spec, .. } = &*self.inner.execution;
+        self.inner.execution.inputs().missing_since.is_some_and(|since| since.elapsed() < spec.patience)
     }
 
     /// Why the last call of [`done`](Self::done) failed, unless another has succeeded since.
-    pub fn refusal(&self) -> Option<Arc<Error>> {
-        self.inner.state().refusal.clone()
+    pub fn last_error(&self) -> Option<Arc<Error>> {
+        self.inner.shared.borrow().state.last_error().cloned()
     }
 
     /// Where the execution stands.
     pub fn phase(&self) -> Phase {
-        self.inner.state().phase
+        self.inner.shared.borrow().state.phase()
     }
 
     /// A lock for whoever starts the module: to be inherited by it, so that it is held by the module and all that
     /// it starts. As long as any of them lives, no other module is begun in this directory: see [`Session::open`].
     ///
-    /// Not seen is what closes the files that it inherits, and a module that removed the state directory.
+    /// A process that closes inherited descriptors is not detected, nor is a module that removed the state
+    /// directory.
     ///
     /// # Errors
     /// [`Error::Busy`] when such a module is at work, [`Error::Io`] when the lock cannot be made.
     pub async fn lock_module(&self) -> Result<File> {
-        let journal = self.inner.journal.clone();
-        blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).lock_module()).await
+        self.inner
+            .execution
+            .on_disk(|execution| {
+                let lock = execution.slot.lock_module()?;
+                if execution.journal.entry().step == Step::New {
+                    // It may have begun: what it wrote is set aside by whoever starts after it.
+                    execution.journal.advance(Step::New)?;
+                }
+                Ok(lock)
+            })
+            .await
     }
 
     /// Gives that lock up once the module has ended, whatever it left running.
     pub async fn forget_module(&self) {
-        let journal = self.inner.journal.clone();
-        let forget = move || {
-            journal.lock().unwrap_or_else(PoisonError::into_inner).forget_module();
+        let forget = |execution: &Execution| {
+            execution.slot.forget_module();
             Ok(())
         };
         // It cannot fail.
-        let _ = blocking(forget).await;
+        let _ = self.inner.execution.on_disk(forget).await;
     }
 
     /// Waits until the execution has ended, and says how: [`Phase::Done`] or [`Phase::Failed`].
     pub async fn ended(&self) -> Phase {
-        self.wait_for(|phase| matches!(phase, Phase::Done | Phase::Failed)).await
+        self.wait_for(|shared| matches!(shared.state, State::Rest(Rest::Done { .. }) | State::Failed(_)))
+            .await
     }
 
-    /// Removes the outputs that a commit cleared; what is not removed now is when the directory is used next.
+    /// Removes the outputs that a commit cleared; leftovers are removed at the next start.
     ///
     /// # Errors
     /// [`Error::Io`] when they cannot be removed.
-    pub async fn tidy(&self) -> Result<()> {
-        let trash = self.inner.settings.trash();
-        blocking(move || directories::remove(&trash)).await
+    pub async fn empty_trash(&self) -> Result<()> {
+        self.inner.execution.on_disk(|execution| execution.slot.empty_trash()).await
     }
 
-    /// Waits until a caller was told in this process how the execution ended.
+    /// Waits until a caller of this process has its answer on how the execution ended.
     ///
     /// A restarted sidecar may finish a commit that nobody has asked it for yet.
-    pub async fn told(&self) {
+    pub async fn result_delivered(&self) {
         // The sender lives as long as this session.
-        let _ = self.inner.told.subscribe().wait_for(|told| *told).await;
+        let _ = self.inner.delivered.subscribe().wait_for(|delivered| *delivered).await;
     }
 
     /// Notes that the module is alive; the router does so for each of its calls.
-    pub fn hear(&self) {
-        self.inner.hear();
+    pub fn heartbeat(&self) {
+        self.inner.beat();
     }
 
-    /// Waits until the module was not heard for as long as `lease` while the next call was its turn.
-    pub async fn abandoned(&self, lease: Duration) {
+    /// Waits until the module has been silent for `lease` while the sidecar waited for its next call.
+    pub async fn lease_expired(&self, lease: Duration) {
         loop {
-            let phase = self.idle().await;
-            let heard = *self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner);
-            let silence = heard.elapsed();
-            let its_turn = matches!(phase, Phase::New | Phase::Ready) && !self.is_publishing();
+            self.idle().await;
+            let silence = self.inner.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let its_turn = matches!(
+                self.inner.shared.borrow().state,
+                State::Rest(Rest::New | Rest::Ready { .. }) | State::Deciding(_, Turn::Waiting(_))
+            );
             if silence >= lease && its_turn {
                 return;
             }
@@ -374,249 +373,357 @@ impl Session {
         }
     }
 
-    /// What is saved and what is not, in one line, for whoever ends the sidecar now.
+    /// One-line durability summary for the shutdown log.
     pub fn saved(&self) -> String {
-        let [files, all, ..] = self.inner.progress.read();
-        match (self.phase(), self.inner.journal().step()) {
-            (_, Step::Done { receipt, .. }) => {
+        let [files, all, ..] = self.inner.execution.progress.read();
+        match &self.inner.shared.borrow().state {
+            State::Rest(Rest::Done { receipt, .. }) | State::Staging(Rest::Done { receipt, .. }) => {
                 let Receipt { files, events, .. } = receipt;
                 format!("everything is committed: {files} files, {} events", events.len())
             }
-            (_, Step::Published { .. }) => {
-                "everything is committed; only the outputs are not cleared yet".to_owned()
+            State::Publishing(..) => {
+                "the outcome is decided and everything it names is saved; of its events any number may be \
+                 published; the next start, or sidecar recover on any machine, finishes it"
+                    .to_owned()
             }
-            (_, Step::Publishing { events, .. }) => format!(
-                "files, insight and event contexts are saved; of {} events any number may be published; the \
-                 next start finishes it",
-                events.len()
+            State::Deciding(..) => {
+                "everything is saved, and the document store has not answered whether it is the outcome; the next \
+                 start finds out"
+                    .to_owned()
+            }
+            State::Committing(_) => format!(
+                "{files} of {all} files were sent and no event is published; the next done sends what is missing"
             ),
-            (_, Step::Stored { files: stored, .. }) => format!(
-                "{} files are saved and no event is published; the next done sends only what is missing",
-                stored.len()
-            ),
-            (Phase::Committing, _) => format!(
-                "{files} of {all} files were sent, no event is published, and nothing counts as saved; the \
-                 next done begins anew"
-            ),
-            (Phase::Failed, _) => "the execution failed; nothing was published".to_owned(),
-            (Phase::New | Phase::Preparing, _) => "the module has not begun; nothing is lost".to_owned(),
-            _ => "nothing is committed; the outputs are left where they are".to_owned(),
+            State::Rest(Rest::Ready { .. }) => match &self.inner.execution.journal.entry().step {
+                Step::Committing { files, .. } => format!(
+                    "{} files are saved and no event is published; the next done sends only what is missing",
+                    files.len()
+                ),
+                _ => "nothing is committed; the outputs are left where they are".to_owned(),
+            },
+            State::Failing { .. } | State::Failed(_) => "the execution failed; nothing was published".to_owned(),
+            State::Rest(Rest::New) | State::Staging(_) => "the module has not begun; nothing is lost".to_owned(),
         }
     }
 
     /// Waits until no call is at work, and says where the execution stands.
     pub async fn idle(&self) -> Phase {
-        loop {
-            let phase = self.wait_for(|phase| !matches!(phase, Phase::Preparing | Phase::Committing)).await;
-            let failing = self.inner.state().failing.clone();
-            let Some(failing) = failing else { return phase };
-            // It always ends well; see `start_fail`.
-            let _ = failing.await;
-        }
+        self.wait_for(|shared| !shared.state.is_at_work()).await
     }
 
-    async fn wait_for(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
-        let mut phase = self.inner.phase.subscribe();
-        match phase.wait_for(wanted).await {
-            Ok(phase) => *phase,
+    /// How many decisions came out in which way.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn decisions(&self) -> [(&'static str, u64); 3] {
+        let Decisions { won, lost, abandoned } = &self.inner.decisions;
+        [("won", won), ("lost", lost), ("abandoned", abandoned)]
+            .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
+    }
+
+    /// How long an outcome of this session has been decided and not published.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn unpublished_for(&self) -> Duration {
+        self.inner.shared.borrow().decided_since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    async fn wait_for(&self, wanted: impl FnMut(&Progressing) -> bool) -> Phase {
+        let mut shared = self.inner.shared.subscribe();
+        match shared.wait_for(wanted).await {
+            Ok(shared) => shared.state.phase(),
             // The sender lives as long as this session.
             Err(_) => self.phase(),
         }
     }
-
-    fn start_prepare(&self, state: &mut State) -> Shared<BoxFuture<'static, Outcome<Prepared>>> {
-        let inner = self.inner.clone();
-        let task = tokio::spawn(async move {
-            info!("preparing the inputs");
-            let prepared = caught(inner.prepare()).await.map_err(Arc::new);
-            let mut state = inner.state();
-            state.preparing = None;
-            match &prepared {
-                Ok(prepared) => {
-                    info!(files = prepared.files, bytes = prepared.bytes, "ready");
-                    state.staged = true;
-                    state.prepared = Some(prepared.clone());
-                }
-                Err(failed) => error!(error = failed.chain(), "the inputs could not be prepared"),
-            }
-            // A module that was ready once may still be done, and one that is done stays so.
-            let phase = inner.journal().step().phase();
-            inner.enter(&mut state, phase);
-            prepared
-        });
-        let running = joined(task);
-        state.preparing = Some(running.clone());
-        self.inner.enter(state, Phase::Preparing);
-        running
-    }
-
-    fn start_fail(&self, state: &mut State, reason: Reason) -> Shared<BoxFuture<'static, Outcome<()>>> {
-        warn!(reason = reason.text, "the execution failed");
-        state.reason = Some(reason.text.clone());
-        let (inner, phase) = (self.inner.clone(), state.phase);
-        let task = tokio::spawn(async move {
-            let record = failure::record(&inner.settings, &inner.plane, phase, &reason).map(Ok);
-            if let Err(panic) = caught(record).await {
-                error!(error = panic.chain(), "the failure could not be recorded");
-            }
-            let mut state = inner.state();
-            state.failing = None;
-            inner.enter(&mut state, Phase::Failed);
-            inner.told.send_replace(true);
-            Ok(())
-        });
-        let running = joined(task);
-        state.failing = Some(running.clone());
-        running
-    }
-
-    fn start_commit(&self, state: &mut State) -> Shared<BoxFuture<'static, Outcome<Receipt>>> {
-        let inner = self.inner.clone();
-        let task = tokio::spawn(async move {
-            info!("committing the outputs");
-            let commit = commit::commit(&inner.settings, &inner.plane, &inner.journal, &inner.progress);
-            let committed = caught(commit).await.map_err(Arc::new);
-            let mut state = inner.state();
-            state.committing = None;
-            match &committed {
-                Ok(receipt) => {
-                    let Receipt { files, bytes, events, .. } = receipt;
-                    info!(files, bytes, events = events.len(), "done");
-                    for event in events.iter().take(EVENTS_TOLD) {
-                        info!("published event {} of type {:?}", event.event_id, event.event_type);
-                    }
-                    if let more @ 1.. = events.len().saturating_sub(EVENTS_TOLD) {
-                        info!("and {more} more");
-                    }
-                    state.receipt = Some(receipt.clone());
-                    state.refusal = None;
-                    inner.enter(&mut state, Phase::Done);
-                }
-                Err(failed) => {
-                    state.refusal = Some(failed.clone());
-                    match &**failed {
-                        Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
-                        failed => error!(error = failed.chain(), "the outputs could not be committed"),
-                    }
-                    state.publishing = inner.journal().step().is_publishing();
-                    if state.publishing {
-                        // The inputs are of no use any more, and what is half published must be finished.
-                        state.staged = true;
-                        if !std::mem::replace(&mut state.finish_scheduled, true) {
-                            tokio::spawn(finish_later(Arc::downgrade(&inner)));
-                        }
-                    }
-                    inner.enter(&mut state, Phase::Ready);
-                }
-            }
-            committed
-        });
-        let running = joined(task);
-        state.committing = Some(running.clone());
-        self.inner.enter(state, Phase::Committing);
-        running
-    }
 }
 
 impl Inner {
-    async fn prepare(&self) -> Result<Prepared> {
-        let journal = self.journal.clone();
-        blocking(move || journal.lock().unwrap_or_else(PoisonError::into_inner).survive_wipe()).await?;
-        let prepared = stage::stage(&self.settings, &self.plane, &self.progress).await?;
-        // Later steps know more: staging the inputs again must not make the journal forget it.
-        if *self.journal().step() == Step::New {
-            let ready = Step::Ready { prepared: prepared.clone() };
-            if let Err(error) = commit::advance(&self.journal, ready).await {
-                stage::clear(&self.settings).await;
-                return Err(error);
-            }
-        }
-        Ok(prepared)
-    }
-
-    /// Whether a module wiped the base directory after it was ready, as one that starts again does.
-    fn inputs_are_gone(&self) -> bool {
-        !self.settings.layout.input_meta().exists()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hear(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    fn enter(&self, state: &mut State, phase: Phase) {
-        state.phase = phase;
-        // While the sidecar was at work, it was not the module's turn to be heard.
-        self.hear();
-        self.phase.send_replace(phase);
-    }
-}
-
-impl State {
-    fn of(step: &Step) -> Self {
-        let (prepared, receipt) = match step {
-            Step::New | Step::Failed { .. } => (None, None),
-            Step::Ready { prepared }
-            | Step::Stored { prepared, .. }
-            | Step::Publishing { prepared, .. }
-            | Step::Published { prepared, .. } => (Some(prepared), None),
-            Step::Done { prepared, receipt } => (Some(prepared), Some(receipt)),
-        };
-        Self {
-            phase: step.phase(),
-            staged: false,
-            prepared: prepared.cloned(),
-            receipt: receipt.cloned(),
-            reason: None,
-            refusal: None,
-            publishing: step.is_publishing(),
-            preparing: None,
-            committing: None,
-            failing: None,
-            finish_scheduled: false,
+    /// Looks at the state and changes it, with nobody else doing so meanwhile.
+    fn change<T>(&self, change: impl FnOnce(&mut Progressing) -> T) -> T {
+        let (mut result, mut change) = (None, Some(change));
+        self.shared.send_modify(|shared| result = change.take().map(|change| change(shared)));
+        match result {
+            Some(result) => result,
+            None => unreachable!("send_modify calls its closure"),
         }
     }
 
-    fn out_of_order(&self, call: &'static str) -> Arc<Error> {
-        let phase = if self.failing.is_some() { Phase::Failed } else { self.phase };
-        let hint = match (phase, call) {
-            (Phase::New | Phase::Preparing, _) => "call ready first, and wait for its answer".to_owned(),
-            (Phase::Done, _) => "the outputs are committed already".to_owned(),
-            (Phase::Failed, _) => {
-                format!("the execution failed: {}", self.reason.as_deref().unwrap_or("no reason given"))
+    /// Enters a state; while the sidecar was at work, it was not the module's turn.
+    fn enter(&self, state: State) {
+        self.beat();
+        self.change(|shared| shared.state = state);
+    }
+
+    fn beat(&self) {
+        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn spawn<T: Clone + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+    ) -> Running<T> {
+        joined(tokio::spawn(work.instrument(self.span.clone())))
+    }
+
+    fn begin_staging(self: &Arc<Self>, shared: &mut Progressing) -> Running<Prepared> {
+        let inner = self.clone();
+        let running = self.spawn(async move {
+            info!("staging the inputs");
+            let staged = caught(inner.execution.stage()).await.map_err(Arc::new);
+            match &staged {
+                Ok(prepared) => info!(files = prepared.files, bytes = prepared.bytes, "ready"),
+                Err(failed) => error!(error = failed.chain(), "the inputs could not be staged"),
             }
-            (Phase::Committing, "prepare") => {
-                "the outputs of an earlier start are being committed".to_owned()
+            inner.beat();
+            inner.change(|shared| {
+                shared.staging = None;
+                shared.state.staged(staged.as_ref().ok());
+            });
+            staged
+        });
+        shared.staging = Some(running.clone());
+        if let State::Rest(rest) = &shared.state {
+            shared.state = State::Staging(rest.clone());
+        }
+        running
+    }
+
+    /// What `done` works on in this state.
+    fn work(&self, state: &State) -> Option<Work> {
+        match state {
+            State::Rest(Rest::Ready { prepared, .. }) => Some(Work::Outputs(prepared.clone())),
+            State::Publishing(..) => {
+                self.decided.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Work::Decided)
             }
-            (Phase::Ready | Phase::Committing, _) => {
-                "events were published already, and the commit is finished as soon as it can be".to_owned()
-            }
+            _ => self.proposal().map(|own| Work::Proposal(Box::new(own))),
+        }
+    }
+
+    /// The proposal that the journal holds.
+    fn proposal(&self) -> Option<ExecutionRecord> {
+        match &self.execution.journal.entry().step {
+            Step::Deciding { record, .. } => Some((**record).clone()),
+            _ => None,
+        }
+    }
+
+    fn begin_commit(self: &Arc<Self>, shared: &mut Progressing, work: Work) -> Running<Receipt> {
+        let inner = self.clone();
+        shared.state = match &work {
+            Work::Outputs(prepared) => State::Committing(prepared.clone()),
+            Work::Proposal(_) => State::Deciding(shared.state.prepared().cloned(), Turn::AtWork),
+            Work::Decided(_) => State::Publishing(shared.state.prepared().cloned(), Turn::AtWork),
         };
-        Arc::new(Error::OutOfOrder { call, phase, hint })
+        let running = self.spawn(async move {
+            let committed = caught(inner.commit(work)).await.map_err(Arc::new);
+            inner.committed(&committed);
+            committed
+        });
+        shared.committing = Some(running.clone());
+        running
+    }
+
+    /// Brings the execution to its outcome: the state follows each step.
+    async fn commit(self: &Arc<Self>, work: Work) -> Result<Receipt> {
+        let execution = &self.execution;
+        let prepared = self.shared.borrow().state.prepared().cloned();
+        let (own, held) = match work {
+            Work::Outputs(prepared) => {
+                info!("committing the outputs");
+                let (record, contents) = execution.propose(prepared.clone()).await?;
+                self.enter(State::Deciding(Some(prepared), Turn::AtWork));
+                (record, Some(contents))
+            }
+            Work::Proposal(record) => (*record, None),
+            Work::Decided(decided) => return self.publish(*decided, None, prepared).await,
+        };
+        match execution.decide(&own).await? {
+            Decision::Won(record) => {
+                self.decisions.won.fetch_add(1, Ordering::Relaxed);
+                self.publish(Decided { own: Some(own), record: *record }, held, prepared).await
+            }
+            Decision::Lost(record) => {
+                self.decisions.lost.fetch_add(1, Ordering::Relaxed);
+                warn!("{} was first: its outcome counts", record.decided_by());
+                self.publish(Decided { own: Some(own), record: *record }, None, prepared).await
+            }
+            Decision::Abandoned { run } => {
+                self.decisions.abandoned.fetch_add(1, Ordering::Relaxed);
+                let step = prepared.clone().map_or(Step::New, |prepared| Step::Ready { prepared });
+                execution.change(move |entry| (entry.step, entry.run) = (step, run)).await?;
+                self.enter(State::Rest(match prepared {
+                    Some(prepared) => Rest::ready(prepared, true),
+                    None => Rest::New,
+                }));
+                Err(Error::Abandoned { run: own.run })
+            }
+        }
+    }
+
+    async fn publish(
+        self: &Arc<Self>,
+        decided: Decided,
+        held: Option<Contents>,
+        prepared: Option<Prepared>,
+    ) -> Result<Receipt> {
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(decided.clone()));
+        let Decided { own, record } = decided;
+        self.beat();
+        self.change(|shared| {
+            shared.state = State::Publishing(prepared, Turn::AtWork);
+            shared.decided_since.get_or_insert_with(Instant::now);
+        });
+        let Some(committed) = record.committed() else {
+            return Err(Error::Internal("an outcome without outputs".into()));
+        };
+        let contents = roll_forward(&self.execution.plane, &record, committed, held).await?;
+        let receipt = committed.receipt(&contents);
+        self.execution.settle(own.as_ref(), &record, receipt).await
+    }
+
+    /// What follows from the end of a commit.
+    fn committed(self: &Arc<Self>, committed: &Outcome<Receipt>) {
+        self.beat();
+        match committed {
+            Ok(receipt) => {
+                let Receipt { files, bytes, events, .. } = receipt;
+                info!(files, bytes, events = events.len(), "done");
+                for event in events.iter().take(EVENTS_LOGGED) {
+                    info!("published event {} of type {:?}", event.event_id, event.event_type);
+                }
+                if let more @ 1.. = events.len().saturating_sub(EVENTS_LOGGED) {
+                    info!("and {more} more");
+                }
+            }
+            Err(failed) => match &**failed {
+                Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
+                failed => error!(error = failed.chain(), "the outputs could not be committed"),
+            },
+        }
+        self.change(|shared| {
+            shared.committing = None;
+            let prepared = shared.state.prepared().cloned();
+            match (committed, &shared.state) {
+                (Ok(receipt), _) => {
+                    shared.decided_since = None;
+                    let receipt = receipt.clone();
+                    shared.state = State::Rest(Rest::Done { receipt, prepared });
+                }
+                (Err(error), State::Committing(prepared)) => {
+                    let (prepared, last_error) = (prepared.clone(), Some(error.clone()));
+                    shared.state = State::Rest(Rest::Ready { prepared, staged: true, last_error });
+                }
+                (Err(error), State::Deciding(..)) => {
+                    shared.state = State::Deciding(prepared, Turn::Waiting(error.clone()));
+                    self.schedule(shared);
+                }
+                (Err(error), State::Publishing(..)) => {
+                    shared.state = State::Publishing(prepared, Turn::Waiting(error.clone()));
+                    self.schedule(shared);
+                }
+                (Err(error), _) => {
+                    if let State::Rest(Rest::Ready { last_error, .. }) = &mut shared.state {
+                        *last_error = Some(error.clone());
+                    }
+                }
+            }
+        });
+    }
+
+    /// Tries later, without being asked, what only the sidecar can finish.
+    fn schedule(self: &Arc<Self>, shared: &mut Progressing) {
+        if !std::mem::replace(&mut shared.scheduled, true) {
+            tokio::spawn(finish_later(Arc::downgrade(self)).instrument(self.span.clone()));
+        }
+    }
+
+    fn begin_failing(self: &Arc<Self>, shared: &mut Progressing, reason: Reason) -> Running<()> {
+        let (inner, before) = (self.clone(), shared.state.clone());
+        let during = before.phase();
+        shared.state = State::Failing { during, reason: reason.text.clone() };
+        let running = self.spawn(async move {
+            let ended = caught(inner.end(&before, during, &reason)).await;
+            let ended = ended.map_err(Arc::new);
+            inner.change(|shared| {
+                shared.failing = None;
+                shared.state = match &ended {
+                    Ok(None) => State::Failed(reason.text),
+                    Ok(Some(_)) | Err(_) => before,
+                };
+            });
+            match ended {
+                Ok(None) => {
+                    inner.delivered.send_replace(true);
+                    Ok(())
+                }
+                Ok(Some(hint)) => {
+                    let error = Error::OutOfOrder { call: "fail", phase: Phase::Publishing, hint };
+                    // What was decided is published without being asked again.
+                    inner.change(|shared| inner.schedule(shared));
+                    Err(Arc::new(error))
+                }
+                Err(error) => Err(error),
+            }
+        });
+        shared.failing = Some(running.clone());
+        running
+    }
+
+    /// Ends the attempt; says why it cannot, where the outcome is decided.
+    async fn end(self: &Arc<Self>, before: &State, during: Phase, reason: &Reason) -> Result<Option<String>> {
+        let execution = &self.execution;
+        if let (State::Deciding(..), Some(record)) = (before, self.proposal()) {
+            let stored = abandon(&execution.plane, &record.context, record.run, &record.attempt).await?;
+            if stored.committed().is_some() {
+                return Ok(Some("the outcome is decided, and is published as soon as it can be".into()));
+            }
+            self.decisions.abandoned.fetch_add(1, Ordering::Relaxed);
+        }
+        warn!(reason = reason.text, "the execution failed");
+        execution.advance(Step::Failed { reason: reason.text.clone() }).await?;
+        if let Err(panic) = caught(execution.record_failure(during, reason).map(Ok)).await {
+            error!(error = panic.chain(), "the failure could not be recorded");
+        }
+        Ok(None)
     }
 }
 
-/// The most events that are told one by one.
-const EVENTS_TOLD: usize = 10;
+fn out_of_order(call: &'static str, shared: &Progressing, hint: String) -> Arc<Error> {
+    let phase = match shared.state {
+        State::Failing { .. } => Phase::Failed,
+        _ => shared.state.phase(),
+    };
+    Arc::new(Error::OutOfOrder { call, phase, hint })
+}
 
-/// How long a commit that has begun to publish waits before it is tried again without being asked.
+fn internal(what: &str) -> Arc<Error> {
+    Arc::new(Error::Internal(what.to_owned()))
+}
+
+/// The most events that are logged one by one.
+const EVENTS_LOGGED: usize = 10;
+
+/// How long what only the sidecar can finish waits before it is tried again without being asked.
 const FINISH_AFTER: Duration = Duration::from_secs(5);
 
 async fn finish_later(inner: Weak<Inner>) {
     tokio::time::sleep(FINISH_AFTER).await;
-    if let Some(inner) = inner.upgrade() {
-        Session { inner }.finish().await;
+    let Some(inner) = inner.upgrade() else { return };
+    let running = inner.change(|shared| {
+        shared.scheduled = false;
+        match (&shared.state, &shared.committing) {
+            (State::Deciding(_, Turn::Waiting(_)) | State::Publishing(_, Turn::Waiting(_)), None) => {
+                let work = inner.work(&shared.state)?;
+                Some(inner.begin_commit(shared, work))
+            }
+            _ => None,
+        }
+    });
+    if let Some(running) = running {
+        // It logs what comes of it, and schedules the next attempt if it fails.
+        let _ = running.await;
     }
 }
 
-/// The outcome of a call, a panic in a provider included: it must not leave the phase as it was.
+/// The outcome of a call, a panic in a provider included: it must not leave the state as it was.
 async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let panicked = |panic: Box<dyn std::any::Any + Send>| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -627,9 +734,7 @@ async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// A task that any number of callers wait for, and that goes on when none does.
-fn joined<T: Clone + Send + 'static>(
-    task: tokio::task::JoinHandle<Outcome<T>>,
-) -> Shared<BoxFuture<'static, Outcome<T>>> {
+fn joined<T: Clone + Send + Sync + 'static>(task: tokio::task::JoinHandle<Outcome<T>>) -> Running<T> {
     async move {
         match task.await {
             Ok(outcome) => outcome,

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::failure::OnFailure;
 use crate::contract::{Context, EventTypes, Layout};
@@ -9,8 +10,13 @@ use crate::contract::{Context, EventTypes, Layout};
 /// What an execution is made of.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Which module processes which event.
+    /// Which module processes which event. Without a correlation id it is the event's, where the event has one,
+    /// and so is the parent's id.
     pub context: Context,
+    /// Whether the event may begin a graph, and so need no context.
+    pub first: First,
+    /// How long an event's context may be missing before that is taken for final.
+    pub patience: Duration,
     /// The directories shared with the module.
     pub layout: Layout,
     /// Where the journal lives; private to the sidecar, and on a disk that outlives it.
@@ -21,11 +27,25 @@ pub struct Settings {
     pub parallel: NonZeroUsize,
     /// What to do with an execution that the journal remembers.
     pub start: Start,
+    /// Gives up a commit that the journal remembers and that is not decided, whichever execution it is of.
+    pub give_up: bool,
     /// What becomes of the outputs when it fails.
     pub on_failure: OnFailure,
 }
 
-/// What to do with an execution that the journal remembers.
+/// Whether an event may begin a graph.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum First {
+    /// It has a context. Where none is found, its id is wrong, or the context cannot be seen yet.
+    #[default]
+    No,
+    /// Without a context it begins a graph, and the module starts without inputs; a warning says so.
+    Allowed,
+    /// It was made up just now, and nobody else knows it.
+    Yes,
+}
+
+/// What to do with an execution that the journal remembers, or that has an outcome already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Start {
     /// Go on with it: its module may be working still.
@@ -33,31 +53,33 @@ pub enum Start {
     Resume,
     /// Its module starts again from the beginning: what an unfinished attempt wrote is set aside.
     Restart,
-    /// The same, even if it was committed already; equal ids make the repeat harmless.
+    /// Its module runs again although there may be an outcome: the first run without one. For people.
     Rerun,
+    /// This run, which begins only if every earlier one is decided and published, or abandoned. For programs: to
+    /// ask for the same run again gives the same outcome again.
+    Run(u32),
 }
 
 impl Settings {
-    /// Files moved at once where nothing else is said: enough to hide latency, few enough to bound memory.
+    /// Files moved at once by default: enough to hide latency, few enough to bound memory.
     pub const DEFAULT_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+    /// How long a missing context is waited for by default.
+    pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
 
     /// The usual settings: state under `.sidecar` in the base directory, any event type.
     pub fn new(context: Context, layout: Layout) -> Self {
-        let state_dir = layout.base().join(".sidecar");
-        let (event_types, parallel) = (EventTypes::Any, Self::DEFAULT_PARALLEL);
         Self {
             context,
+            first: First::No,
+            patience: Self::DEFAULT_PATIENCE,
+            state_dir: layout.base().join(".sidecar"),
             layout,
-            state_dir,
-            event_types,
-            parallel,
+            event_types: EventTypes::Any,
+            parallel: Self::DEFAULT_PARALLEL,
             start: Start::Resume,
+            give_up: false,
             on_failure: OnFailure::Keep,
         }
-    }
-
-    /// Where cleared outputs wait to be removed.
-    pub(super) fn trash(&self) -> PathBuf {
-        self.state_dir.join("trash")
     }
 }

@@ -1,122 +1,192 @@
 //! What `ready` does: stage the inputs of the event.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::data_plane::DataPlane;
-use super::directories;
-use super::spec::Settings;
-use super::transfer::{Progress, groups, move_groups};
+use super::transfer::{groups, move_groups};
+use super::{Execution, First, Step, now};
 use crate::blob::Target;
-use crate::blocking;
-use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared};
+use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared, RecordedFile};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 
-/// Fills `in/`; on failure it is left empty.
-pub(super) async fn stage(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
-    let layout = settings.layout.clone();
-    blocking(move || directories::clear(&layout)).await?;
-    fault::point("inputs.clear");
-    let staged = fill(settings, plane, progress).await;
-    if staged.is_err() {
-        clear(settings).await;
-    }
-    staged
-}
+/// How soon a missing context is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Empties `in/` after an error.
-pub(super) async fn clear(settings: &Settings) {
-    let layout = settings.layout.clone();
-    if let Err(error) = blocking(move || directories::clear(&layout)).await {
-        tracing::error!(error = error.chain(), "the inputs could not be cleared");
-    }
-}
-
-async fn fill(settings: &Settings, plane: &DataPlane, progress: &Progress) -> Result<Prepared> {
-    // No context is the first event of a graph; a store that cannot answer is an error, not "no inputs".
-    let context = plane.documents.find::<EventContext>(settings.context.event_id.as_str()).await?;
-    let (blobs, mut values) = match context {
-        None => {
-            let event = &settings.context.event_id;
-            tracing::info!(
-                "no context of event {event} in {}: the module starts without inputs",
-                plane.documents
-            );
-            (Vec::new(), KeyValuePairs::default())
+impl Execution {
+    /// Fills `in/`; on failure it is left empty.
+    pub(super) async fn stage(self: &Arc<Self>) -> Result<Prepared> {
+        self.on_disk(|this| {
+            this.slot.survive_wipe()?;
+            this.slot.clear_inputs()
+        })
+        .await?;
+        fault::point("inputs.clear");
+        let staged = match self.fill().await {
+            Ok(prepared) => self.staged(prepared).await,
+            failed => failed,
+        };
+        if staged.is_err()
+            && let Err(error) = self.on_disk(|this| this.slot.clear_inputs()).await
+        {
+            tracing::error!(error = error.chain(), "the inputs could not be cleared");
         }
-        Some(context) => (manifest(plane, &context)?, context.data),
-    };
-    // A foreign document may claim any sizes.
-    let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
-    progress.start(blobs.len() as u64, bytes);
-    let groups = groups(blobs.clone(), settings.parallel, |blob| blob.size);
-    let fetch = |group| fetch(settings, plane, progress, group);
-    let (_, failed) = move_groups(groups, settings.parallel, fetch).await;
-    if let Some(error) = failed {
-        return Err(error);
+        staged
     }
-    let files = blobs.len() as u64;
-    // To sign may take a call each.
-    let mut uris = stream::iter(blobs)
-        .map(|blob| async move { Result::Ok((plane.blobs.uri(&blob.key).await?, blob.name)) })
-        .buffered(settings.parallel.get());
-    while let Some((uri, name)) = uris.try_next().await? {
-        values.push(name.as_str(), uri);
+
+    async fn staged(self: &Arc<Self>, prepared: Prepared) -> Result<Prepared> {
+        // Later steps know more: staging the inputs again must not make the journal forget it.
+        if self.journal.entry().step == Step::New {
+            let step = Step::Ready { prepared: prepared.clone() };
+            self.change(move |entry| (entry.step, entry.ready) = (step, Some(now()))).await?;
+        }
+        Ok(prepared)
     }
-    let prepared = Prepared { files, bytes, values: values.len() as u64 };
-    let layout = settings.layout.clone();
-    blocking(move || {
-        let mut json = serde_json::to_vec_pretty(&values)
-            .map_err(|e| Error::io("encode", layout.input_meta())(std::io::Error::other(e)))?;
-        json.push(b'\n');
-        directories::write_meta(&layout, &json)
-    })
-    .await?;
-    fault::point("inputs.meta");
-    Ok(prepared)
-}
 
-/// The blobs of the event's files, in their order.
-fn manifest(plane: &DataPlane, context: &EventContext) -> Result<Vec<Blob>> {
-    let corrupt = |problem: String| Error::Corrupt {
-        provider: plane.documents.to_string(),
-        what: format!("the context of event {:?}", context.context.event_id.as_str()),
-        problem,
-    };
-    let blobs: HashMap<&FileName, &Blob> = context.blobs.iter().map(|blob| (&blob.name, blob)).collect();
-    let mut seen = HashSet::new();
-    let find = |name: &FileName| match blobs.get(name) {
-        _ if !seen.insert(name.clone()) => Err(corrupt(format!("file {:?} is named twice", name.as_str()))),
-        Some(blob) => Ok((*blob).clone()),
-        None => Err(corrupt(format!("no blob is listed for file {:?}", name.as_str()))),
-    };
-    context.files.iter().map(find).collect()
-}
-
-async fn fetch(settings: &Settings, plane: &DataPlane, progress: &Progress, blobs: Vec<Blob>) -> Result<()> {
-    let target = |blob: &Blob| {
-        let target = Target::file(blob.name.below(&settings.layout.input_data()));
-        (blob.key.clone(), target.executable(blob.executable).counted_by(progress.bytes_moved()))
-    };
-    let targets: Vec<_> = blobs.iter().map(target).collect();
-    let found = plane.blobs.get_all(&targets).await?;
-    fault::point("blobs.get");
-    for (blob, found) in blobs.iter().zip(found) {
-        let problem = match () {
-            () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
-            () if found.digest != blob.digest => {
-                format!("digest {} instead of {}", found.digest, blob.digest)
+    /// The event's context; `None` for one that begins a graph.
+    pub(super) async fn event_context(self: &Arc<Self>) -> Result<Option<EventContext>> {
+        if self.spec.first == First::Yes {
+            return Ok(None);
+        }
+        let early = self.inputs().context.take();
+        let event = self.context().event_id;
+        let found = match early {
+            Some(context) => Some(context),
+            None => self.plane.documents.find::<EventContext>(event.as_str()).await?,
+        };
+        let documents = &self.plane.documents;
+        let Some(context) = found else {
+            if self.spec.first == First::Allowed {
+                tracing::warn!(
+                    "there is no event {event} in {documents}: unless it begins a graph, its id is wrong"
+                );
+                return Ok(None);
             }
-            () => {
-                progress.file_moved();
-                continue;
+            let since = *self.inputs().missing_since.get_or_insert_with(Instant::now);
+            let (provider, event) = (documents.to_string(), event.to_string());
+            if since.elapsed() >= self.spec.patience {
+                return Err(Error::UnknownEvent { provider, event });
+            }
+            return Err(Error::Unavailable {
+                provider,
+                action: format!("find the context of event {event}"),
+                retry_after: Some(LOOK_AGAIN),
+                source: "there is none yet".into(),
+            });
+        };
+        if context.context.event_id != event {
+            let (provider, what) = (documents.to_string(), format!("the context of event {event}"));
+            let problem = format!("it is that of event {}", context.context.event_id);
+            return Err(Error::Corrupt { provider, what, problem });
+        }
+        Ok(Some(context))
+    }
+
+    async fn fill(self: &Arc<Self>) -> Result<Prepared> {
+        let (blobs, mut values) = match self.event_context().await? {
+            None => (Vec::new(), KeyValuePairs::default()),
+            Some(context) => {
+                let blobs = self.manifest(&context)?;
+                self.inherit(&context).await?;
+                (blobs, context.data)
             }
         };
-        let what = format!("blob {:?}", blob.key.as_str());
-        return Err(Error::Corrupt { provider: plane.blobs.to_string(), what, problem });
+        // A foreign document may claim any sizes.
+        let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+        self.progress.start(blobs.len() as u64, bytes);
+        let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
+        let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(group)).await;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let files = blobs.len() as u64;
+        self.inputs().staged = Some(blobs.iter().map(recorded).collect());
+        // To sign may take a call each.
+        let store = &self.plane.blobs;
+        let mut uris = stream::iter(blobs)
+            .map(|blob| async move { Result::Ok((store.uri(&blob.key).await?, blob.name)) })
+            .buffered(self.spec.parallel.get());
+        while let Some((uri, name)) = uris.try_next().await? {
+            values.push(name.as_str(), uri);
+        }
+        let prepared = Prepared { files, bytes, values: values.len() as u64 };
+        self.on_disk(move |this| {
+            let mut json = serde_json::to_vec_pretty(&values).map_err(|e| {
+                Error::io("encode", this.slot.layout().input_meta())(std::io::Error::other(e))
+            })?;
+            json.push(b'\n');
+            this.slot.write_meta(&json)
+        })
+        .await?;
+        fault::point("inputs.meta");
+        Ok(prepared)
     }
-    Ok(())
+
+    /// What the record says of the inputs: as they were staged, or, by another process, as the event names them.
+    pub(super) async fn recorded_inputs(self: &Arc<Self>) -> Result<Vec<RecordedFile>> {
+        if let Some(staged) = self.inputs().staged.clone() {
+            return Ok(staged);
+        }
+        let event = self.context().event_id;
+        let context = self.plane.documents.find::<EventContext>(event.as_str()).await?;
+        Ok(context.iter().flat_map(|context| &context.blobs).map(recorded).collect())
+    }
+
+    /// The blobs of the event's files, in their order.
+    fn manifest(&self, context: &EventContext) -> Result<Vec<Blob>> {
+        let corrupt = |problem: String| Error::Corrupt {
+            provider: self.plane.documents.to_string(),
+            what: format!("the context of event {:?}", context.context.event_id.as_str()),
+            problem,
+        };
+        let blobs: HashMap<&FileName, &Blob> = context.blobs.iter().map(|blob| (&blob.name, blob)).collect();
+        let mut seen = HashSet::new();
+        let find = |name: &FileName| match blobs.get(name) {
+            _ if !seen.insert(name.clone()) => {
+                Err(corrupt(format!("file {:?} is named twice", name.as_str())))
+            }
+            Some(blob) => Ok((*blob).clone()),
+            None => Err(corrupt(format!("no blob is listed for file {:?}", name.as_str()))),
+        };
+        context.files.iter().map(find).collect()
+    }
+
+    async fn fetch(&self, blobs: Vec<Blob>) -> Result<()> {
+        let target = |blob: &Blob| {
+            let target = Target::file(blob.name.below(&self.slot.layout().input_data()));
+            (blob.key.clone(), target.executable(blob.executable).counted_by(self.progress.bytes_moved()))
+        };
+        let targets: Vec<_> = blobs.iter().map(target).collect();
+        let found = self.plane.blobs.get_all(&targets).await?;
+        fault::point("blobs.get");
+        for (blob, found) in blobs.iter().zip(found) {
+            verify(&*self.plane.blobs, blob, found)?;
+            self.progress.file_moved();
+        }
+        Ok(())
+    }
+}
+
+/// Checks that what was fetched is what the manifest names.
+pub(super) fn verify(
+    store: &dyn crate::BlobProvider,
+    blob: &Blob,
+    found: crate::blob::Descriptor,
+) -> Result<()> {
+    let problem = match () {
+        () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
+        () if found.digest != blob.digest => format!("digest {} instead of {}", found.digest, blob.digest),
+        () => return Ok(()),
+    };
+    let what = format!("blob {:?}", blob.key.as_str());
+    Err(Error::Corrupt { provider: store.to_string(), what, problem })
+}
+
+fn recorded(blob: &Blob) -> RecordedFile {
+    let Blob { name, key, size, digest, executable } = blob.clone();
+    RecordedFile { name, size, digest, executable, key: Some(key) }
 }

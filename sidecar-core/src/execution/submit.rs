@@ -3,18 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
-
 use super::conflicts;
-use super::data_plane::DataPlane;
 use super::spec::Settings;
+use super::transfer::Progress;
 use super::tree::{self, Tree};
+use super::upload::upload;
 use crate::blob::Source;
 use crate::contract::{
-    Blob, BlobKey, Event, EventContext, EventId, FileName, KeyValuePairs, Lineage, Problem,
+    Blob, Event, EventContext, EventHeader, EventId, FileName, KeyOwner, KeyValuePairs, PrivateId, Problem,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
+use crate::fault;
+use crate::plane::DataPlane;
 
 /// What a first event carries.
 #[derive(Debug, Clone)]
@@ -26,9 +27,6 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// Stands for the module in the keys of submitted files; no module can have this name.
-    const MODULE: &'static str = ".submit";
-
     /// An event of this type, without files and values.
     pub fn new(event_type: impl Into<String>) -> Self {
         Self {
@@ -92,12 +90,19 @@ impl Submission {
 
     /// Puts everything into the data plane and publishes the event, whose id is returned.
     ///
+    /// To submit the same again under the same id succeeds, and publishes what is stored.
+    ///
     /// # Errors
-    /// What the providers report; nothing is published before everything it names is durable.
+    /// [`Error::Refused`] when something else was submitted under this id; otherwise what the providers report.
+    /// Nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
-        let id = self.event_id;
-        let mut problems = conflicts::nested("", self.files.keys());
-        let keyed = self.files.keys().map(|name| Ok((name, key(&id, name)?)));
+        let Self { event_id: id, event_type, values, files } = self;
+        let owner = KeyOwner::Submission(id.clone(), PrivateId::random());
+        let mut problems = conflicts::nested("", files.keys());
+        let keyed = files.keys().map(|name| match owner.key(name) {
+            Ok(key) => Ok((name, key)),
+            Err(invalid) => Err(Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())])),
+        });
         let keyed = keyed.collect::<Result<Vec<_>>>()?;
         problems.extend(conflicts::folded(
             &*plane.blobs,
@@ -107,28 +112,37 @@ impl Submission {
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
-        let blobs: Vec<Blob> = stream::iter(self.files.clone())
-            .map(|(name, source)| put(plane, &id, name, source))
-            .buffered(Settings::DEFAULT_PARALLEL.get())
-            .try_collect()
-            .await?;
-        plane.blobs.flush().await?;
-        let lineage = Lineage {
+        let uploads = keyed.into_iter().map(|(name, key)| (name.clone(), key, files[name].clone())).collect();
+        let (stored, failed) =
+            upload(&*plane.blobs, uploads, Settings::DEFAULT_PARALLEL, &Progress::default()).await;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut blobs: Vec<Blob> = stored.into_iter().map(|(blob, _)| blob).collect();
+        blobs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let header = EventHeader {
             name: String::new(),
             event_id: id.clone(),
             correlation_id: id.to_string(),
             parent_event_id: String::new(),
         };
         let context = EventContext {
-            context: lineage.clone(),
-            files: self.files.into_keys().collect(),
-            data: self.values,
+            context: header,
+            files: files.into_keys().collect(),
+            data: values,
             blobs,
+            event_type: Some(event_type),
+            producer: None,
         };
-        plane.documents.store(&[context]).await?;
+        fault::point("submit.decide");
+        let stored = plane.documents.decide(&context).await?;
+        if let Some(difference) = difference(&context, &stored) {
+            let why = format!("{difference}: take another id, or submit the same");
+            return Err(Error::refused(&plane.documents, format!("submit event {id} again"), why));
+        }
         let event = Event {
-            context: lineage,
-            event_type: self.event_type,
+            context: stored.context,
+            event_type: stored.event_type.unwrap_or_default(),
             previous_stages: Vec::new(),
             data: KeyValuePairs::default(),
         };
@@ -142,19 +156,26 @@ impl Submission {
     }
 }
 
-async fn put(plane: &DataPlane, id: &EventId, name: FileName, source: Source) -> Result<Blob> {
-    let key = key(id, &name)?;
-    let descriptor = plane.blobs.put(&key, &source).await?;
-    Ok(Blob {
-        name,
-        key,
-        size: descriptor.size,
-        digest: descriptor.digest,
-        executable: source.is_executable(),
-    })
-}
-
-fn key(id: &EventId, name: &FileName) -> Result<BlobKey> {
-    BlobKey::parse(&format!("{id}/{}/{name}", Submission::MODULE))
-        .map_err(|invalid| Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())]))
+/// How what is stored differs from what was to be submitted, if it does.
+fn difference(asked: &EventContext, stored: &EventContext) -> Option<String> {
+    let (Some(asked_type), stored_type) = (&asked.event_type, &stored.event_type) else { return None };
+    match stored_type {
+        None => return Some("that event was not submitted".into()),
+        Some(stored) if stored != asked_type => {
+            return Some(format!("it was submitted with the type {stored:?}"));
+        }
+        Some(_) => {}
+    }
+    if asked.data != stored.data {
+        return Some("it was submitted with other values".into());
+    }
+    if asked.files != stored.files {
+        return Some("it was submitted with other files".into());
+    }
+    let differs = |(asked, stored): &(&Blob, &Blob)| {
+        (&asked.name, asked.size, asked.digest, asked.executable)
+            != (&stored.name, stored.size, stored.digest, stored.executable)
+    };
+    let other = asked.blobs.iter().zip(&stored.blobs).find(differs);
+    other.map(|(asked, _)| format!("it was submitted with another {:?}", asked.name.as_str()))
 }

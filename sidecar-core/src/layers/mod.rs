@@ -4,9 +4,8 @@
 //! The usual order, from the outside: [`Retry`] → [`RateLimit`] → [`CircuitBreaker`] → [`Timeout`] → provider.
 //! So each attempt counts against the rate, and a call that hangs counts as a failure.
 
+use crate::blob::Moved;
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 mod circuit_breaker;
 mod fault;
@@ -26,7 +25,7 @@ struct Call {
     /// The call as a verb phrase.
     action: Cow<'static, str>,
     /// The counters of the bytes that it moves.
-    moved: Vec<Arc<AtomicU64>>,
+    moved: Vec<Moved>,
 }
 
 impl Call {
@@ -34,7 +33,7 @@ impl Call {
         Self { action: action.into(), moved: Vec::new() }
     }
 
-    fn moving(action: &'static str, moved: impl Iterator<Item = Arc<AtomicU64>>) -> Self {
+    fn moving(action: &'static str, moved: impl Iterator<Item = Moved>) -> Self {
         Self { action: action.into(), moved: moved.collect() }
     }
 }
@@ -53,7 +52,7 @@ macro_rules! provider {
             use url::Url;
 
             use super::Call;
-            use crate::blob::{BlobProvider, Descriptor, Source, Target};
+            use crate::blob::{BlobProvider, Descriptor, Listed, Source, Target};
             use crate::contract::{BlobKey, Event};
             use crate::documents::{Document, DocumentProvider, Kind};
             use crate::error::Result;
@@ -85,6 +84,12 @@ macro_rules! provider {
                 }
                 async fn flush(&self) -> Result<()> {
                     self.around(Call::new(super::FLUSH), || self.inner.flush()).await
+                }
+                async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
+                    self.around(Call::new("list blobs"), || self.inner.list(prefix, after)).await
+                }
+                async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+                    self.around(Call::new("remove blobs"), || self.inner.delete(keys)).await
                 }
                 fn folded<'k>(&self, key: &'k BlobKey) -> std::borrow::Cow<'k, str> {
                     self.inner.folded(key)

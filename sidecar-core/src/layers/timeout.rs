@@ -1,18 +1,19 @@
 //! A deadline for every call.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::{Call, FLUSH};
+use crate::blob::Moved;
 use crate::error::{Error, Result};
 
 /// Gives up on calls that take longer than `limit`; a transfer, once that long none of its bytes has arrived: those
 /// of a part do so together.
 ///
-/// What was given up may still take effect, which repeating it makes harmless.
+/// What was given up may still take effect, at any time later: whoever stores something else then stores it under
+/// another name.
 #[derive(Debug, Clone)]
 pub struct Timeout<P> {
     inner: P,
@@ -30,7 +31,7 @@ impl<P: fmt::Display> Timeout<P> {
         if name.action == FLUSH {
             return call.await;
         }
-        let moved = || name.moved.iter().map(|n| n.load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
+        let moved = || name.moved.iter().map(Moved::bytes).fold(0, u64::wrapping_add);
         loop {
             let before = moved();
             match tokio::time::timeout(self.limit, &mut call).await {

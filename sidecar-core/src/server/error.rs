@@ -38,7 +38,7 @@ impl From<Arc<Error>> for Failure {
         }
         failure.retry_after = match &*error {
             Error::Unavailable { retry_after, .. } => Some(retry_after.unwrap_or(RETRY_AFTER)),
-            Error::DiskFull { .. } => Some(RETRY_AFTER),
+            Error::DiskFull { .. } | Error::Abandoned { .. } => Some(RETRY_AFTER),
             _ => None,
         };
         failure
@@ -59,8 +59,11 @@ impl IntoResponse for Failure {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-        Error::Refused { .. } | Error::NotFound { .. } | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
+        Error::Unavailable { .. } | Error::Abandoned { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Refused { .. }
+        | Error::NotFound { .. }
+        | Error::UnknownEvent { .. }
+        | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::OutOfOrder { .. } => StatusCode::CONFLICT,
         Error::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,

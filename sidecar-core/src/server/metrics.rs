@@ -14,9 +14,6 @@ use crate::execution::Session;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-const PHASES: [Phase; 6] =
-    [Phase::New, Phase::Preparing, Phase::Ready, Phase::Committing, Phase::Done, Phase::Failed];
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
     path: &'static str,
@@ -28,6 +25,11 @@ struct PhaseLabel {
     phase: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabel {
+    outcome: &'static str,
+}
+
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -36,6 +38,8 @@ pub(super) struct Metrics {
     phase: Family<PhaseLabel, Gauge>,
     files: Gauge,
     bytes: Gauge,
+    decisions: Family<DecisionLabel, Counter>,
+    unpublished: Gauge,
 }
 
 impl Metrics {
@@ -49,6 +53,8 @@ impl Metrics {
             phase: Family::default(),
             files: Gauge::default(),
             bytes: Gauge::default(),
+            decisions: Family::default(),
+            unpublished: Gauge::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("requests", "Requests answered", metrics.requests.clone());
@@ -70,6 +76,17 @@ impl Metrics {
             Unit::Bytes,
             metrics.bytes.clone(),
         );
+        registry.register(
+            "decisions",
+            "Outcomes that were asked for: decided by this attempt, by another one, or the run was abandoned",
+            metrics.decisions.clone(),
+        );
+        registry.register_with_unit(
+            "unpublished_age",
+            "How long the oldest outcome has been decided and not published",
+            Unit::Seconds,
+            metrics.unpublished.clone(),
+        );
         metrics
     }
 
@@ -81,12 +98,17 @@ impl Metrics {
 
     pub(super) fn encode(&self, session: &Session) -> String {
         let status = session.status();
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let label = PhaseLabel { phase: phase.to_string() };
             self.phase.get_or_create(&label).set(i64::from(phase == status.phase));
         }
         self.files.set(status.files.try_into().unwrap_or(i64::MAX));
         self.bytes.set(status.bytes.try_into().unwrap_or(i64::MAX));
+        for (outcome, count) in session.decisions() {
+            let counter = self.decisions.get_or_create(&DecisionLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        self.unpublished.set(session.unpublished_for().as_secs().try_into().unwrap_or(i64::MAX));
         let mut out = String::new();
         // Writing into a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -110,7 +110,7 @@ async fn authenticate(State(api): State<Arc<Api>>, request: Request, next: Next)
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
     let problem = match given {
         Some(given) if api.secret.matches(given) => {
-            api.session.hear();
+            api.session.heartbeat();
             return next.run(request).await;
         }
         Some(_) => "the header \"secret\" is wrong",

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use url::Url;
 
 /// The host that is signed, whatever the endpoint.
 const SIGNED_HOST: &str = "storage.googleapis.com";
@@ -133,6 +134,47 @@ impl Gateway {
         builder.body(Body::from(answer.bytes().await.unwrap())).unwrap()
     }
 
+    /// A page of the XML API's listing, of the JSON API's.
+    async fn list(&self, bucket: &str, query: &HashMap<String, String>) -> Response<Body> {
+        let mut url = Url::parse(&format!("{}/storage/v1/b/{bucket}/o", self.server)).unwrap();
+        for (theirs, ours) in
+            [("prefix", "prefix"), ("startOffset", "start-after"), ("pageToken", "continuation-token")]
+        {
+            if let Some(value) = query.get(ours) {
+                url.query_pairs_mut().append_pair(theirs, value);
+            }
+        }
+        let answer = self.client.get(url).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let after = query.get("start-after");
+        let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let contents: String = json["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|item| after.is_none_or(|after| item["name"].as_str().unwrap() > after.as_str()))
+            .map(|item| {
+                let (name, size) = (escape(item["name"].as_str().unwrap()), item["size"].as_str().unwrap());
+                format!(
+                    "<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>2026-11-21T12:00:00.000Z</LastModified></Contents>"
+                )
+            })
+            .collect();
+        let next = json["nextPageToken"]
+            .as_str()
+            .map(|token| format!("<NextContinuationToken>{token}</NextContinuationToken>"));
+        let xml = format!("<ListBucketResult>{contents}{}</ListBucketResult>", next.unwrap_or_default());
+        Response::builder().status(status).header("etag", "\"e\"").body(Body::from(xml)).unwrap()
+    }
+
+    async fn delete(&self, bucket: &str, key: &str) -> Response<Body> {
+        let name = utf8_percent_encode(key, NON_ALPHANUMERIC);
+        let url = format!("{}/storage/v1/b/{bucket}/o/{name}", self.server);
+        let status = self.client.delete(url).send().await.unwrap().status();
+        Response::builder().status(status).body(Body::empty()).unwrap()
+    }
+
     async fn read(&self, method: Method, bucket: &str, key: &str, headers: &HeaderMap) -> Response<Body> {
         let name = utf8_percent_encode(key, NON_ALPHANUMERIC);
         let url = format!("{}/storage/v1/b/{bucket}/o/{name}?alt=media", self.server);
@@ -166,11 +208,14 @@ async fn answer(
         return plain(StatusCode::FORBIDDEN, "SignatureDoesNotMatch".into());
     }
     let path = percent_decode_str(uri.path()).decode_utf8().unwrap().into_owned();
+    let query: HashMap<String, String> =
+        url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+    if query.contains_key("list-type") {
+        return gateway.list(path.trim_matches('/'), &query).await;
+    }
     let Some((bucket, key)) = path.trim_start_matches('/').split_once('/') else {
         return plain(StatusCode::BAD_REQUEST, "no object".into());
     };
-    let query: HashMap<String, String> =
-        url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
     let upload = query.get("uploadId").cloned();
     match (method, upload) {
         (Method::POST, None) => {
@@ -197,6 +242,7 @@ async fn answer(
             gateway.uploads.lock().unwrap().remove(&id);
             plain(StatusCode::NO_CONTENT, String::new())
         }
+        (Method::DELETE, None) => gateway.delete(bucket, key).await,
         (Method::PUT, None) => gateway.insert(bucket, key, body).await,
         (method, _) => gateway.read(method, bucket, key, &headers).await,
     }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use sidecar_core::{DataPlane, Documents, Error, EventContext, Phase, server::Secret};
+use sidecar_core::{DataPlane, Documents, Error, EventContext, Phase, Receipt, Session, server::Secret};
 use tempfile::TempDir;
 
 use crate::scene::{Scene, Scripted, files};
@@ -18,12 +18,12 @@ async fn done_does_not_commit_before_ready() {
     scene.write_outputs();
     let error = session.done().await.unwrap_err();
     assert!(matches!(*error, Error::OutOfOrder { phase: Phase::New, .. }));
-    assert_eq!(scripted.script.calls(), Vec::<String>::new());
+    assert_eq!(scripted.script.calls_after_open(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn outputs_stay_until_the_last_event_is_accepted() {
-    for call in ["put", "flush", "put_insight", "put_event_contexts", "publish"] {
+    for call in ["put", "flush", "put_event_contexts", "decide", "put_insight", "publish", "put_published"] {
         let scripted = Scripted::default();
         let scene = Scene::new(scripted.plane());
         let session = scene.ready().await;
@@ -34,7 +34,7 @@ async fn outputs_stay_until_the_last_event_is_accepted() {
         for _ in 0..2 {
             assert!(session.done().await.unwrap_err().is_retryable());
             assert_eq!(files(scene.path("out")), before, "{call}");
-            assert_eq!(scripted.events.published(), []);
+            assert_eq!(scripted.events.published().is_empty(), call != "put_published");
         }
         let receipt = session.done().await.unwrap();
         assert_eq!(files(scene.path("out")), Vec::<String>::new());
@@ -83,7 +83,8 @@ async fn an_event_means_the_same_in_any_order() {
         scene.write("out/events/1.json", order(pairs));
         let receipt = session.done().await.unwrap();
         let id = &receipt.events[0].event_id;
-        contexts.push(scripted.documents.find::<EventContext>(id.as_str()).await.unwrap().unwrap());
+        let context = scripted.documents.find::<EventContext>(id.as_str()).await.unwrap().unwrap();
+        contexts.push((context.files, context.data, context.blobs[0].digest));
     }
     assert_eq!(contexts[0], contexts[1]);
     assert_eq!(contexts[0], contexts[2]);
@@ -96,6 +97,11 @@ async fn a_store_that_is_away_is_not_no_input() {
     let session = scene.open().await;
     scripted.script.fail("event_context", 1);
     assert!(matches!(*session.ready().await.unwrap_err(), Error::Unavailable { .. }));
+    // Nor is it when the attempt begins.
+    drop(session);
+    scripted.script.fail("event_context", 1);
+    let error = Session::open(scene.settings(), scene.plane.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!scene.path("in/meta.json").exists());
 }
 
@@ -110,7 +116,9 @@ async fn a_retry_publishes_under_the_same_ids() {
     let again = scene.next(scene.module, &scene.event);
     let session = again.ready().await;
     again.write_outputs();
-    assert_eq!(session.done().await.unwrap(), receipt);
+    let found = session.done().await.unwrap();
+    assert!(found.committed_by.is_some());
+    assert_eq!(Receipt { committed_by: None, ..found }, receipt);
     assert_eq!(scripted.events.published().len(), 2);
 }
 

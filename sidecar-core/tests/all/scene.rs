@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use sidecar_core::blob::{self, Descriptor, Source, Target};
 use sidecar_core::documents::{Document, Kind};
 use sidecar_core::{
-    BlobKey, BlobProvider, Context, DataPlane, DocumentProvider, Error, Event, EventId, EventProvider,
+    BlobKey, BlobProvider, Context, DataPlane, DocumentProvider, Error, Event, EventId, EventProvider, First,
     Layout, ModuleName, Result, Session, Settings, documents, events,
 };
 use tempfile::TempDir;
@@ -29,6 +29,13 @@ impl Script {
 
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
+    }
+
+    /// The calls so far that are not among those of opening a session.
+    pub fn calls_after_open(&self) -> Vec<String> {
+        let calls = self.calls();
+        assert_eq!(calls.get(..2), Some(&["find_record".to_owned(), "event_context".to_owned()][..]));
+        calls[2..].to_vec()
     }
 
     fn call(&self, name: &'static str) -> Result<()> {
@@ -77,6 +84,14 @@ impl BlobProvider for Scripted {
     async fn flush(&self) -> Result<()> {
         self.script.call("flush")
     }
+    async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<blob::Listed>> {
+        self.script.call("list")?;
+        self.blobs.list(prefix, after).await
+    }
+    async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+        self.script.call("delete")?;
+        self.blobs.delete(keys).await
+    }
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
         Ok(Url::parse("https://blobs.example/").unwrap().join(&format!("{key}?sig=signature")).unwrap())
     }
@@ -87,7 +102,8 @@ impl DocumentProvider for Scripted {
     async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
         self.script.call(match kind {
             Kind::Context => "event_context",
-            _ => "get",
+            Kind::Execution => "find_record",
+            _ => "find",
         })?;
         self.documents.get(kind, id).await
     }
@@ -96,12 +112,13 @@ impl DocumentProvider for Scripted {
             Kind::Context => "put_event_contexts",
             Kind::Insight => "put_insight",
             Kind::Failure => "put_failure",
-            _ => "put",
+            Kind::Published => "put_published",
+            _ => "put_outbox",
         })?;
         self.documents.put(kind, documents).await
     }
     async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
-        self.script.call("insert")?;
+        self.script.call("decide")?;
         self.documents.insert(kind, document).await
     }
     async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
@@ -151,7 +168,7 @@ impl Scene {
             correlation_id: "c1".into(),
             parent_event_id: String::new(),
         };
-        Settings::new(context, Layout::new(self.base.path()))
+        Settings { first: First::Allowed, ..Settings::new(context, Layout::new(self.base.path())) }
     }
 
     pub async fn open(&self) -> Session {

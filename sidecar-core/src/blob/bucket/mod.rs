@@ -8,12 +8,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
@@ -22,7 +21,7 @@ use url::{Position, Url};
 
 use self::window::Window;
 use super::transfer::hash_and_write;
-use super::{BlobProvider, Descriptor, Hasher, Source, Target};
+use super::{BlobProvider, Descriptor, Hasher, Listed, PAGE, Source, Target};
 use crate::blocking;
 use crate::contract::{BlobKey, MAX_KEY};
 use crate::error::{Error, Result};
@@ -54,6 +53,9 @@ const MOST_PARTS: u64 = 9_000;
 const MEMORY: u32 = 48;
 /// The unit in which memory is counted, in bytes.
 const UNIT: u64 = 1 << 20;
+
+/// Blobs that are being removed at once.
+const DELETED_AT_ONCE: usize = 16;
 
 /// How long a signed URI is valid where nothing else is said.
 pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(3600);
@@ -110,7 +112,7 @@ impl BlobProvider for Bucket {
         })
         .await?;
         self.store.put(&path, PutPayload::from(bytes)).await.map_err(|error| self.store_error(key, error))?;
-        source.moved().fetch_add(descriptor.size, Ordering::Relaxed);
+        source.moved().add(descriptor.size);
         drop(permit);
         Ok(descriptor)
     }
@@ -173,6 +175,41 @@ impl BlobProvider for Bucket {
             state = write(state, target, bytes, permit).await?;
         }
         Ok(state.1.finish())
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
+        let failed = |error| self.error("list", prefix, error);
+        // The store lists by whole segments: what is left of the prefix is compared here.
+        let dir = prefix.rsplit_once('/').map_or("", |(dir, _)| dir);
+        let under = |path: &str| Path::parse(format!("{}/{path}", self.prefix()).trim_matches('/'));
+        let dir = under(dir).map_err(|error| Error::refused(self, format!("list {prefix}"), error))?;
+        let found = match after.map(|after| self.path(after)).transpose()? {
+            Some(after) => self.store.list_with_offset(Some(&dir), &after),
+            None => self.store.list(Some(&dir)),
+        };
+        let root = self.prefix().len();
+        let listed = found.try_filter_map(|meta| {
+            let name = meta.location.as_ref().get(root..).map(|name| name.trim_start_matches('/'));
+            let key = name.filter(|name| name.starts_with(prefix)).and_then(|name| BlobKey::parse(name).ok());
+            let (size, modified) = (meta.size, Some(meta.last_modified.into()));
+            std::future::ready(Ok(key.map(|key| Listed { key, size, modified })))
+        });
+        listed.take(PAGE).try_collect().await.map_err(failed)
+    }
+
+    async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
+        let delete = |key: &BlobKey| {
+            let (path, store, key) = (self.path(key), self.store.clone(), key.clone());
+            async move {
+                match store.delete(&path?).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(self.error("remove", key.as_str(), error)),
+                }
+            }
+        };
+        let deleted =
+            stream::iter(keys.iter().map(delete).collect::<Vec<_>>()).buffer_unordered(DELETED_AT_ONCE);
+        deleted.try_for_each(|()| std::future::ready(Ok(()))).await
     }
 
     fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
@@ -351,7 +388,7 @@ impl Bucket {
                 let started = Instant::now();
                 let sent = sent.await;
                 if sent.is_ok() {
-                    moved.fetch_add(length, Ordering::Relaxed);
+                    moved.add(length);
                     if length == size {
                         window.arrived(started.elapsed());
                     }

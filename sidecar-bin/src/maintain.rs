@@ -1,0 +1,60 @@
+//! What people and timers run beside executions: `get`, `recover` and `gc`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, collect_garbage, copy_out};
+use tracing::{info, warn};
+
+use crate::exit::{self, Failure};
+
+/// Copies files out of the data plane, and prints where they are.
+///
+/// # Errors
+/// With the code that says which part failed.
+pub(crate) async fn get(plane: &DataPlane, id: &str, dir: Option<PathBuf>) -> Result<u8, Failure> {
+    let dir = dir.unwrap_or_else(|| id.replace('/', "-").into());
+    let Copied { files, bytes } = copy_out(plane, id, &dir).await.map_err(|error| match &error {
+        Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
+        other => Failure::at_ready(other),
+    })?;
+    info!(files, bytes, "copied {id}");
+    // A reader that is gone does not undo it.
+    let _ = writeln!(std::io::stdout(), "{}", dir.display());
+    Ok(0)
+}
+
+/// Publishes what is decided and not published.
+///
+/// # Errors
+/// When the documents cannot be listed, or something could not be published.
+pub(crate) async fn recover(plane: &DataPlane) -> Result<u8, Failure> {
+    let recovered = sidecar_core::recover(plane).await.map_err(|error| Failure::at_open(&error))?;
+    let Recovered { published, failed, oldest_seconds } = recovered;
+    info!(published, failed, oldest_seconds, "recovered");
+    match failed {
+        0 => Ok(0),
+        failed => {
+            Err(Failure::new(exit::PROVIDER_FAILED, format!("{failed} executions could not be published")))
+        }
+    }
+}
+
+/// Removes what no outcome names.
+///
+/// # Errors
+/// When a store cannot be listed or changed; it can be repeated.
+pub(crate) async fn gc(plane: &DataPlane, older_than: Duration) -> Result<u8, Failure> {
+    let collected = collect_garbage(plane, older_than).await.map_err(|error| Failure::at_open(&error))?;
+    let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
+    info!(blobs, bytes, documents, abandoned, young, "removed what no outcome names");
+    if unknown > 0 {
+        warn!(
+            "{unknown} executions were left alone: {} knows neither them nor their events, and may not be the one \
+             that belongs to these blobs",
+            plane.documents
+        );
+    }
+    Ok(0)
+}

@@ -1,0 +1,67 @@
+//! `sidecar submit`: the first event of a graph.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use sidecar_core::plane::Unopened;
+use sidecar_core::{DataPlane, Error, EventId, Submission};
+use tracing::info;
+
+use crate::exit::{self, Failure};
+
+/// Puts files and values into the data plane as a first event, and prints its id.
+///
+/// # Errors
+/// With the code that says which part failed.
+pub(crate) async fn submit(
+    id: Option<String>,
+    event_type: String,
+    values: Vec<String>,
+    files: Vec<PathBuf>,
+    unopened: &Unopened,
+    plane: &DataPlane,
+) -> Result<u8, Failure> {
+    if event_type.is_empty() {
+        return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
+    }
+    let mut submission = Submission::new(event_type);
+    if let Some(id) = id {
+        let id = EventId::parse(&id)
+            .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
+        submission = submission.event_id(id);
+    }
+    for value in values {
+        let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
+        };
+        submission = submission.value(key, value);
+    }
+    let unusable = |error: Error| match &error {
+        Error::Invalid(problems) => {
+            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+            Failure::new(exit::INPUTS_FAILED, format!("nothing was submitted:{lines}"))
+        }
+        other => Failure::new(exit::INPUTS_FAILED, other.chain()),
+    };
+    let stores = unopened.directories().into_iter().filter_map(|(_, dir)| dir.canonicalize().ok());
+    let stores: Vec<_> = stores.collect();
+    for path in files {
+        if let Ok(real) = path.canonicalize()
+            && let Some(dir) = stores.iter().find(|dir| dir.starts_with(&real))
+        {
+            let (path, dir) = (path.display(), dir.display());
+            let message = format!("{path} holds the data plane itself, {dir}: name what lies beside it");
+            return Err(Failure::new(exit::INPUTS_FAILED, message));
+        }
+        submission = submission.path(path).map_err(unusable)?;
+    }
+    let files = submission.files();
+    let id = submission.submit(plane).await.map_err(|error| match error {
+        invalid @ Error::Invalid(_) => unusable(invalid),
+        other => Failure::at_done(&other),
+    })?;
+    info!(files, "submitted as event {id}");
+    // The event is published; a reader that is gone does not undo it.
+    let _ = writeln!(std::io::stdout(), "{id}");
+    Ok(0)
+}

@@ -1,0 +1,139 @@
+//! Copies files out of the data plane, for people and scripts: keys have a part that nobody types.
+
+use std::fs;
+use std::path::Path;
+
+use super::record::{self, Found, contents_of, look};
+use super::spec::Settings;
+use super::stage::verify;
+use super::transfer::{groups, move_groups};
+use crate::blob::Target;
+use crate::blocking;
+use crate::contract::{Blob, EventContext, EventId, ExecutionId, ExecutionRecord, ModuleName};
+use crate::documents::Documents as _;
+use crate::error::{Error, Result};
+use crate::plane::DataPlane;
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// How many files.
+    pub files: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+}
+
+/// Copies the files of an event (`EVENT`), or the outputs of an execution (`EVENT/MODULE`, or `EVENT/MODULE/RUN`),
+/// into the directory `dir`, as a tree. Sizes and digests are verified.
+///
+/// The directory is made if it is absent, and must be empty otherwise; it is there whole or not at all.
+///
+/// # Errors
+/// [`Error::Refused`] when there is no such event or outcome, [`Error::Io`] when the directory is not empty;
+/// otherwise what the providers report.
+pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
+    let blobs = blobs(plane, id).await?;
+    let dir = std::path::absolute(dir).map_err(Error::io("use", dir))?;
+    let staging = blocking({
+        let dir = dir.clone();
+        move || stage(&dir)
+    })
+    .await?;
+    let target = |blob: &Blob| {
+        let target = Target::file(blob.name.below(&staging)).executable(blob.executable);
+        (blob.key.clone(), target)
+    };
+    let fetch = async |group: Vec<Blob>| {
+        let targets: Vec<_> = group.iter().map(target).collect();
+        let found = plane.blobs.get_all(&targets).await?;
+        group.iter().zip(found).try_for_each(|(blob, found)| verify(&*plane.blobs, blob, found))
+    };
+    let groups = groups(blobs.clone(), Settings::DEFAULT_PARALLEL, |blob| blob.size);
+    let (_, failed) = move_groups(groups, Settings::DEFAULT_PARALLEL, fetch).await;
+    let copied = Copied { files: blobs.len() as u64, bytes: blobs.iter().map(|blob| blob.size).sum() };
+    blocking(move || {
+        if let Some(error) = failed {
+            // It was made here, and holds nothing else.
+            let _ = fs::remove_dir_all(&staging);
+            return Err(error);
+        }
+        fs::rename(&staging, &dir).map_err(Error::io("create", &dir))
+    })
+    .await?;
+    Ok(copied)
+}
+
+/// A directory beside `dir`, to be renamed to it.
+fn stage(dir: &Path) -> Result<std::path::PathBuf> {
+    if let Ok(mut entries) = fs::read_dir(dir)
+        && entries.next().is_some()
+    {
+        return Err(Error::io("copy into", dir)(std::io::Error::other("it is not empty")));
+    }
+    let parent = dir.parent().unwrap_or(dir);
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    let staging = parent.join(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+    fs::create_dir(&staging).map_err(Error::io("create", &staging))?;
+    Ok(staging)
+}
+
+async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
+    let refused = |why: String| Error::refused(&plane.documents, format!("find {id}"), why);
+    let parts: Vec<&str> = id.split('/').collect();
+    let invalid = |error: crate::InvalidName| refused(error.to_string());
+    let (event, module, run) = match parts[..] {
+        [event] => return event_blobs(plane, &EventId::parse(event).map_err(invalid)?).await,
+        [event, module] => (event, module, None),
+        [event, module, run] => {
+            let run: u32 = run.parse().map_err(|_| refused(format!("{run:?} is not the number of a run")))?;
+            (event, module, Some(run))
+        }
+        _ => return Err(refused("say EVENT, EVENT/MODULE or EVENT/MODULE/RUN".into())),
+    };
+    let event_id = EventId::parse(event).map_err(invalid)?;
+    let name = ModuleName::parse(module).map_err(invalid)?;
+    let execution = |run| ExecutionId { event_id: event_id.clone(), name: name.clone(), run };
+    let found = match run {
+        Some(run) => record::find(&*plane.documents, &execution(run)).await?,
+        None => latest(plane, &execution(0)).await?,
+    };
+    let none = || refused("it has no outcome: is its module done, and is this its data plane?".into());
+    let record = found.ok_or_else(none)?;
+    let committed = record.committed().ok_or_else(none)?;
+    let contents = contents_of(plane, &record, committed).await?;
+    let blob = |file: crate::RecordedFile| {
+        let key = record.output_key(committed, &file).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(Blob { name: file.name, key, size: file.size, digest: file.digest, executable: file.executable })
+    };
+    contents.outputs.into_iter().map(blob).collect()
+}
+
+/// The last outcome of any run.
+async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<ExecutionRecord>> {
+    let (mut latest, mut next) = (None, execution.clone());
+    while let Found::Decided(record) = look(plane, &next).await? {
+        next.run = record.run + 1;
+        latest = Some(*record);
+    }
+    Ok(latest)
+}
+
+async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
+    let context = plane.documents.find::<EventContext>(event.as_str()).await?;
+    let context = context.ok_or_else(|| Error::UnknownEvent {
+        provider: plane.documents.to_string(),
+        event: event.to_string(),
+    })?;
+    let listed = |name: &crate::FileName| context.blobs.iter().find(|blob| blob.name == *name).cloned();
+    context
+        .files
+        .iter()
+        .map(|name| {
+            listed(name).ok_or_else(|| Error::Corrupt {
+                provider: plane.documents.to_string(),
+                what: format!("the context of event {event}"),
+                problem: format!("no blob is listed for file {:?}", name.as_str()),
+            })
+        })
+        .collect()
+}

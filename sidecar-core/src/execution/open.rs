@@ -1,0 +1,392 @@
+//! How an attempt begins: with the record, if there is one; then with the journal, as far as it fits.
+
+use std::sync::{Arc, Mutex};
+
+use tracing::{info, warn};
+
+use super::journal::{self, Entry, Journal, Legacy, Step};
+use super::record::{Found, abandon, close_earlier, first_open, look, roll_forward};
+use super::slot::Slot;
+use super::state::{Rest, State, Turn};
+use super::transfer::Progress;
+use super::{Execution, First, Inputs, Settings, Start, ids, now, stores};
+use crate::blocking;
+use crate::contract::{
+    Committed, Contents, Context, EventContext, ExecutionRecord, Insight, Outcome, PrivateId, Receipt,
+    RecordedFile, Stores,
+};
+use crate::documents::Documents as _;
+use crate::error::{Error, Result};
+use crate::plane::{self, DataPlane};
+
+/// An attempt that is about to begin or to go on.
+pub(super) struct Opened {
+    pub(super) execution: Arc<Execution>,
+    pub(super) state: State,
+    /// The outcome that is there already, to be rolled forward.
+    pub(super) decided: Option<Box<ExecutionRecord>>,
+}
+
+/// Opens the slot, and finds out where its execution stands.
+pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
+    let overlaps = plane::overlaps(
+        Some(&spec.layout),
+        &[("the state directory", &spec.state_dir)],
+        &plane.directories(),
+    );
+    if !overlaps.is_empty() {
+        return Err(Error::Busy(overlaps.join("; ")));
+    }
+    if !plane.documents.decides() {
+        warn!("{} cannot decide between attempts: they must not overlap", plane.documents);
+    }
+    let (layout, state_dir) = (spec.layout.clone(), spec.state_dir.clone());
+    let (slot, entry) = blocking(move || {
+        let slot = Slot::open(layout, state_dir)?;
+        let entry = journal::read(slot.state())?;
+        Ok((Arc::new(slot), entry))
+    })
+    .await?;
+    let mut opening = Opening { here: stores(&plane), spec, plane, slot };
+    let entry = match entry {
+        Some(entry) => Some(opening.undecided(entry).await?),
+        None => None,
+    };
+    opening.find(entry).await
+}
+
+struct Opening {
+    spec: Settings,
+    plane: DataPlane,
+    slot: Arc<Slot>,
+    here: Stores,
+}
+
+impl Opening {
+    /// Deals with a commit in this directory that may have been decided: it goes on, or is given up, or is in the
+    /// way.
+    async fn undecided(&mut self, mut entry: Entry) -> Result<Entry> {
+        if let Step::Committing { prepared, .. } = &entry.step
+            && !self.is_here(&entry)
+        {
+            // Another data plane has none of these files.
+            entry.step = Step::Ready { prepared: prepared.clone() };
+        }
+        let legacy = matches!(entry.legacy, Some(Legacy::Publishing(_)));
+        if !legacy && !matches!(entry.step, Step::Deciding { .. }) {
+            return Ok(entry);
+        }
+        let (place, of) = (self.slot.state().display(), ids::execution(&entry.context, entry.run));
+        if !self.is_here(&entry) {
+            return Err(Error::Busy(format!(
+                "{place} holds a commit that was begun on another data plane ({}; {}; {}): finish it there first",
+                entry.stores.blobs, entry.stores.documents, entry.stores.events,
+            )));
+        }
+        if self.spec.give_up && !legacy {
+            let stored = abandon(&self.plane, &entry.context, entry.run, &entry.attempt).await?;
+            match stored.committed() {
+                Some(committed) => {
+                    roll_forward(&self.plane, &stored, committed, None).await?;
+                    warn!("{of} could not be given up: it was decided, and is published now");
+                }
+                None => warn!("{of} is given up"),
+            }
+            entry.step = Step::Failed { reason: "given up".into() };
+            return Ok(entry);
+        }
+        if !entry.is_of(&self.spec.context) {
+            let way_out = if legacy { "" } else { ", or give it up with --give-up" };
+            return Err(Error::Busy(format!(
+                "{place} holds the unfinished commit of event {:?} by module {:?}: start the sidecar with that \
+                 context first{way_out}",
+                entry.context.event_id.as_str(),
+                entry.context.name.as_str(),
+            )));
+        }
+        if let Some(Legacy::Publishing(receipt)) = entry.legacy.take() {
+            let record = self.legacy_record(&entry, receipt).await?;
+            let prepared = match &entry.step {
+                Step::Ready { prepared } => Some(prepared.clone()),
+                _ => None,
+            };
+            entry.step = Step::Deciding { prepared, record: Box::new(record) };
+            entry.stores = self.here.clone();
+        }
+        Ok(entry)
+    }
+
+    /// What release 0.1 had begun to publish, as a proposal: its ids and keys stay as they are.
+    async fn legacy_record(&self, entry: &Entry, receipt: Receipt) -> Result<ExecutionRecord> {
+        let documents = &self.plane.documents;
+        let mut contents = Contents { events: receipt.events, ..Contents::default() };
+        if let Some(id) = &receipt.insight {
+            let found: Option<Insight> = documents.find(id.as_str()).await?;
+            contents.insight = found.map(|found| found.data).unwrap_or_default();
+        }
+        let mut outputs = std::collections::BTreeMap::new();
+        for event in &contents.events {
+            let found: Option<EventContext> = documents.find(event.event_id.as_str()).await?;
+            for blob in found.into_iter().flat_map(|context| context.blobs) {
+                let (name, size, digest, executable) = (blob.name, blob.size, blob.digest, blob.executable);
+                let file = RecordedFile { name: name.clone(), size, digest, executable, key: Some(blob.key) };
+                outputs.insert(name, file);
+            }
+        }
+        contents.outputs = outputs.into_values().collect();
+        let committed = Committed {
+            proposal: PrivateId::random(),
+            stores: self.here.clone(),
+            started: entry.started.clone(),
+            ready: None,
+            done: now(),
+            exit: None,
+            files: receipt.files,
+            bytes: receipt.bytes,
+            insight_id: receipt.insight,
+            outbox: Vec::new(),
+            contents,
+        };
+        let outcome = Outcome::Committed(Box::new(committed));
+        Ok(ExecutionRecord::new(entry.context.clone(), entry.run, entry.attempt.clone(), outcome))
+    }
+
+    /// Whether the entry was written on this data plane; release 0.1 knew it by its names for the log.
+    fn is_here(&self, entry: &Entry) -> bool {
+        let Stores { blobs, documents, events } = &entry.stores;
+        let plane = &self.plane;
+        let names = [plane.blobs.to_string(), plane.documents.to_string(), plane.events.to_string()];
+        entry.stores == self.here || [blobs, documents, events] == names.each_ref()
+    }
+
+    /// The record first, then the journal.
+    async fn find(self, entry: Option<Entry>) -> Result<Opened> {
+        let (own, foreign) = match entry {
+            Some(entry) if entry.is_of(&self.spec.context) => (Some(entry), None),
+            other => (None, other),
+        };
+        let deciding = own.as_ref().is_some_and(|own| matches!(own.step, Step::Deciding { .. }));
+        let failed = own.as_ref().is_some_and(|own| matches!(own.step, Step::Failed { .. }));
+        let id = |run| ids::execution(&self.spec.context, run);
+        let begins = matches!(self.spec.start, Start::Resume | Start::Restart);
+        if let Some(own) = own.as_ref().filter(|own| begins && !self.is_here(own))
+            && matches!(own.step, Step::Done { .. })
+        {
+            return Err(Error::Busy(format!(
+                "{} holds the commit of this event by this module on another data plane ({}; {}; {}): take \
+                 another --basedir and --statedir, or run it again with --rerun",
+                self.slot.state().display(),
+                own.stores.blobs,
+                own.stores.documents,
+                own.stores.events,
+            )));
+        }
+        let from = match (&own, self.spec.start) {
+            (Some(own), _) if deciding => own.run,
+            (Some(own), Start::Resume) if !failed => own.run,
+            (_, Start::Resume | Start::Restart) => 0,
+            (_, Start::Rerun) => first_open(&self.plane, &id(0)).await?,
+            (_, Start::Run(run)) => {
+                close_earlier(&self.plane, &id(run)).await?;
+                run
+            }
+        };
+        let from = id(from);
+        let (found, context) =
+            futures_util::future::try_join(look(&self.plane, &from), self.event_context()).await?;
+        let again = own.as_ref().filter(|own| self.is_here(own) || !is_bound(&own.step));
+        match (found, again) {
+            (Found::Decided(record), Some(own)) if deciding => {
+                let (own, state) = (own.clone(), State::Publishing(own_prepared(&own.step), Turn::AtWork));
+                self.with(own, context, state, Some(record)).await
+            }
+            (Found::Decided(record), Some(own)) if self.is_outcome(own, &record) => {
+                let state = State::after(&own.step);
+                self.with(own.clone(), context, state, None).await
+            }
+            (Found::Decided(record), _) => {
+                let state = State::Publishing(None, Turn::AtWork);
+                let run = record.run;
+                self.anew(own.or(foreign), run, context, state, Some(record)).await
+            }
+            (Found::Open(run), Some(own)) if self.goes_on(own, run) => {
+                let state = State::after(&own.step);
+                self.with(own.clone(), context, state, None).await
+            }
+            (Found::Open(run), Some(own)) if deciding && self.spec.start == Start::Resume => {
+                // Its run was closed: what it wrote is proposed in the next one.
+                let mut own = own.clone();
+                own.run = run;
+                own.step = own_prepared(&own.step).map_or(Step::New, |prepared| Step::Ready { prepared });
+                let state = State::after(&own.step);
+                self.with(own, context, state, None).await
+            }
+            (Found::Open(run), again) => {
+                let lost = again.is_some_and(|own| matches!(own.step, Step::Done { .. }));
+                if lost && begins {
+                    warn!(
+                        "this directory remembers that {} was committed, and {} has no record of it: it runs again",
+                        id(run),
+                        self.plane.documents
+                    );
+                }
+                self.anew(own.or(foreign), run, context, State::Rest(Rest::New), None).await
+            }
+        }
+    }
+
+    /// Whether the journal tells of the very outcome that was decided, so that nothing is left to do.
+    fn is_outcome(&self, own: &Entry, record: &ExecutionRecord) -> bool {
+        matches!(own.step, Step::Done { .. }) && own.run == record.run && self.is_here(own)
+    }
+
+    /// Whether the journal's attempt goes on in this run, which has no record.
+    fn goes_on(&self, own: &Entry, run: u32) -> bool {
+        own.run == run
+            && match own.step {
+                Step::Deciding { .. } => true,
+                // Release 0.1 stored no records.
+                Step::Done { .. } => {
+                    matches!(own.legacy, Some(Legacy::Done))
+                        && matches!(self.spec.start, Start::Resume | Start::Restart)
+                }
+                Step::New | Step::Ready { .. } | Step::Committing { .. } => self.spec.start == Start::Resume,
+                Step::Failed { .. } => false,
+            }
+    }
+
+    async fn event_context(&self) -> Result<Option<EventContext>> {
+        if self.spec.first == First::Yes {
+            return Ok(None);
+        }
+        self.plane.documents.find(self.spec.context.event_id.as_str()).await
+    }
+
+    /// Goes on with an entry.
+    async fn with(
+        self,
+        entry: Entry,
+        context: Option<EventContext>,
+        state: State,
+        decided: Option<Box<ExecutionRecord>>,
+    ) -> Result<Opened> {
+        let phase = state.phase();
+        if phase != crate::Phase::New {
+            info!(%phase, "resuming");
+        }
+        let stores = self.here.clone();
+        self.opened(entry, context, state, decided, move |journal| {
+            // The ids of stores, a new run and what came of release 0.1 are written down before they count.
+            journal.change(|entry| entry.stores = stores)
+        })
+        .await
+    }
+
+    /// Begins an attempt; what an earlier one left in the directory is set aside.
+    async fn anew(
+        self,
+        earlier: Option<Entry>,
+        run: u32,
+        context: Option<EventContext>,
+        state: State,
+        decided: Option<Box<ExecutionRecord>>,
+    ) -> Result<Opened> {
+        let (slot, start) = (self.slot.clone(), self.spec.start);
+        let beside = decided.is_none();
+        let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
+        self.opened(entry, context, state, decided, move |journal| {
+            if beside {
+                // A module that starts from the beginning must not meet one that was started before.
+                slot.refuse_beside_a_module()?;
+            }
+            let Some(earlier) = earlier else { return Ok(()) };
+            // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
+            if earlier.step != Step::New || start != Start::Resume {
+                if let Some(path) = slot.set_outputs_aside()? {
+                    let Context { event_id, name, .. } = &earlier.context;
+                    warn!(event = %event_id, module = %name, path = %path.display(), "outputs of an earlier execution were set aside");
+                }
+            }
+            // From here on the outputs are this attempt's, also for whoever starts next.
+            journal.advance(Step::New)
+        })
+        .await
+    }
+
+    async fn opened(
+        self,
+        mut entry: Entry,
+        context: Option<EventContext>,
+        state: State,
+        decided: Option<Box<ExecutionRecord>>,
+        begin: impl FnOnce(&Journal) -> Result<()> + Send + 'static,
+    ) -> Result<Opened> {
+        let known = (!entry.context.correlation_id.is_empty()).then(|| entry.context.clone());
+        entry.context = lineage(&self.spec.context, context.as_ref(), known.as_ref());
+        let slot = self.slot.clone();
+        let journal = blocking(move || {
+            let journal = Journal::new(slot.clone(), entry);
+            begin(&journal)?;
+            if let Err(error) = slot.empty_trash() {
+                warn!(error = error.chain(), "cleared outputs could not be removed");
+            }
+            slot.make()?;
+            Ok(journal)
+        })
+        .await?;
+        let execution = Execution {
+            spec: self.spec,
+            slot: self.slot,
+            plane: self.plane,
+            progress: Progress::default(),
+            journal,
+            inputs: Mutex::new(Inputs { context, ..Inputs::default() }),
+            exit: Mutex::new(None),
+        };
+        Ok(Opened { execution: Arc::new(execution), state, decided })
+    }
+}
+
+impl Execution {
+    /// Takes the event's place in its graph, where the settings say nothing else.
+    pub(super) async fn inherit(self: &Arc<Self>, context: &EventContext) -> Result<()> {
+        let found = lineage(&self.spec.context, Some(context), None);
+        if found != self.context() {
+            self.change(move |entry| entry.context = found).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The settings' context, with what they leave open taken from the event, or from how the attempt began.
+fn lineage(asked: &Context, event: Option<&EventContext>, known: Option<&Context>) -> Context {
+    let mut context = asked.clone();
+    let (correlation, parent) = match (event, known) {
+        (Some(event), _) => (&*event.context.correlation_id, &*event.context.parent_event_id),
+        (None, Some(known)) => (&*known.correlation_id, &*known.parent_event_id),
+        (None, None) => ("", ""),
+    };
+    if context.correlation_id.is_empty() {
+        context.correlation_id = match correlation {
+            "" => context.event_id.to_string(),
+            correlation => correlation.to_owned(),
+        };
+        if context.parent_event_id.is_empty() {
+            parent.clone_into(&mut context.parent_event_id);
+        }
+    }
+    context
+}
+
+/// Whether the step means anything only on the data plane on which it was taken.
+fn is_bound(step: &Step) -> bool {
+    matches!(step, Step::Deciding { .. } | Step::Done { .. })
+}
+
+fn own_prepared(step: &Step) -> Option<crate::Prepared> {
+    match step {
+        Step::Ready { prepared } | Step::Committing { prepared, .. } => Some(prepared.clone()),
+        Step::Deciding { prepared, .. } | Step::Done { prepared, .. } => prepared.clone(),
+        Step::New | Step::Failed { .. } => None,
+    }
+}
