@@ -72,6 +72,9 @@ pub(crate) enum Command {
         /// Leave runs alone whose youngest file is younger
         #[arg(long, value_name = "DURATION", default_value = "0s")]
         older_than: humantime::Duration,
+        /// Also remove what belongs to events that the document store does not know
+        #[arg(long)]
+        unknown: bool,
     },
     /// Puts files and values into the data plane as a first event and prints its id
     Submit {

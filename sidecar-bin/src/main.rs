@@ -124,10 +124,15 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
     })?;
     match command {
-        Some(Command::Check) => return Ok(0),
+        Some(Command::Check) => {
+            info!(
+                "release 0.1 shares keys between attempts: drain it before this one processes the same events"
+            );
+            return Ok(0);
+        }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,
-        Some(Command::Gc { older_than }) => return maintain::gc(&plane, *older_than).await,
+        Some(Command::Gc { older_than, unknown }) => return maintain::gc(&plane, *older_than, unknown).await,
         _ => {}
     }
     if let Some(Command::Submit { id, event_type, values, files }) = command {

@@ -45,14 +45,15 @@ pub(crate) async fn recover(plane: &DataPlane) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When a store cannot be listed or changed; it can be repeated.
-pub(crate) async fn gc(plane: &DataPlane, older_than: Duration) -> Result<u8, Failure> {
-    let collected = collect_garbage(plane, older_than).await.map_err(|error| Failure::at_open(&error))?;
+pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Result<u8, Failure> {
+    let collected =
+        collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
     info!(blobs, bytes, documents, abandoned, young, "removed what no outcome names");
     if unknown > 0 {
         warn!(
             "{unknown} executions were left alone: {} knows neither them nor their events, and may not be the one \
-             that belongs to these blobs",
+             that belongs to these blobs (--unknown removes them)",
             plane.documents
         );
     }

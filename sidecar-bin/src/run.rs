@@ -18,7 +18,7 @@ use crate::config::Server;
 use crate::exit::{self, Failure};
 use crate::one_shot;
 use crate::progress::Bar;
-use crate::serve::{abandoned, finish_within_grace, listen, silence};
+use crate::serve::{abandoned, finish_within_grace, listen, outcome, silence};
 use crate::signals::Signals;
 
 /// The module's name where none is given: that of its script, or of its command.
@@ -134,12 +134,15 @@ async fn module(
             }
             () = abandoned(session, config) => {
                 let reason = silence(config, wrap);
-                // It fails only if the module has called after all.
-                let _ = session.fail(reason.clone()).await;
+                // It fails only if the module has called after all, or if the outcome may be decided.
+                let failed = session.fail(reason.clone()).await;
                 pass_on(&child, Signal::TERM);
                 if tokio::time::timeout(config.grace.min(MODULE_GRACE), child.wait()).await.is_err() {
                     // It may have ended at this very moment.
                     let _ = child.kill().await;
+                }
+                if failed.is_err() && outcome(session, config).await == Phase::Done {
+                    return Err(Failure::new(0, format!("{reason}, after its outcome was decided")));
                 }
                 return Err(Failure::new(exit::MODULE_FAILED, reason));
             }

@@ -77,7 +77,7 @@ pub enum Error {
         /// How it differs.
         problem: String,
     },
-    /// The module's outputs cannot be committed; mend them and call again. Nothing was published.
+    /// The module's outputs cannot be committed; fix them and call again. Nothing was published.
     #[error("the module's outputs are invalid: {}", summary(.0))]
     Invalid(Vec<Problem>),
     /// A call that has no place in this phase.

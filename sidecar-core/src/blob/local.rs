@@ -64,7 +64,8 @@ impl BlobProvider for Local {
             let _flushing = store.flushing.lock().unwrap_or_else(PoisonError::into_inner);
             let files = std::mem::take(&mut *store.unflushed());
             durable::sync(&store.root, &files).map_err(|error| {
-                store.unflushed().extend(files);
+                // What was removed meanwhile must not fail every flush from now on: whoever stored it lists it.
+                store.unflushed().extend(files.into_iter().filter(|file| file.exists()));
                 store_error(&store, "sync", &store.root)(error)
             })
         })

@@ -323,7 +323,11 @@ impl PrivateId {
     /// A new one, which nobody else has.
     pub(crate) fn random() -> Self {
         // A UUID would fix six of the bits.
-        let bits = uuid::Uuid::new_v4().as_u128() ^ uuid::Uuid::new_v4().as_u128().rotate_left(64);
+        Self::of(uuid::Uuid::new_v4().as_u128() ^ uuid::Uuid::new_v4().as_u128().rotate_left(64))
+    }
+
+    /// The id of these bits.
+    pub(crate) fn of(bits: u128) -> Self {
         Self(format!("{bits:032x}"))
     }
 }

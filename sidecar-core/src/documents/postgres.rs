@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio_postgres::config::Host;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -181,6 +182,8 @@ impl Postgres {
         let mut config: Config =
             connection.as_str().parse().map_err(|error: tokio_postgres::Error| refused(error.into()))?;
         let id = identity(&config);
+        // A standby may not have what was decided yet.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.connect_timeout(CONNECT_TIMEOUT).application_name("sidecar");
         // A connection that was dropped without a word is found out before the retries are used up.
         config.keepalives_idle(CONNECT_TIMEOUT).tcp_user_timeout(ANSWER_TIMEOUT);

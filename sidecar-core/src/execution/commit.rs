@@ -10,13 +10,13 @@ use tracing::warn;
 
 use super::journal::{Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
-use super::record::{AT_ONCE, contents_of};
+use super::record::{AT_ONCE, contents_of, last_committed};
 use super::upload::upload;
 use super::{Execution, ids, now, stores};
 use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{
-    BlobKey, Committed, Contents, EventContext, EventHeader, ExecutionId, ExecutionRecord, FileName,
+    BlobKey, Committed, Contents, Context, EventContext, EventHeader, ExecutionId, ExecutionRecord, FileName,
     KeyOwner, OutboxChunk, Outcome, OutputEvent, Prepared, PrivateId, Producer, Published, RecordedFile,
 };
 use crate::documents::{Documents as _, Kind};
@@ -67,7 +67,8 @@ impl Execution {
         };
         self.store_documents(&execution, &mut committed, &contents, events, &stored).await?;
         let outcome = Outcome::Committed(Box::new(committed));
-        let record = ExecutionRecord::new(self.context(), execution.run, self.attempt(), outcome);
+        let mut record = ExecutionRecord::new(self.context(), execution.run, self.attempt(), outcome);
+        record.supersedes = last_committed(&self.plane, &execution).await?;
         let step = Step::Deciding { prepared: Some(prepared), record: Box::new(record.clone()) };
         self.advance(step).await?;
         Ok((record, contents))
@@ -165,18 +166,8 @@ impl Execution {
         stored: &StoredFiles,
     ) -> Result<()> {
         let context = self.context();
-        let mut parts = cut(contents);
-        if parts.len() == 1 {
-            committed.contents = parts.remove(0);
-        }
-        let chunk = |(number, contents)| OutboxChunk {
-            id: ids::chunk(execution, &committed.proposal, number),
-            context: context.clone(),
-            run: execution.run,
-            proposal: committed.proposal.clone(),
-            contents,
-        };
-        let chunks: Vec<OutboxChunk> = parts.into_iter().enumerate().map(chunk).collect();
+        let (inside, chunks) = outbox(execution, &context, &committed.proposal, contents.clone());
+        committed.contents = inside;
         for chunk in &chunks {
             self.plane.documents.store(std::slice::from_ref(chunk)).await?;
             fault::point("documents.put_outbox");
@@ -299,6 +290,27 @@ fn recorded(execution: &ExecutionId, proposal: &PrivateId, file: &StoredFile) ->
         executable: blob.executable,
         key: (!own).then(|| blob.key.clone()),
     }
+}
+
+/// What the record holds itself, and the documents that hold it instead where it is large.
+pub(super) fn outbox(
+    execution: &ExecutionId,
+    context: &Context,
+    proposal: &PrivateId,
+    contents: Contents,
+) -> (Contents, Vec<OutboxChunk>) {
+    let mut parts = cut(&contents);
+    if parts.len() == 1 {
+        return (parts.remove(0), Vec::new());
+    }
+    let chunk = |(number, contents)| OutboxChunk {
+        id: ids::chunk(execution, proposal, number),
+        context: context.clone(),
+        run: execution.run,
+        proposal: proposal.clone(),
+        contents,
+    };
+    (Contents::default(), parts.into_iter().enumerate().map(chunk).collect())
 }
 
 /// Cuts the lists of a record into parts of about [`OUTBOX_PART`] bytes; one alone fits into the record itself.

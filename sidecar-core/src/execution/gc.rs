@@ -49,12 +49,15 @@ struct Runs {
 
 /// Removes what no outcome names, of runs whose blobs are all older than `older_than`.
 ///
+/// Executions of events that the document store does not know are left alone unless `unknown`: if it is not the one
+/// that belongs to these blobs, they are all that is left of committed outputs.
+///
 /// Age only saves work: an attempt whose run is closed beside it goes on in the next one, and stores its outputs
 /// again.
 ///
 /// # Errors
 /// What the stores report; it can be repeated.
-pub async fn collect_garbage(plane: &DataPlane, older_than: Duration) -> Result<Collected> {
+pub async fn collect_garbage(plane: &DataPlane, older_than: Duration, unknown: bool) -> Result<Collected> {
     let mut collected = Collected::default();
     let (executions, submissions) = scan(plane).await?;
     let newest = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -65,7 +68,7 @@ pub async fn collect_garbage(plane: &DataPlane, older_than: Duration) -> Result<
         runs.seen.retain(|_, modified| !young(modified));
         collected.young += (before - runs.seen.len()) as u64;
         if !runs.seen.is_empty() {
-            collect_runs(plane, &event, &module, runs, &mut collected).await?;
+            collect_runs(plane, &event, &module, runs, unknown, &mut collected).await?;
         }
     }
     for event in submissions {
@@ -82,10 +85,11 @@ async fn collect_runs(
     event: &EventId,
     module: &ModuleName,
     runs: Runs,
+    unknown: bool,
     collected: &mut Collected,
 ) -> Result<()> {
     let id = |run| ExecutionId { event_id: event.clone(), name: module.clone(), run };
-    let mut known = None;
+    let mut known = unknown.then_some(true);
     for run in runs.seen.keys() {
         if record::find(&*plane.documents, &id(*run)).await?.is_some() {
             continue;

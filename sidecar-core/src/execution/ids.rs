@@ -42,6 +42,11 @@ pub(super) fn failure(context: &Context, attempt: &PrivateId) -> FailureId {
     FailureId::from(v5("failure", &execution, attempt.as_str()))
 }
 
+/// Stands for the proposal that release 0.1 had begun to publish: it is the same however often it is asked for.
+pub(super) fn of_release_0_1(execution: &ExecutionId) -> PrivateId {
+    PrivateId::of(v5("release 0.1", execution, "").as_u128())
+}
+
 /// Which execution it is.
 pub(super) fn execution(context: &Context, run: u32) -> ExecutionId {
     ExecutionId { event_id: context.event_id.clone(), name: context.name.clone(), run }

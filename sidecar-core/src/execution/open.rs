@@ -4,16 +4,19 @@ use std::sync::{Arc, Mutex};
 
 use tracing::{info, warn};
 
+use super::commit::outbox;
 use super::journal::{self, Entry, Journal, Legacy, Step};
-use super::record::{Found, abandon, close_earlier, first_open, look, roll_forward};
+use super::record::{
+    Found, abandon, close_earlier, contents_of, decide, earlier_are_closed, first_open, look, roll_forward,
+};
 use super::slot::Slot;
 use super::state::{Rest, State, Turn};
 use super::transfer::Progress;
 use super::{Execution, First, Inputs, Settings, Start, ids, now, stores};
 use crate::blocking;
 use crate::contract::{
-    Committed, Contents, Context, EventContext, ExecutionRecord, Insight, Outcome, PrivateId, Receipt,
-    RecordedFile, Stores,
+    Committed, Contents, Context, EventContext, ExecutionRecord, Insight, KeyOwner, Outcome, Publication,
+    Receipt, RecordedFile, Stores,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -104,21 +107,59 @@ impl Opening {
                 entry.context.name.as_str(),
             )));
         }
+        let prepared = own_prepared(&entry.step);
         if let Some(Legacy::Publishing(receipt)) = entry.legacy.take() {
-            let record = self.legacy_record(&entry, receipt).await?;
-            let prepared = match &entry.step {
-                Step::Ready { prepared } => Some(prepared.clone()),
-                _ => None,
-            };
+            let record = self.legacy_record(&mut entry, receipt).await?;
+            // Decided before the journal of 0.1 is replaced: until then it cannot be given up.
+            decide(&self.plane, &record).await?;
             entry.step = Step::Deciding { prepared, record: Box::new(record) };
             entry.stores = self.here.clone();
+            return Ok(entry);
+        }
+        if let Step::Deciding { record, .. } = &entry.step {
+            if !self.is_proposal_of(&entry, record) {
+                warn!("{place} holds a proposal that is not of {of}: it is not decided");
+                entry.step = prepared.map_or(Step::New, |prepared| Step::Ready { prepared });
+                return Ok(entry);
+            }
+            let another = match self.spec.start {
+                Start::Rerun => true,
+                Start::Run(run) => run != entry.run,
+                Start::Resume | Start::Restart => false,
+            };
+            if another {
+                // What another run is asked for comes after it.
+                let stored = decide(&self.plane, record).await?;
+                if let Some(committed) = stored.committed() {
+                    roll_forward(&self.plane, &stored, committed, None).await?;
+                }
+                entry.step = Step::Failed { reason: "finished for another run".into() };
+            }
         }
         Ok(entry)
     }
 
+    /// Whether a record may be decided as this attempt's: of its execution, for these stores, with keys of its own.
+    fn is_proposal_of(&self, entry: &Entry, record: &ExecutionRecord) -> bool {
+        let execution = ids::execution(&entry.context, entry.run);
+        let Some(committed) = record.committed() else { return false };
+        let own = |key: &crate::BlobKey| match key.owner() {
+            Some(KeyOwner::Proposal(of, _)) => of == execution,
+            // Release 0.1 had keys without an owner, below its execution all the same.
+            Some(KeyOwner::Submission(..)) => false,
+            None => key.as_str().starts_with(&format!("{}/{}/", execution.event_id, execution.name)),
+        };
+        let mut keys = committed.contents.outputs.iter().filter_map(|file| file.key.as_ref());
+        record.execution() == execution && committed.stores == self.here && keys.all(own)
+    }
+
     /// What release 0.1 had begun to publish, as a proposal: its ids and keys stay as they are.
-    async fn legacy_record(&self, entry: &Entry, receipt: Receipt) -> Result<ExecutionRecord> {
+    async fn legacy_record(&self, entry: &mut Entry, receipt: Receipt) -> Result<ExecutionRecord> {
         let documents = &self.plane.documents;
+        let execution = ids::execution(&entry.context, entry.run);
+        // However often this is repeated, it is one proposal of one attempt.
+        let proposal = ids::of_release_0_1(&execution);
+        entry.attempt = proposal.clone();
         let mut contents = Contents { events: receipt.events, ..Contents::default() };
         if let Some(id) = &receipt.insight {
             let found: Option<Insight> = documents.find(id.as_str()).await?;
@@ -134,8 +175,12 @@ impl Opening {
             }
         }
         contents.outputs = outputs.into_values().collect();
+        let (contents, chunks) = outbox(&execution, &entry.context, &proposal, contents);
+        for chunk in &chunks {
+            documents.store(std::slice::from_ref(chunk)).await?;
+        }
         let committed = Committed {
-            proposal: PrivateId::random(),
+            proposal,
             stores: self.here.clone(),
             started: entry.started.clone(),
             ready: None,
@@ -144,7 +189,7 @@ impl Opening {
             files: receipt.files,
             bytes: receipt.bytes,
             insight_id: receipt.insight,
-            outbox: Vec::new(),
+            outbox: chunks.into_iter().map(|chunk| chunk.id).collect(),
             contents,
         };
         let outcome = Outcome::Committed(Box::new(committed));
@@ -182,8 +227,11 @@ impl Opening {
             )));
         }
         let from = match (&own, self.spec.start) {
-            (Some(own), _) if deciding => own.run,
-            (Some(own), Start::Resume) if !failed => own.run,
+            (Some(own), start) if deciding || start == Start::Resume && !failed => match own.run {
+                run if earlier_are_closed(&self.plane, &id(run)).await? => run,
+                // The journal tells of a run that cannot have begun on this data plane.
+                _ => 0,
+            },
             (_, Start::Resume | Start::Restart) => 0,
             (_, Start::Rerun) => first_open(&self.plane, &id(0)).await?,
             (_, Start::Run(run)) => {
@@ -200,7 +248,7 @@ impl Opening {
                 let (own, state) = (own.clone(), State::Publishing(own_prepared(&own.step), Turn::AtWork));
                 self.with(own, context, state, Some(record)).await
             }
-            (Found::Decided(record), Some(own)) if self.is_outcome(own, &record) => {
+            (Found::Decided(record), Some(own)) if self.is_outcome(own, &record).await? => {
                 let state = State::after(&own.step);
                 self.with(own.clone(), context, state, None).await
             }
@@ -213,8 +261,8 @@ impl Opening {
                 let state = State::after(&own.step);
                 self.with(own.clone(), context, state, None).await
             }
-            (Found::Open(run), Some(own)) if deciding && self.spec.start == Start::Resume => {
-                // Its run was closed: what it wrote is proposed in the next one.
+            (Found::Open(run), Some(own)) if self.spec.start == Start::Resume && is_unfinished(&own.step) => {
+                // Its run was closed, or is not open yet: what it wrote is proposed in the one that is.
                 let mut own = own.clone();
                 own.run = run;
                 own.step = own_prepared(&own.step).map_or(Step::New, |prepared| Step::Ready { prepared });
@@ -236,8 +284,15 @@ impl Opening {
     }
 
     /// Whether the journal tells of the very outcome that was decided, so that nothing is left to do.
-    fn is_outcome(&self, own: &Entry, record: &ExecutionRecord) -> bool {
-        matches!(own.step, Step::Done { .. }) && own.run == record.run && self.is_here(own)
+    async fn is_outcome(&self, own: &Entry, record: &ExecutionRecord) -> Result<bool> {
+        let (Step::Done { receipt, .. }, Some(committed)) = (&own.step, record.committed()) else {
+            return Ok(false);
+        };
+        let published = self.plane.documents.find::<Publication>(&ids::record(&record.execution())).await?;
+        if own.run != record.run || !self.is_here(own) || published.is_none() {
+            return Ok(false);
+        }
+        Ok(receipt.events == contents_of(&self.plane, record, committed).await?.events)
     }
 
     /// Whether the journal's attempt goes on in this run, which has no record.
@@ -376,6 +431,11 @@ fn lineage(asked: &Context, event: Option<&EventContext>, known: Option<&Context
         }
     }
     context
+}
+
+/// Whether the module may still have a commit before it.
+fn is_unfinished(step: &Step) -> bool {
+    !matches!(step, Step::Done { .. } | Step::Failed { .. })
 }
 
 /// Whether the step means anything only on the data plane on which it was taken.

@@ -30,7 +30,7 @@ impl ExecutionRecord {
         Self {
             format: Self::FORMAT,
             min_reader: MIN_READER,
-            supersedes: run.checked_sub(1),
+            supersedes: None,
             context,
             run,
             outcome,
@@ -114,6 +114,27 @@ pub(super) async fn first_open(plane: &DataPlane, execution: &ExecutionId) -> Re
     Ok(execution.run)
 }
 
+/// Whether every run before this one has a record.
+pub(super) async fn earlier_are_closed(plane: &DataPlane, execution: &ExecutionId) -> Result<bool> {
+    for run in 0..execution.run {
+        if find(&*plane.documents, &ExecutionId { run, ..execution.clone() }).await?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The last run before this one that has an outcome.
+pub(super) async fn last_committed(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<u32>> {
+    for run in (0..execution.run).rev() {
+        let earlier = ExecutionId { run, ..execution.clone() };
+        if find(&*plane.documents, &earlier).await?.is_some_and(|record| record.committed().is_some()) {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
 /// Makes sure that every run before this one is closed and, if it was decided, published.
 pub(super) async fn close_earlier(plane: &DataPlane, execution: &ExecutionId) -> Result<()> {
     for run in 0..execution.run {
@@ -139,10 +160,7 @@ pub(super) async fn roll_forward(
     held: Option<Contents>,
 ) -> Result<Contents> {
     let execution = record.execution();
-    if record.min_reader > ExecutionRecord::FORMAT {
-        let why = format!("it was decided by a newer sidecar ({}): upgrade this one", record.version);
-        return Err(Error::unavailable(&plane.documents, format!("publish {execution}"), why));
-    }
+    check_reader(plane, record)?;
     let (here, there) = (stores(plane), &committed.stores);
     if here != *there {
         let differing =
@@ -226,12 +244,22 @@ async fn publish(
     Ok(())
 }
 
+/// Refuses a record of which this release may not understand everything: what it does not see it would lose.
+fn check_reader(plane: &DataPlane, record: &ExecutionRecord) -> Result<()> {
+    if record.min_reader <= ExecutionRecord::FORMAT {
+        return Ok(());
+    }
+    let why = format!("it was decided by a newer sidecar ({}): upgrade this one", record.version);
+    Err(Error::unavailable(&plane.documents, format!("read the record of {}", record.execution()), why))
+}
+
 /// The lists of a record, from the documents that hold them.
 pub(super) async fn contents_of(
     plane: &DataPlane,
     record: &ExecutionRecord,
     committed: &Committed,
 ) -> Result<Contents> {
+    check_reader(plane, record)?;
     let mut contents = committed.contents.clone();
     let find = |id: &String| {
         let (documents, id) = (plane.documents.clone(), id.clone());

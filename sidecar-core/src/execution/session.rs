@@ -549,10 +549,6 @@ impl Inner {
                 self.decisions.abandoned.fetch_add(1, Ordering::Relaxed);
                 let step = prepared.clone().map_or(Step::New, |prepared| Step::Ready { prepared });
                 execution.change(move |entry| (entry.step, entry.run) = (step, run)).await?;
-                self.enter(State::Rest(match prepared {
-                    Some(prepared) => Rest::ready(prepared, true),
-                    None => Rest::New,
-                }));
                 Err(Error::Abandoned { run: own.run })
             }
         }
@@ -611,6 +607,13 @@ impl Inner {
                     let (prepared, last_error) = (prepared.clone(), Some(error.clone()));
                     shared.state = State::Rest(Rest::Ready { prepared, staged: true, last_error });
                 }
+                (Err(error), State::Deciding(..)) if matches!(**error, Error::Abandoned { .. }) => {
+                    let last_error = Some(error.clone());
+                    shared.state = State::Rest(match prepared {
+                        Some(prepared) => Rest::Ready { prepared, staged: true, last_error },
+                        None => Rest::New,
+                    });
+                }
                 (Err(error), State::Deciding(..)) => {
                     shared.state = State::Deciding(prepared, Turn::Waiting(error.clone()));
                     self.schedule(shared);
@@ -619,11 +622,8 @@ impl Inner {
                     shared.state = State::Publishing(prepared, Turn::Waiting(error.clone()));
                     self.schedule(shared);
                 }
-                (Err(error), _) => {
-                    if let State::Rest(Rest::Ready { last_error, .. }) = &mut shared.state {
-                        *last_error = Some(error.clone());
-                    }
-                }
+                // A commit leaves no other state behind.
+                (Err(_), _) => {}
             }
         });
     }
@@ -648,6 +648,10 @@ impl Inner {
                     Ok(None) => State::Failed(reason.text),
                     Ok(Some(_)) | Err(_) => before,
                 };
+                // What may be decided is finished without being asked again.
+                if shared.state.is_beyond_the_module() {
+                    inner.schedule(shared);
+                }
             });
             match ended {
                 Ok(None) => {
@@ -655,10 +659,7 @@ impl Inner {
                     Ok(())
                 }
                 Ok(Some(hint)) => {
-                    let error = Error::OutOfOrder { call: "fail", phase: Phase::Publishing, hint };
-                    // What was decided is published without being asked again.
-                    inner.change(|shared| inner.schedule(shared));
-                    Err(Arc::new(error))
+                    Err(Arc::new(Error::OutOfOrder { call: "fail", phase: Phase::Publishing, hint }))
                 }
                 Err(error) => Err(error),
             }

@@ -75,7 +75,7 @@ async fn attempts_at_once_have_one_outcome() {
     }
     // What the others had stored is gone again.
     assert_eq!(blobs(&scenes[0].plane).await.len(), 1);
-    assert_eq!(collect_garbage(&scenes[0].plane, NO_AGE).await.unwrap(), Default::default());
+    assert_eq!(collect_garbage(&scenes[0].plane, NO_AGE, false).await.unwrap(), Default::default());
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn a_write_that_arrives_late_changes_nothing_that_is_read() {
     // The first PUT was only slow.
     scripted.blobs.put(&first[0], &Source::file(held).unwrap()).await.unwrap();
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "mended");
-    assert_eq!(collect_garbage(&scene.plane, NO_AGE).await.unwrap().blobs, 1);
+    assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap().blobs, 1);
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "mended");
 }
 
@@ -163,7 +163,7 @@ async fn an_unchanged_file_keeps_its_key_in_the_next_proposal() {
     let committed = record.committed().unwrap();
     assert_eq!(committed.contents.outputs[0].key.as_ref(), Some(&before[0]));
     assert_eq!(record.output_key(committed, &committed.contents.outputs[0]).unwrap(), before[0]);
-    assert_eq!(collect_garbage(&scene.plane, NO_AGE).await.unwrap().blobs, 0);
+    assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap().blobs, 0);
 }
 
 #[tokio::test]
@@ -207,9 +207,9 @@ async fn giving_up_an_undecided_commit_closes_its_run_and_the_next_one_commits()
     write(&scene, "b");
     let receipt = session.done().await.unwrap();
     let found = records(&scene.plane).await;
-    assert_eq!((found.len(), found[1].run, found[1].supersedes), (2, 1, Some(0)));
+    assert_eq!((found.len(), found[1].run, found[1].supersedes), (2, 1, None));
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "b");
-    collect_garbage(&scene.plane, NO_AGE).await.unwrap();
+    collect_garbage(&scene.plane, NO_AGE, false).await.unwrap();
     assert_eq!(blobs(&scene.plane).await.len(), 1);
 }
 
@@ -241,15 +241,66 @@ async fn an_attempt_whose_run_was_closed_beside_it_commits_in_the_next_one() {
     write(&scene, "a");
     scripted.script.fail("put_event_contexts", 1);
     session.done().await.unwrap_err();
-    let collected = collect_garbage(&scene.plane, NO_AGE).await.unwrap();
+    let collected = collect_garbage(&scene.plane, NO_AGE, false).await.unwrap();
     assert_eq!((collected.abandoned, collected.blobs), (1, 1));
     let error = session.done().await.unwrap_err();
     assert!(matches!(*error, Error::Abandoned { run: 0 }) && error.is_retryable(), "{error:?}");
     assert_eq!(scene.read("out/data/x"), "a");
     let receipt = session.done().await.unwrap();
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "a");
-    assert_eq!(collect_garbage(&scene.plane, NO_AGE).await.unwrap().abandoned, 0);
+    assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap().abandoned, 0);
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "a");
+}
+
+/// The same, where the sidecar is started again between the two.
+#[tokio::test]
+async fn a_restart_after_its_run_was_closed_keeps_the_outputs() {
+    for call in ["put_event_contexts", "decide"] {
+        let scripted = Scripted::default();
+        let scene = Scene::new(scripted.plane());
+        Submission::new("t").event_id(scene.event.clone()).submit(&scene.plane).await.unwrap();
+        let session = scene.ready().await;
+        write(&scene, "a");
+        scripted.script.fail(call, 1);
+        session.done().await.unwrap_err();
+        drop(session);
+        assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap().abandoned, 1);
+        let session = scene.open().await;
+        assert_eq!(session.phase(), Phase::Ready, "{call}");
+        let receipt = session.done().await.unwrap();
+        assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "a");
+        assert_eq!(records(&scene.plane).await[1].supersedes, None);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_of_a_run_that_cannot_have_begun_is_not_believed() {
+    let scene = Scene::new(DataPlane::memory());
+    drop(scene.ready().await);
+    write(&scene, "a");
+    let journal = scene.read(".sidecar/journal.json").replace(r#""run":0"#, r#""run":1"#);
+    scene.write(".sidecar/journal.json", journal);
+    scene.open().await.done().await.unwrap();
+    assert_eq!(records(&scene.plane).await[0].run, 0);
+}
+
+#[tokio::test]
+async fn a_forged_proposal_is_not_decided() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    let session = scene.ready().await;
+    write(&scene, "a");
+    scripted.script.fail("decide", 1);
+    session.done().await.unwrap_err();
+    drop(session);
+    let mut journal: serde_json::Value = serde_json::from_str(&scene.read(".sidecar/journal.json")).unwrap();
+    journal["step"]["deciding"]["record"]["eventId"] = "another".into();
+    scene.write(".sidecar/journal.json", journal.to_string());
+    let session = scene.open().await;
+    assert_eq!(session.phase(), Phase::Ready);
+    session.done().await.unwrap();
+    let found = records(&scene.plane).await;
+    assert_eq!((found.len(), found[0].context.event_id.as_str()), (1, "e1"));
 }
 
 #[tokio::test]
@@ -261,9 +312,10 @@ async fn garbage_of_another_store_is_left_alone() {
     let receipt = session.done().await.unwrap();
     // These documents do not belong to these blobs.
     let wrong = DataPlane { documents: DataPlane::memory().documents, ..scene.plane.clone() };
-    let collected = collect_garbage(&wrong, NO_AGE).await.unwrap();
+    let collected = collect_garbage(&wrong, NO_AGE, false).await.unwrap();
     assert_eq!((collected.blobs, collected.abandoned, collected.unknown), (0, 0, 1));
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "a");
+    assert_eq!(collect_garbage(&wrong, NO_AGE, true).await.unwrap().blobs, 1);
 }
 
 #[tokio::test]
@@ -287,7 +339,9 @@ async fn a_named_run_has_one_outcome_and_a_bare_rerun_takes_the_next() {
     let again = run(Start::Run(1), "not run").await.unwrap();
     assert_eq!(own(again), one);
     run(Start::Rerun, "two").await.unwrap();
-    assert_eq!(records(&scene.plane).await.iter().map(|record| record.run).collect::<Vec<_>>(), [0, 1, 2]);
+    let found = records(&scene.plane).await;
+    let runs: Vec<_> = found.iter().map(|record| (record.run, record.supersedes)).collect();
+    assert_eq!(runs, [(0, None), (1, Some(0)), (2, Some(1))]);
     let dir = TempDir::new().unwrap();
     for (id, content) in [("e1/first", "two"), ("e1/first/0", "zero"), ("e1/first/1", "one")] {
         let to = dir.path().join(id.replace('/', "-"));
@@ -360,7 +414,7 @@ async fn a_large_record_is_cut_and_rolls_forward_whole() {
     assert_eq!(session.done().await.unwrap().events.len(), 1200);
     let published = scene.plane.documents.page::<Publication>(None).await.unwrap();
     assert_eq!(published.iter().map(|(_, publication)| publication.published).collect::<Vec<_>>(), [1200]);
-    assert_eq!(collect_garbage(&scene.plane, NO_AGE).await.unwrap(), Default::default());
+    assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap(), Default::default());
 }
 
 fn write_many(scene: &Scene, events: usize) {
@@ -403,7 +457,7 @@ async fn a_journal_of_release_0_1_is_rolled_forward_under_its_own_ids() {
     assert_eq!(receipt.events[0].event_id.as_str(), "old-event");
     assert_eq!(scripted.events.published()[0].context.event_id.as_str(), "old-event");
     assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "old");
-    collect_garbage(&scene.plane, NO_AGE).await.unwrap();
+    collect_garbage(&scene.plane, NO_AGE, false).await.unwrap();
     let target = Target::file(scene.path("fetched"));
     scripted.blobs.get(&key, &target).await.unwrap();
 }
