@@ -22,7 +22,13 @@ second=$(basename "$(grep -l "\"parentEventId\": \"$first\"" dev/events/*.json |
 
 "$bin/sidecar" run --context.eventid="$second" --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
 
+# `get` fills only a directory that is absent or empty: from the second time on the event's id makes another name.
+[ ! -e thumbnails ] && thumbnails=thumbnails || thumbnails=thumbnails-$first
+[ ! -e contact-sheet ] && sheet=contact-sheet || sheet=contact-sheet-$second
+"$bin/sidecar" get "$first/thumbnail" "$thumbnails" >/dev/null
+"$bin/sidecar" get "$second/contact-sheet" "$sheet" >/dev/null
+
 echo
-echo "thumbnails:    dev/blobs/$first/thumbnail/"
-echo "contact sheet: dev/blobs/$second/contact-sheet/contact-sheet.png"
-echo "insights:      dev/insights/    events: dev/events/    event contexts: dev/contexts/"
+echo "thumbnails:    $thumbnails"
+echo "contact sheet: $sheet/contact-sheet.png"
+echo "insights:      dev/insights    events: dev/events    outcomes: dev/executions"

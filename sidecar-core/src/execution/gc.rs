@@ -62,8 +62,9 @@ pub async fn collect_garbage(plane: &DataPlane, older_than: Duration, unknown: b
     let (executions, submissions) = scan(plane).await?;
     let newest = SystemTime::now().checked_sub(older_than).unwrap_or(SystemTime::UNIX_EPOCH);
     for ((event, module), mut runs) in executions {
+        // Without a file there is no age to go by.
         let young =
-            |modified: &Option<SystemTime>| !older_than.is_zero() && modified.is_some_and(|at| at > newest);
+            |modified: &Option<SystemTime>| !older_than.is_zero() && modified.is_none_or(|at| at > newest);
         let before = runs.seen.len();
         runs.seen.retain(|_, modified| !young(modified));
         collected.young += (before - runs.seen.len()) as u64;
