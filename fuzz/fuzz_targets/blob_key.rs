@@ -8,7 +8,10 @@ use std::path::{Component, Path};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sidecar_core::{BlobKey, Digest, EventId, FailureId, FileName, InsightId, InvalidName, ModuleName};
+use sidecar_core::{
+    BlobKey, Digest, EventId, ExecutionId, FailureId, FileName, InsightId, InvalidName, KeyOwner, ModuleName,
+    PrivateId,
+};
 use sidecar_fuzz::{ROOT, assert_below};
 
 fuzz_target!(|data: &[u8]| {
@@ -63,18 +66,26 @@ fn assert_keys(text: &str) {
     else {
         return;
     };
-    let parts = [event.as_str(), module.as_str(), file.as_str()];
-    let key = BlobKey::new(&event, &module, &file);
+    let (run, id) = (text.len() as u32, PrivateId::parse(ID).expect("it is one"));
+    let execution = ExecutionId { event_id: event.clone(), name: module.clone(), run };
+    let own = format!("~{run}-{ID}");
+    let parts = [event.as_str(), module.as_str(), own.as_str(), file.as_str()];
+    let key = BlobKey::of_output(&execution, &id, &file);
     assert_eq!(key.is_ok(), parts.join("/").len() <= 1024);
     if let Ok(key) = key {
-        assert_eq!(key.as_str().splitn(3, '/').collect::<Vec<_>>(), parts);
+        assert_eq!(key.as_str().splitn(4, '/').collect::<Vec<_>>(), parts);
+        let owner = key.owner().expect("it is private");
+        assert_eq!(owner, KeyOwner::Proposal(execution, id.clone()));
+        assert_eq!(owner.key(&file), Ok(key));
     }
-    if let Ok(kept) = BlobKey::of_failed(&event, &module, &file) {
-        let [event, module, file] = parts;
-        assert_eq!(kept.as_str().splitn(4, '/').collect::<Vec<_>>(), [event, ".failed", module, file]);
+    if let Ok(kept) = BlobKey::of_failed(&event, &module, &id, &file) {
+        assert_eq!(kept.as_str(), format!("{event}/.failed/{module}/~{ID}/{file}"));
+        assert_eq!(kept.owner(), None);
         assert!(ModuleName::parse(".failed").is_err(), "a module could write among the failed");
     }
 }
+
+const ID: &str = "00112233445566778899aabbccddeeff";
 
 /// What every kind of name promises; `None` when the text is refused.
 fn name<T>(text: &str, parse: fn(&str) -> Result<T, InvalidName>) -> Option<T>

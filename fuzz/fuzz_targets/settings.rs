@@ -59,7 +59,7 @@ fuzz_target!(|text: &str| {
     ] {
         *file = None;
     }
-    match Config::parse(cli.options, &Mode::Serve) {
+    match Config::parse(cli.options, &Mode::Serve, cli.parent_is_empty) {
         Ok(config) => {
             let printed = config.describe();
             assert!(!printed.contains(SECRET), "{printed}");
