@@ -15,7 +15,7 @@ use crate::plane::{EVENT, Plane};
 /// How long an attempt may take, failures included.
 const DEADLINE: Duration = Duration::from_secs(90);
 /// How often a process is looked at.
-const TICK: Duration = Duration::from_millis(3);
+const TICK: Duration = Duration::from_millis(1);
 /// The exit codes of an attempt that says what it lacks: inputs, a provider, its disk.
 const CLEAR: [i32; 3] = [66, 69, 71];
 /// The module. Every byte and every value that it writes is its first argument.
@@ -69,6 +69,15 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What becomes of an attempt that was held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It is killed. A call at which it is held has no effect and no answer.
+    Dies,
+    /// It goes on. A call at which it is held may have taken effect, or even have been answered.
+    GoesOn,
+}
+
 /// An attempt at work.
 pub struct Attempt {
     name: String,
@@ -89,8 +98,8 @@ pub struct Ended {
 }
 
 impl Attempt {
-    /// Starts an attempt whose module writes the first letter of `name`; it is held at `place`.
-    pub fn start(plane: &Plane, name: &str, place: Option<&Place>, flags: &[&str]) -> Self {
+    /// Starts an attempt whose module writes the first letter of `name`; it is held at the place, if there is one.
+    pub fn start(plane: &Plane, name: &str, place: Option<(&Place, Then)>, flags: &[&str]) -> Self {
         let dir = directory(plane, name);
         std::fs::create_dir_all(&dir).unwrap();
         let mut command = sidecar(plane);
@@ -103,33 +112,40 @@ impl Attempt {
             .args(flags)
             .args(["--", "sh", "-c", MODULE, "module", &name[..1]])
             .env("SIDECAR_FAULT_TRACE", dir.join("trace"));
-        if let Some(place) = place {
-            match place.call() {
-                Some(call) => command
+        match place.map(|(place, then)| (place, place.call(), then)) {
+            Some((place, Some(call), Then::Dies)) => {
+                command
                     .env("SIDECAR_FAULT_CALL", format!("{call} {}", place.count))
-                    .env("SIDECAR_FAULT_INJECT", "hang"),
-                None => {
-                    command.env("SIDECAR_FAULT_AT", place.to_string()).env("SIDECAR_FAULT_SIGNAL", "STOP")
-                }
-            };
+                    .env("SIDECAR_FAULT_INJECT", "hang");
+            }
+            Some((place, None, _)) => {
+                command.env("SIDECAR_FAULT_AT", place.to_string()).env("SIDECAR_FAULT_SIGNAL", "STOP");
+            }
+            Some((_, Some(_), Then::GoesOn)) | None => {}
         }
+        let place = place.map(|(place, _)| place.clone());
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Self { name: name.to_owned(), dir, child, place: place.cloned(), asked_to_stop: false }
+        Self { name: name.to_owned(), dir, child, place, asked_to_stop: false }
     }
 
     /// Waits until it is stopped at its place.
     ///
     /// # Errors
-    /// When it ends before it comes there.
+    /// When it ends before it comes there; at a call that does not hang it may have been too fast.
     pub async fn held(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + DEADLINE;
+        let is_call = self.place.as_ref().is_some_and(|place| place.call().is_some());
         while !self.is_stopped() {
             if self.child.try_wait().unwrap().is_some() {
-                return Err(format!("{} ended before it came to its place:\n{}", self.name, self.log()));
+                return match is_call && self.has_passed() {
+                    true => Ok(()),
+                    false => {
+                        Err(format!("{} ended before it came to its place:\n{}", self.name, self.log()))
+                    }
+                };
             }
-            // A call hangs at its place, and the process is stopped from here.
-            let is_call = self.place.as_ref().is_some_and(|place| place.call().is_some());
+            // At a call it is stopped from here.
             if is_call && !self.asked_to_stop && self.has_passed() {
                 self.signal(Signal::STOP);
                 self.asked_to_stop = true;
@@ -140,8 +156,10 @@ impl Attempt {
         Ok(())
     }
 
-    pub fn go_on(&self) {
-        self.signal(Signal::CONT);
+    pub fn go_on(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal(Signal::CONT);
+        }
     }
 
     /// Ends it as the loss of its machine does.
@@ -176,6 +194,7 @@ impl Attempt {
     }
 
     fn signal(&self, signal: Signal) {
+        // Its id is not taken by another process: it has not been waited for.
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
@@ -190,7 +209,7 @@ impl Attempt {
         self.trace().lines().filter(|line| *line == place.line).count() >= place.count
     }
 
-    pub fn trace(&self) -> String {
+    fn trace(&self) -> String {
         std::fs::read_to_string(self.dir.join("trace")).unwrap_or_default()
     }
 

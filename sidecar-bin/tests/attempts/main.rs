@@ -110,8 +110,8 @@ async fn places(plane: &Plane) -> Vec<Place> {
 fn choose(places: Vec<Place>, kind: Kind, arguments: &Arguments) -> Vec<(Row, Place)> {
     let trials = Row::ALL.into_iter().flat_map(|row| places.iter().map(move |place| (row, place.clone())));
     let share = match kind {
-        Kind::Local => 4,
-        Kind::Cluster | Kind::Azure => 10,
+        Kind::Local => 10,
+        Kind::Cluster | Kind::Azure => 16,
     };
     let is_chosen = |(row, place): &(Row, Place)| {
         let mut hasher = DefaultHasher::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::{try_join, try_join3};
 
-use crate::attempt::{Attempt, Ended, Place, directory, maintain};
+use crate::attempt::{Attempt, Ended, Place, Then, directory, maintain};
 use crate::audit::{agree, audit, nothing_is_left};
 use crate::plane::Plane;
 
@@ -37,6 +37,14 @@ impl Row {
         Self::Rerun,
     ];
 
+    /// What becomes of A.
+    fn then(self) -> Then {
+        match self {
+            Self::Stopped | Self::Collected | Self::Two | Self::Three => Then::GoesOn,
+            Self::Killed | Self::LostDisk | Self::ClonedDisk | Self::Rerun => Then::Dies,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Killed => "one is killed, another one runs",
@@ -55,7 +63,7 @@ impl Row {
 pub async fn play(plane: &Plane, row: Row, place: &Place) -> Result<(), String> {
     let start = |name| Attempt::start(plane, name, None, &[]);
     let again = |name| Attempt::start(plane, name, None, &["--rerun=1"]);
-    let mut a = Attempt::start(plane, "A", Some(place), &[]);
+    let mut a = Attempt::start(plane, "A", Some((place, row.then())), &[]);
     let ended = match row {
         Row::Killed => {
             a.held().await?;
