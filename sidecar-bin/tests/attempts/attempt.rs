@@ -140,9 +140,7 @@ impl Attempt {
             if self.child.try_wait().unwrap().is_some() {
                 return match is_call && self.has_passed() {
                     true => Ok(()),
-                    false => {
-                        Err(format!("{} ended before it came to its place:\n{}", self.name, self.log()))
-                    }
+                    false => Err(format!("{} ended before it came to its place:\n{}", self.name, self.log())),
                 };
             }
             // At a call it is stopped from here.
@@ -245,7 +243,11 @@ impl Ended {
     /// The attempt, if it committed or says why it did not.
     pub fn committed_or_clear(self) -> Result<Self, String> {
         match self.code {
-            Some(code) if CLEAR.contains(&code) && !self.log.contains("panicked") => Ok(self),
+            Some(code) if CLEAR.contains(&code) && !self.log.contains("panicked") => {
+                // It is allowed, and worth knowing.
+                println!("{} did not commit, and ended with {code}:\n{}", self.name, self.log);
+                Ok(self)
+            }
             _ => self.committed(),
         }
     }

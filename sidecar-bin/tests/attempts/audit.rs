@@ -63,7 +63,9 @@ pub async fn nothing_is_left(plane: &Plane, outcomes: &[Outcome]) -> Result<(), 
     let (mut keys, mut contexts, mut chunks) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for Outcome { record, contents, .. } in outcomes {
         let committed = record.committed().unwrap();
-        keys.extend(contents.outputs.iter().map(|file| record.output_key(committed, file).unwrap().to_string()));
+        keys.extend(
+            contents.outputs.iter().map(|file| record.output_key(committed, file).unwrap().to_string()),
+        );
         contexts.extend(contents.events.iter().map(|event| event.event_id.to_string()));
         chunks.extend(committed.outbox.iter().cloned());
     }
@@ -176,8 +178,7 @@ async fn consume(plane: &Plane, id: &EventId, files: &[&str]) -> Result<BTreeSet
 }
 
 async fn content(plane: &Plane, blob: &Blob) -> Result<BTreeSet<u8>, String> {
-    let content =
-        plane.content(blob).await.ok_or_else(|| format!("{} is missing or damaged", blob.key))?;
+    let content = plane.content(blob).await.ok_or_else(|| format!("{} is missing or damaged", blob.key))?;
     match FILES.contains(&(blob.name.as_str(), content.len())) {
         true => Ok(content.into_iter().collect()),
         false => Err(format!("{} has {} bytes", blob.key, content.len())),
@@ -188,8 +189,7 @@ async fn content(plane: &Plane, blob: &Blob) -> Result<BTreeSet<u8>, String> {
 async fn on_the_bus(plane: &Plane, outcomes: &[Outcome]) -> Result<(), String> {
     let describe = |id: &EventId, kind: &str| format!("{id} ({kind})");
     let events = outcomes.iter().flat_map(|outcome| &outcome.contents.events);
-    let mut decided: Vec<_> =
-        events.map(|event| describe(&event.event_id, &event.event_type)).collect();
+    let mut decided: Vec<_> = events.map(|event| describe(&event.event_id, &event.event_type)).collect();
     let published = plane.published().await;
     let mut found: Vec<_> =
         published.iter().map(|event| describe(&event.context.event_id, &event.event_type)).collect();
