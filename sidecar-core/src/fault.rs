@@ -2,7 +2,8 @@
 //!
 //! Without the feature `fault-points` they are nothing. With it, `SIDECAR_FAULT_TRACE` names a file to which
 //! every place passed is added, `SIDECAR_FAULT_AT` the place and how often it is passed before the end
-//! (`journal.ready.before 1`), and `SIDECAR_FAULT_SIGNAL` how it ends: `KILL`, or `TERM`, after which it goes on.
+//! (`journal.ready.before 1`), and `SIDECAR_FAULT_SIGNAL` how it ends: `KILL`, or `TERM`, after which it goes on, or
+//! `STOP`, after which it goes on when the test continues it.
 
 #[cfg(feature = "fault-points")]
 pub(crate) fn point(name: &str) {
@@ -24,8 +25,13 @@ pub(crate) fn point(name: &str) {
     if place != name || PASSED.fetch_add(1, Ordering::SeqCst) + 1 != times.parse().unwrap_or(1) {
         return;
     }
-    if std::env::var("SIDECAR_FAULT_SIGNAL").is_ok_and(|signal| signal == "TERM") {
-        let _ = kill_process(getpid(), Signal::TERM);
+    let signal = match std::env::var("SIDECAR_FAULT_SIGNAL").as_deref() {
+        Ok("TERM") => Some(Signal::TERM),
+        Ok("STOP") => Some(Signal::STOP),
+        _ => None,
+    };
+    if let Some(signal) = signal {
+        let _ = kill_process(getpid(), signal);
         // The signal is seen by another thread while this one is still at this place.
         std::thread::sleep(Duration::from_millis(50));
         return;

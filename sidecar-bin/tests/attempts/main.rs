@@ -1,0 +1,184 @@
+//! Several attempts of one execution, on different directories, over real stores:
+//! `cargo test -p sidecar-bin --all-features --test attempts`.
+//!
+//! One attempt is brought to every place that an execution passes, and is killed, stopped or held there while others
+//! run. Without arguments the seed chooses a part. `-- --full` tries everything, `-- --seed N` repeats a choice, and
+//! `-- --write docs/reliability.md` puts the table there. `--only TEXT` takes the rows and places with this text.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures_util::StreamExt;
+
+mod attempt;
+mod audit;
+#[path = "../reliability/bus.rs"]
+#[allow(dead_code, reason = "the reliability test uses all of it")]
+mod bus;
+#[path = "../reliability/plane.rs"]
+#[allow(dead_code, reason = "the reliability test uses all of it")]
+mod plane;
+#[path = "../../../sidecar-core/tests/all/servers.rs"]
+mod servers;
+mod trial;
+
+use attempt::{Attempt, Place};
+use plane::{Kind, Plane};
+use trial::{Row, play};
+
+/// The columns of the table.
+const KINDS: [Kind; 3] = [Kind::Local, Kind::Cluster, Kind::Azure];
+/// Trials at once.
+const PARALLEL: usize = 4;
+/// Where the table begins and ends in the page.
+const MARKS: [&str; 2] = ["<!-- attempts -->", "<!-- /attempts -->"];
+
+struct Arguments {
+    full: bool,
+    seed: u64,
+    write: Option<String>,
+    only: String,
+}
+
+fn arguments() -> Arguments {
+    let mut parsed = Arguments { full: false, seed: 1, write: None, only: String::new() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--full" => parsed.full = true,
+            "--seed" => parsed.seed = arguments.next().and_then(|n| n.parse().ok()).expect("--seed N"),
+            "--write" => parsed.write = Some(arguments.next().expect("--write FILE")),
+            "--only" => parsed.only = arguments.next().expect("--only TEXT"),
+            // What `cargo test` passes on to every test program.
+            _ => {}
+        }
+    }
+    parsed
+}
+
+#[tokio::main]
+async fn main() {
+    let _program = attempt::keep_program();
+    let arguments = arguments();
+    let started = Instant::now();
+    let mut table = Table::default();
+    for kind in KINDS {
+        let Some(reference) = Plane::new(kind, number()).await else { continue };
+        let chosen = choose(places(&reference).await, kind, &arguments);
+        println!("{}: {} trials", kind.name(), chosen.len());
+        let run = async |(row, place)| (run(kind, row, &place).await, row, place);
+        let mut running = futures_util::stream::iter(chosen).map(run).buffer_unordered(PARALLEL);
+        while let Some((result, row, place)) = running.next().await {
+            table.add(kind, row, &place, result);
+        }
+        println!("{}: after {} s", kind.name(), started.elapsed().as_secs());
+    }
+    let text = table.text(arguments.seed, started.elapsed().as_secs());
+    println!("{text}");
+    assert!(
+        table.failures.is_empty(),
+        "{} of the trials failed:\n{}",
+        table.failures.len(),
+        table.failures.join("\n")
+    );
+    if let Some(path) = arguments.write {
+        write(&path, &text);
+    }
+}
+
+fn number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Runs one attempt undisturbed, and learns from its trace where it can be held.
+async fn places(plane: &Plane) -> Vec<Place> {
+    let attempt = Attempt::start(plane, "A", None, &[]);
+    let ended = attempt.end().await.expect("the undisturbed attempt");
+    let ended = ended.committed().expect("the undisturbed attempt");
+    let outcomes = audit::audit(plane, 1).await.expect("the undisturbed attempt");
+    audit::agree(&[ended], &outcomes).expect("the undisturbed attempt");
+    audit::nothing_is_left(plane, &outcomes).await.expect("the undisturbed attempt");
+    Place::all(&std::fs::read_to_string(attempt::directory(plane, "A").join("trace")).unwrap())
+}
+
+/// All of them, or those that the seed chooses.
+fn choose(places: Vec<Place>, kind: Kind, arguments: &Arguments) -> Vec<(Row, Place)> {
+    let trials = Row::ALL.into_iter().flat_map(|row| places.iter().map(move |place| (row, place.clone())));
+    let share = match kind {
+        Kind::Local => 10,
+        Kind::Cluster | Kind::Azure => 16,
+    };
+    let is_chosen = |(row, place): &(Row, Place)| {
+        let mut hasher = DefaultHasher::new();
+        (arguments.seed, kind.name(), row, place.to_string()).hash(&mut hasher);
+        let by_seed = arguments.full || hasher.finish().is_multiple_of(share);
+        by_seed && format!("{}: {} at {place}", kind.name(), row.name()).contains(&arguments.only)
+    };
+    trials.filter(is_chosen).collect()
+}
+
+async fn run(kind: Kind, row: Row, place: &Place) -> Result<(), String> {
+    let plane = Plane::new(kind, number()).await.ok_or("the servers are gone")?;
+    play(&plane, row, place).await
+}
+
+/// How often each row was tried over each data plane, and survived.
+#[derive(Default)]
+struct Table {
+    counts: BTreeMap<(Row, &'static str), [usize; 2]>,
+    failures: Vec<String>,
+}
+
+impl Table {
+    fn add(&mut self, kind: Kind, row: Row, place: &Place, result: Result<(), String>) {
+        let [tried, survived] = self.counts.entry((row, kind.name())).or_default();
+        *tried += 1;
+        match result {
+            Ok(()) => *survived += 1,
+            Err(problem) => {
+                let failure = format!("{}: {} at {place}: {problem}", kind.name(), row.name());
+                // The others may take a long time yet.
+                println!("failed: {failure}");
+                self.failures.push(failure);
+            }
+        }
+    }
+
+    fn text(&self, seed: u64, seconds: u64) -> String {
+        let names = KINDS.map(Kind::name);
+        let mut text =
+            format!("| survived of tried | {} |\n| --- |{}\n", names.join(" | "), " ---: |".repeat(3));
+        let mut sum = [0, 0];
+        for row in Row::ALL {
+            write!(text, "| {} |", row.name()).unwrap();
+            for name in names {
+                match self.counts.get(&(row, name)) {
+                    Some([tried, survived]) => {
+                        write!(text, " {survived} of {tried} |").unwrap();
+                        sum = [sum[0] + tried, sum[1] + survived];
+                    }
+                    None => text.push_str(" – |"),
+                }
+            }
+            text.push('\n');
+        }
+        let [tried, survived] = sum;
+        writeln!(text, "\n**{survived} of {tried}** survived. Seed {seed}, {seconds} s.").unwrap();
+        text
+    }
+}
+
+/// Puts the table between the marks of the page.
+fn write(path: &str, table: &str) {
+    // `cargo test` runs in the package's directory; the path is meant from the workspace's.
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(MARKS[0]).expect("the page has no mark for the table");
+    let (_, after) = rest.split_once(MARKS[1]).expect("the page has no mark for the table's end");
+    std::fs::write(path, format!("{before}{}\n{table}{}{after}", MARKS[0], MARKS[1])).unwrap();
+}
