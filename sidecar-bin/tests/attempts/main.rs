@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -24,6 +23,8 @@ mod bus;
 mod plane;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
+#[path = "../all/table.rs"]
+mod table;
 mod trial;
 
 use attempt::{Attempt, Place};
@@ -86,7 +87,7 @@ async fn main() {
         table.failures.join("\n")
     );
     if let Some(path) = arguments.write {
-        write(&path, &text);
+        table::write(&path, MARKS, &text);
     }
 }
 
@@ -150,35 +151,8 @@ impl Table {
     }
 
     fn text(&self, seed: u64, seconds: u64) -> String {
-        let names = KINDS.map(Kind::name);
-        let mut text =
-            format!("| survived of tried | {} |\n| --- |{}\n", names.join(" | "), " ---: |".repeat(3));
-        let mut sum = [0, 0];
-        for row in Row::ALL {
-            write!(text, "| {} |", row.name()).unwrap();
-            for name in names {
-                match self.counts.get(&(row, name)) {
-                    Some([tried, survived]) => {
-                        write!(text, " {survived} of {tried} |").unwrap();
-                        sum = [sum[0] + tried, sum[1] + survived];
-                    }
-                    None => text.push_str(" – |"),
-                }
-            }
-            text.push('\n');
-        }
-        let [tried, survived] = sum;
-        writeln!(text, "\n**{survived} of {tried}** survived. Seed {seed}, {seconds} s.").unwrap();
-        text
+        let count = |row, plane: usize| self.counts.get(&(row, KINDS[plane].name())).copied();
+        let end = format!("Seed {seed}, {seconds} s.");
+        table::table(KINDS.map(Kind::name), Row::ALL, |row| row.name(), count, &end)
     }
-}
-
-/// Puts the table between the marks of the page.
-fn write(path: &str, table: &str) {
-    // `cargo test` runs in the package's directory; the path is meant from the workspace's.
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(MARKS[0]).expect("the page has no mark for the table");
-    let (_, after) = rest.split_once(MARKS[1]).expect("the page has no mark for the table's end");
-    std::fs::write(path, format!("{before}{}\n{table}{}{after}", MARKS[0], MARKS[1])).unwrap();
 }

@@ -6,7 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +20,8 @@ mod normal;
 mod plane;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
+#[path = "../all/table.rs"]
+mod table;
 
 use execution::{Module, NO_MOUNT, Outcome, PATIENCE, Trial, execute};
 use normal::{normal, normal_files};
@@ -86,7 +87,7 @@ async fn main() {
         rows.failures.join("\n")
     );
     if let Some(path) = arguments.write {
-        write(&path, &table);
+        table::write(&path, MARKS, &table);
     }
 }
 
@@ -240,36 +241,9 @@ impl Rows {
     }
 
     fn table(&self, seed: u64, seconds: u64) -> String {
-        let names = KINDS.map(Kind::name);
-        let mut text =
-            format!("| survived of tried | {} |\n| --- |{}\n", names.join(" | "), " ---: |".repeat(3));
         let faults: BTreeSet<_> = self.counts.keys().map(|(fault, _)| *fault).collect();
-        let mut sum = [0, 0];
-        for fault in faults {
-            write!(text, "| {fault} |").unwrap();
-            for name in names {
-                match self.counts.get(&(fault, name)) {
-                    Some([tried, survived]) => {
-                        write!(text, " {survived} of {tried} |").unwrap();
-                        sum = [sum[0] + tried, sum[1] + survived];
-                    }
-                    None => text.push_str(" – |"),
-                }
-            }
-            text.push('\n');
-        }
-        let [tried, survived] = sum;
-        writeln!(text, "\n**{survived} of {tried}** survived. Seed {seed}, {seconds} s.").unwrap();
-        text
+        let count = |fault, plane: usize| self.counts.get(&(fault, KINDS[plane].name())).copied();
+        let end = format!("Seed {seed}, {seconds} s.");
+        table::table(KINDS.map(Kind::name), faults, |fault| fault, count, &end)
     }
-}
-
-/// Puts the table between the marks of the page.
-fn write(path: &str, table: &str) {
-    // `cargo test` runs in the package's directory; the path is meant from the workspace's.
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(MARKS[0]).expect("the page has no mark for the table");
-    let (_, after) = rest.split_once(MARKS[1]).expect("the page has no mark for the table's end");
-    std::fs::write(path, format!("{before}{}\n{table}{}{after}", MARKS[0], MARKS[1])).unwrap();
 }

@@ -12,7 +12,7 @@ use super::journal::{Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
 use super::record::{AT_ONCE, contents_of, last_committed};
 use super::upload::upload;
-use super::{Execution, ids, now, stores};
+use super::{Execution, gc, ids, now, stores};
 use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{
@@ -215,11 +215,7 @@ impl Execution {
         if !won && record.attempt != self.attempt() {
             receipt.committed_by = Some(record.decided_by());
         }
-        let prepared = match &self.journal.entry().step {
-            Step::Ready { prepared } | Step::Committing { prepared, .. } => Some(prepared.clone()),
-            Step::Deciding { prepared, .. } | Step::Done { prepared, .. } => prepared.clone(),
-            Step::New | Step::Failed { .. } => None,
-        };
+        let prepared = self.journal.entry().step.prepared().cloned();
         let cleared = self.on_disk(move |this| match won {
             true => this.slot.clear_outputs().map(|()| None),
             false => this.slot.set_outputs_aside(),
@@ -251,18 +247,10 @@ impl Execution {
         // Its own events are read first: its contexts are known by them.
         let contents = contents_of(&self.plane, own, own_committed).await?;
         let ids: Vec<String> = contents.events.iter().map(|event| event.event_id.to_string()).collect();
-        let named = super::gc::named_keys(&self.plane, record, committed).await?;
-        let store = &self.plane.blobs;
+        let named = gc::named_keys(&self.plane, record, committed).await?;
         let owner = KeyOwner::Proposal(own.execution(), own_committed.proposal.clone());
-        loop {
-            let page = store.list(&owner.prefix(), None).await?;
-            let keys = page.into_iter().map(|listed| listed.key);
-            let keys: Vec<_> = keys.filter(|key| !named.contains(&*store.folded(key))).collect();
-            if keys.is_empty() {
-                break;
-            }
-            store.delete(&keys).await?;
-        }
+        gc::remove_unnamed(&self.plane, &owner.prefix(), |_| true, &named, &mut gc::Collected::default())
+            .await?;
         for ids in ids.chunks(AT_ONCE) {
             self.plane.documents.delete(Kind::Context, ids).await?;
         }

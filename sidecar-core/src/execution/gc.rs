@@ -11,8 +11,8 @@ use tracing::info;
 
 use super::record::{self, AT_ONCE, abandon, contents_of};
 use crate::contract::{
-    BlobKey, Committed, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner, ModuleName,
-    OutboxChunk, PrivateId,
+    BlobKey, Committed, Contents, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner,
+    ModuleName, OutboxChunk, PrivateId,
 };
 use crate::documents::{Documents as _, Kind};
 use crate::error::Result;
@@ -76,7 +76,7 @@ pub async fn collect_garbage(plane: &DataPlane, older_than: Duration, unknown: b
         let Some(context) = plane.documents.find::<EventContext>(event.as_str()).await? else { continue };
         let named = context.blobs.iter().map(|blob| plane.blobs.folded(&blob.key).into_owned()).collect();
         let own = |key: &BlobKey| matches!(key.owner(), Some(KeyOwner::Submission(of, _)) if of == event);
-        remove(plane, &format!("{event}/.submit/"), own, &named, &mut collected).await?;
+        remove_unnamed(plane, &format!("{event}/.submit/"), own, &named, &mut collected).await?;
     }
     Ok(collected)
 }
@@ -124,13 +124,11 @@ async fn collect_runs(
         let contents = contents_of(plane, &record, committed).await?;
         ids.extend(contents.events.iter().map(|event| event.event_id.to_string()));
         ids.extend(committed.outbox.iter().cloned());
-        for file in &contents.outputs {
-            keys.extend(record.output_key(committed, file).map(|key| plane.blobs.folded(&key).into_owned()));
-        }
+        keys.extend(output_keys(plane, &record, committed, &contents));
     }
     for run in runs.seen.keys().filter(|run| closed.contains(run)) {
         let own = |key: &BlobKey| matches!(key.owner(), Some(KeyOwner::Proposal(of, _)) if of == id(*run));
-        remove(plane, &format!("{event}/{module}/~{run}-"), own, &keys, collected).await?;
+        remove_unnamed(plane, &format!("{event}/{module}/~{run}-"), own, &keys, collected).await?;
     }
     for (kind, found) in [(Kind::Context, runs.contexts), (Kind::Outbox, runs.chunks)] {
         let found = found
@@ -146,7 +144,7 @@ async fn collect_runs(
 }
 
 /// Removes the blobs below a prefix that are `own` and not named.
-async fn remove(
+pub(super) async fn remove_unnamed(
     plane: &DataPlane,
     prefix: &str,
     own: impl Fn(&BlobKey) -> bool,
@@ -176,8 +174,17 @@ pub(super) async fn named_keys(
     committed: &Committed,
 ) -> Result<HashSet<String>> {
     let contents = contents_of(plane, record, committed).await?;
+    Ok(output_keys(plane, record, committed, &contents).collect())
+}
+
+fn output_keys<'r>(
+    plane: &'r DataPlane,
+    record: &'r ExecutionRecord,
+    committed: &'r Committed,
+    contents: &'r Contents,
+) -> impl Iterator<Item = String> + 'r {
     let keys = contents.outputs.iter().filter_map(|file| record.output_key(committed, file).ok());
-    Ok(keys.map(|key| plane.blobs.folded(&key).into_owned()).collect())
+    keys.map(|key| plane.blobs.folded(&key).into_owned())
 }
 
 type Executions = BTreeMap<(EventId, ModuleName), Runs>;

@@ -35,6 +35,15 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// What was staged, if anything was.
+    pub(super) fn prepared(&self) -> Option<&Prepared> {
+        match self {
+            Self::Ready { prepared } | Self::Committing { prepared, .. } => Some(prepared),
+            Self::Deciding { prepared, .. } | Self::Done { prepared, .. } => prepared.as_ref(),
+            Self::New | Self::Failed { .. } => None,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::New => "new",

@@ -107,7 +107,7 @@ impl Opening {
                 entry.context.name.as_str(),
             )));
         }
-        let prepared = own_prepared(&entry.step);
+        let prepared = entry.step.prepared().cloned();
         if let Some(Legacy::Publishing(receipt)) = entry.legacy.take() {
             let record = self.legacy_record(&mut entry, receipt).await?;
             // Decided before the journal of 0.1 is replaced: until then it cannot be given up.
@@ -245,7 +245,8 @@ impl Opening {
         let again = own.as_ref().filter(|own| self.is_here(own) || !is_bound(&own.step));
         match (found, again) {
             (Found::Decided(record), Some(own)) if deciding => {
-                let (own, state) = (own.clone(), State::Publishing(own_prepared(&own.step), Turn::AtWork));
+                let (own, state) =
+                    (own.clone(), State::Publishing(own.step.prepared().cloned(), Turn::AtWork));
                 self.with(own, context, state, Some(record)).await
             }
             (Found::Decided(record), Some(own)) if self.is_outcome(own, &record).await? => {
@@ -255,7 +256,7 @@ impl Opening {
             (Found::Decided(record), _) => {
                 let state = State::Publishing(None, Turn::AtWork);
                 let run = record.run;
-                self.anew(own.or(foreign), run, context, state, Some(record)).await
+                self.begin(own.or(foreign), run, context, state, Some(record)).await
             }
             (Found::Open(run), Some(own)) if self.goes_on(own, run) => {
                 let state = State::after(&own.step);
@@ -265,7 +266,8 @@ impl Opening {
                 // Its run was closed, or is not open yet: what it wrote is proposed in the one that is.
                 let mut own = own.clone();
                 own.run = run;
-                own.step = own_prepared(&own.step).map_or(Step::New, |prepared| Step::Ready { prepared });
+                own.step =
+                    own.step.prepared().cloned().map_or(Step::New, |prepared| Step::Ready { prepared });
                 let state = State::after(&own.step);
                 self.with(own, context, state, None).await
             }
@@ -278,7 +280,7 @@ impl Opening {
                         self.plane.documents
                     );
                 }
-                self.anew(own.or(foreign), run, context, State::Rest(Rest::New), None).await
+                self.begin(own.or(foreign), run, context, State::Rest(Rest::New), None).await
             }
         }
     }
@@ -338,7 +340,7 @@ impl Opening {
     }
 
     /// Begins an attempt; what an earlier one left in the directory is set aside.
-    async fn anew(
+    async fn begin(
         self,
         earlier: Option<Entry>,
         run: u32,
@@ -441,12 +443,4 @@ fn is_unfinished(step: &Step) -> bool {
 /// Whether the step means anything only on the data plane on which it was taken.
 fn is_bound(step: &Step) -> bool {
     matches!(step, Step::Deciding { .. } | Step::Done { .. })
-}
-
-fn own_prepared(step: &Step) -> Option<crate::Prepared> {
-    match step {
-        Step::Ready { prepared } | Step::Committing { prepared, .. } => Some(prepared.clone()),
-        Step::Deciding { prepared, .. } | Step::Done { prepared, .. } => prepared.clone(),
-        Step::New | Step::Failed { .. } => None,
-    }
 }

@@ -1,4 +1,4 @@
-//! What an execution is told before it begins.
+//! The settings of an execution.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Places that must not meet: what the module may empty, what the sidecar keeps for itself, and the stores.
+//! Places that must not overlap: what the module may empty, what the sidecar keeps for itself, and the stores.
 //!
 //! The directories shared with the module are emptied, moved and recreated; a store in one of them loses its data
 //! without an error, and a base directory in a store shows up as data.

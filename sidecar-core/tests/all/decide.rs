@@ -126,13 +126,13 @@ async fn a_write_that_arrives_late_changes_nothing_that_is_read() {
     let first = blobs(&scene.plane).await;
     let held = scene.path("held");
     fs::copy(scene.path("out/data/x"), &held).unwrap();
-    scene.write("out/data/x", "mended");
+    scene.write("out/data/x", "fixed");
     let receipt = session.done().await.unwrap();
     // The first PUT was only slow.
     scripted.blobs.put(&first[0], &Source::file(held).unwrap()).await.unwrap();
-    assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "mended");
+    assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "fixed");
     assert_eq!(collect_garbage(&scene.plane, NO_AGE, false).await.unwrap().blobs, 1);
-    assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "mended");
+    assert_eq!(consumed(&scene, &receipt.events[0].event_id).await, "fixed");
 }
 
 #[tokio::test]
