@@ -3,14 +3,14 @@
 // Each provider uses a part of this file.
 #![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::fs::Mode;
 use uuid::Uuid;
+
+use crate::dir::Dir;
 
 /// Up to this many files are made durable one by one, more by syncing their file system once.
 ///
@@ -26,76 +26,72 @@ const MADE_AGAIN: usize = 8;
 pub(crate) struct Staged {
     file: File,
     /// On file systems that know no unnamed files, the name it has meanwhile.
-    name: Option<PathBuf>,
+    name: Option<(Dir, PathBuf)>,
 }
 
 impl Staged {
-    /// Makes an empty file on the file system of the directory `dir`.
-    pub(crate) fn new_in(dir: &Path, executable: bool) -> io::Result<Self> {
-        let mode = if executable { 0o755 } else { 0o644 };
-        let unnamed = OFlags::TMPFILE.bits() as i32;
-        match File::options().write(true).mode(mode).custom_flags(unnamed).open(dir) {
+    /// Makes an empty file on the file system of the directory `dir`, accessible as `mode` and the umask say.
+    pub(crate) fn new_in(dir: &Dir, mode: Mode) -> io::Result<Self> {
+        match dir.create_unnamed(mode) {
             Ok(file) => Ok(Self { file, name: None }),
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::IsADirectory) =>
             {
-                let name = sibling(&dir.join("x"));
-                let file = File::options().write(true).create_new(true).mode(mode).open(&name)?;
-                Ok(Self { file, name: Some(name) })
+                let name = sibling(Path::new("x"));
+                let file = dir.create_file(&name, mode)?;
+                Ok(Self { file, name: Some((dir.try_clone()?, name)) })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Gives the file its name, replacing what had it; makes the directory if need be.
-    pub(crate) fn persist(&mut self, dest: &Path) -> io::Result<()> {
+    /// Makes it accessible as `mode` says, whatever the umask.
+    pub(crate) fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(&self.file, mode)?)
+    }
+
+    /// Gives the file a name below `dir`, replacing what had it; makes its directory if need be.
+    pub(crate) fn persist(&mut self, dir: &Dir, dest: &Path) -> io::Result<()> {
         for _ in 0..MADE_AGAIN {
-            match self.link(dest) {
+            match self.link(dir, dest) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if let Some(parent) = dest.parent() {
-                        fs::create_dir_all(parent)?;
-                    }
+                    dir.make_dir(dest.parent().unwrap_or(Path::new("")))?;
                 }
                 linked => return linked,
             }
         }
-        self.link(dest)
+        self.link(dir, dest)
     }
 
     /// Gives the file its name if nothing has that name; otherwise the error is `AlreadyExists`.
-    pub(crate) fn insert(&mut self, dest: &Path) -> io::Result<()> {
+    pub(crate) fn insert(&mut self, dir: &Dir, dest: &Path) -> io::Result<()> {
         match &self.name {
             // Atomic on every file system that knows it; one that does not is no place to decide anything.
-            Some(name) => {
-                rustix::fs::renameat_with(CWD, name, CWD, dest, rustix::fs::RenameFlags::NOREPLACE)?;
+            Some((_, name)) => {
+                dir.rename_new(name, dest)?;
                 self.name = None;
                 Ok(())
             }
-            None => self.link_new(dest),
+            None => dir.link(&self.file, dest),
         }
     }
 
-    fn link(&mut self, dest: &Path) -> io::Result<()> {
-        if let Some(name) = &self.name {
-            fs::rename(name, dest)?;
+    fn link(&mut self, dir: &Dir, dest: &Path) -> io::Result<()> {
+        if let Some((_, name)) = &self.name {
+            dir.rename(name, dir, dest)?;
             self.name = None;
             return Ok(());
         }
-        match self.link_new(dest) {
+        match dir.link(&self.file, dest) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let name = sibling(dest);
-                self.link_new(&name)?;
+                dir.link(&self.file, &name)?;
                 // From here on it has a name, and could not be linked again without one.
-                self.name = Some(name);
-                self.link(dest)
+                self.name = Some((dir.try_clone()?, name));
+                self.link(dir, dest)
             }
             linked => linked,
         }
-    }
-
-    fn link_new(&self, dest: &Path) -> io::Result<()> {
-        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        Ok(rustix::fs::linkat(CWD, unnamed, CWD, dest, AtFlags::SYMLINK_FOLLOW)?)
     }
 }
 
@@ -157,34 +153,36 @@ impl Write for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
+        if let Some((dir, name)) = &self.name {
             // Nothing more can be done about a temporary file that cannot be removed.
-            let _ = fs::remove_file(name);
+            let _ = dir.remove_file(name);
         }
     }
 }
 
-/// Replaces the file at `path`; it holds durably what `write` wrote when this returns, and the old bytes until
-/// then.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut staged = Staged::new_in(dir, false)?;
+/// Replaces a file in `dir`; it holds durably what `write` wrote when this returns, and the old bytes until then.
+pub(crate) fn replace(
+    dir: &Dir,
+    name: &str,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut staged = Staged::new_in(dir, Mode::RUSR | Mode::WUSR)?;
     let mut buffer = BufWriter::new(&mut staged);
     write(&mut buffer)?;
     buffer.flush()?;
     drop(buffer);
     staged.file.sync_data()?;
-    staged.persist(path)?;
-    File::open(dir)?.sync_all()
+    staged.persist(dir, Path::new(name))?;
+    dir.sync()
 }
 
 /// Makes the contents of staged files in `dir` durable.
 pub(crate) fn sync_staged<'s>(
-    dir: &Path,
+    dir: &Dir,
     staged: impl ExactSizeIterator<Item = &'s Staged>,
 ) -> io::Result<()> {
     if staged.len() > FEW {
-        return Ok(rustix::fs::syncfs(File::open(dir)?)?);
+        return dir.sync_file_system();
     }
     for staged in staged {
         staged.file.sync_data()?;

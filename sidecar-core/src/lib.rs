@@ -9,6 +9,8 @@ pub mod blob;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "engine")]
+mod dir;
+#[cfg(feature = "engine")]
 pub mod documents;
 #[cfg(feature = "engine")]
 mod durable;

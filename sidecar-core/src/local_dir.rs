@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Mode;
 use serde::Serialize;
 use url::Url;
 
+use crate::dir::Dir;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
@@ -65,8 +67,8 @@ pub(crate) fn encode<'a, T: Serialize + 'a>(
     documents.into_iter().map(encode).collect()
 }
 
-/// Files staged together: enough for one sync to serve many, few enough for a limit of 1,024 open files.
-const STAGED_TOGETHER: usize = 256;
+/// Files staged together: enough for one sync to serve many, few enough for a limit of 256 open files.
+const STAGED_TOGETHER: usize = 96;
 
 /// Writes a file into `dir` unless there is one of that name, and says whether it did; durable when this returns.
 /// Blocks.
@@ -77,15 +79,16 @@ pub(crate) fn insert(
     bytes: &[u8],
 ) -> Result<bool> {
     let insert = || {
-        let mut staged = Staged::new_in(dir, false)?;
+        let dir = Dir::open(dir)?;
+        let mut staged = Staged::new_in(&dir, MODE)?;
         staged.write_all(bytes)?;
-        durable::sync_staged(dir, std::iter::once(&staged))?;
-        let inserted = match staged.insert(path) {
+        durable::sync_staged(&dir, std::iter::once(&staged))?;
+        let inserted = match staged.insert(&dir, name(path)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             linked => linked.map(|()| true)?,
         };
         // Also whoever comes second acts on what is there: it must not be gone after a power cut.
-        File::open(dir)?.sync_all()?;
+        dir.sync()?;
         Ok(inserted)
     };
     insert().map_err(store_error(provider, "write", path))
@@ -98,23 +101,32 @@ pub(crate) fn write(
     dir: &Path,
     files: &[(PathBuf, impl AsRef<[u8]>)],
 ) -> Result<()> {
+    let opened = Dir::open(dir).map_err(store_error(provider, "open", dir))?;
     for files in files.chunks(STAGED_TOGETHER) {
         let mut staged = Vec::with_capacity(files.len());
         for (path, bytes) in files {
             let stage = || {
-                let mut staged = Staged::new_in(dir, false)?;
+                let mut staged = Staged::new_in(&opened, MODE)?;
                 staged.write_all(bytes.as_ref()).map(|()| staged)
             };
             staged.push((stage().map_err(store_error(provider, "write", path))?, path));
         }
-        durable::sync_staged(dir, staged.iter().map(|(staged, _)| staged))
+        durable::sync_staged(&opened, staged.iter().map(|(staged, _)| staged))
             .map_err(store_error(provider, "sync", dir))?;
         for (mut staged, path) in staged {
-            staged.persist(path).map_err(store_error(provider, "write", path))?;
+            staged.persist(&opened, name(path)).map_err(store_error(provider, "write", path))?;
         }
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(store_error(provider, "sync", dir))
+    opened.sync().map_err(store_error(provider, "sync", dir))
 }
+
+/// The name of a file that lies in the directory itself.
+fn name(path: &Path) -> &Path {
+    path.file_name().map_or(path, Path::new)
+}
+
+/// Documents are no secrets of their store.
+const MODE: Mode = Mode::from_raw_mode(0o644);
 
 /// Reads a file; `None` when there is none. Blocks.
 pub(crate) fn read(provider: &impl std::fmt::Display, path: &Path) -> Result<Option<Vec<u8>>> {

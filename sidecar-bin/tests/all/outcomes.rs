@@ -110,7 +110,7 @@ fn files_are_readable_and_state_is_private() {
     let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(socket & 0o777, 0o600);
     assert_eq!(mode("dev/modules/m/.sidecar"), 0o700);
-    assert_eq!(mode("dev/modules/m/.sidecar/journal.json") & 0o077, 0o044);
+    assert_eq!(mode("dev/modules/m/.sidecar/journal.json") & 0o077, 0);
     let blobs = files(dir.path().join("dev/blobs"));
     let blob = &blobs.iter().find(|(name, _)| name.ends_with("/a/x")).unwrap().0;
     assert_eq!(mode(&format!("dev/blobs/{blob}")), 0o644);

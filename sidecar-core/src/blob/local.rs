@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use rustix::fs::Mode;
 use url::Url;
 
 use super::transfer::{Side, copy};
 use super::{BlobProvider, Descriptor, Listed, PAGE, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
+use crate::dir::Dir;
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 use crate::local_dir::{self, store_error};
@@ -118,8 +120,9 @@ impl Local {
     fn store(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
         let path = key.below(&self.root);
         let mut reader = source.open()?;
-        let staged = Staged::new_in(&self.root, source.is_executable());
-        let mut staged = staged.map_err(store_error(self, "write", &path))?;
+        let mode = Mode::from_raw_mode(if source.is_executable() { 0o755 } else { 0o644 });
+        let root = Dir::open(&self.root).map_err(store_error(self, "open", &self.root))?;
+        let mut staged = Staged::new_in(&root, mode).map_err(store_error(self, "write", &path))?;
         let (copied, synced) = match source.size() {
             ..LARGE => (copy(&mut reader, &mut staged, source.size()), Ok(())),
             size => staged.write_behind(|mut writer| copy(&mut reader, &mut writer, size)),
@@ -130,7 +133,7 @@ impl Local {
         })?;
         synced.map_err(store_error(self, "write", &path))?;
         reader.finish()?;
-        staged.persist(&path).map_err(store_error(self, "write", &path))?;
+        staged.persist(&root, &key.below(Path::new(""))).map_err(store_error(self, "write", &path))?;
         durable::remember(&mut self.unflushed(), path);
         Ok(descriptor)
     }

@@ -3,18 +3,18 @@
 // Each provider uses a part of this file.
 #![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, Stat};
 
 use super::Descriptor;
 use crate::contract::Digest;
+use crate::dir::{Dir, Place};
 use crate::error::{Error, Result};
 use crate::fault;
 
@@ -35,13 +35,15 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
+    // The types of the fields differ between architectures.
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
+    pub(crate) fn of(stat: &Stat) -> Self {
         Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         }
     }
 
@@ -79,7 +81,7 @@ impl Moved {
 /// A file that was swapped or written to since the source was made is an error, never another content.
 #[derive(Debug, Clone)]
 pub struct Source {
-    path: PathBuf,
+    place: Place,
     identity: Identity,
     executable: bool,
     moved: Moved,
@@ -91,17 +93,21 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] when there is no such regular file.
     pub fn file(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let metadata = fs::symlink_metadata(&path).map_err(Error::io("read", &path))?;
-        if !metadata.is_file() {
-            return Err(Error::io("read", &path)(io::Error::other("not a regular file")));
-        }
-        Ok(Self::found(path, &metadata))
+        Self::at(Place::At(path.into()))
     }
 
-    pub(crate) fn found(path: PathBuf, metadata: &fs::Metadata) -> Self {
-        let executable = metadata.mode() & 0o100 != 0;
-        Self { path, identity: Identity::of(metadata), executable, moved: Moved::default() }
+    pub(crate) fn at(place: Place) -> Result<Self> {
+        let stat = place.stat().map_err(Error::io("read", place.path()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::io("read", place.path())(io::Error::other("not a regular file")));
+        }
+        Ok(Self::found(place, &stat))
+    }
+
+    /// A source for a regular file that was seen there.
+    pub(crate) fn found(place: Place, stat: &Stat) -> Self {
+        let executable = Mode::from_raw_mode(stat.st_mode).contains(Mode::XUSR);
+        Self { place, identity: Identity::of(stat), executable, moved: Moved::default() }
     }
 
     /// The counter of its bytes.
@@ -117,8 +123,8 @@ impl Source {
     }
 
     /// Where the file lies.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.place.path()
     }
 
     /// Whether its owner may execute the file.
@@ -140,13 +146,7 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] when it cannot be read or is not the file that it was.
     pub fn open(&self) -> Result<Reader> {
-        // Without these two flags a link swapped in would be followed, and a pipe would block for ever.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-        let file = File::options()
-            .read(true)
-            .custom_flags(flags)
-            .open(&self.path)
-            .map_err(Error::io("read", &self.path))?;
+        let file = self.place.open().map_err(Error::io("read", self.path()))?;
         let reader = Reader { file, source: self.clone(), counts: true };
         reader.finish()?;
         Ok(reader)
@@ -163,7 +163,7 @@ impl Source {
         let described = copy(&mut reader, &mut io::sink(), self.size());
         let described = described.map_err(|side| {
             let (Side::Read(error) | Side::Write(error)) = side;
-            Error::io("read", &self.path)(error)
+            Error::io("read", self.path())(error)
         })?;
         reader.finish()?;
         Ok(described)
@@ -184,12 +184,13 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`] when it was written to in the meantime.
     pub fn finish(&self) -> Result<()> {
-        let metadata = self.file.metadata().map_err(Error::io("read", &self.source.path))?;
-        if Identity::of(&metadata) == self.source.identity {
+        let stat = rustix::fs::fstat(&self.file).map_err(io::Error::from);
+        let stat = stat.map_err(Error::io("read", self.source.path()))?;
+        if Identity::of(&stat) == self.source.identity {
             return Ok(());
         }
         let changed = io::Error::other("it was changed while it was being committed");
-        Err(Error::io("read", &self.source.path)(changed))
+        Err(Error::io("read", self.source.path())(changed))
     }
 }
 
@@ -206,7 +207,7 @@ impl Read for Reader {
 /// A file to be written; its directory is made when needed.
 #[derive(Debug, Clone)]
 pub struct Target {
-    path: PathBuf,
+    place: Place,
     executable: bool,
     moved: Moved,
 }
@@ -214,7 +215,16 @@ pub struct Target {
 impl Target {
     /// A target that writes the file at `path`, replacing what is there.
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), executable: false, moved: Moved::default() }
+        Self::at(Place::At(path.into()))
+    }
+
+    /// A target below a directory that is held.
+    pub(crate) fn below(dir: Arc<Dir>, name: PathBuf) -> Self {
+        Self::at(Place::Below(dir, name))
+    }
+
+    fn at(place: Place) -> Self {
+        Self { place, executable: false, moved: Moved::default() }
     }
 
     /// Whether the file may be executed.
@@ -237,8 +247,8 @@ impl Target {
     }
 
     /// Where the file will lie.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.place.path()
     }
 
     /// Opens the file, empty. Blocks.
@@ -246,7 +256,14 @@ impl Target {
     /// # Errors
     /// [`Error::Io`] when it cannot be made.
     pub fn create(&self) -> Result<Writer> {
-        let file = create(&self.path, self.executable)?;
+        let mode = Mode::from_raw_mode(if self.executable { 0o755 } else { 0o644 });
+        let create = || {
+            let file = self.place.create(mode)?;
+            // Whoever may enter the directory reads it, whatever the umask.
+            rustix::fs::fchmod(&file, mode)?;
+            Ok(file)
+        };
+        let file = create().map_err(Error::io("write", self.path()))?;
         Ok(Writer { file, moved: self.moved.clone() })
     }
 }
@@ -339,28 +356,4 @@ pub(super) fn hash_and_write(hasher: &mut Hasher, to: &mut impl Write, bytes: &[
         _ => hasher.clone_updated(bytes),
     };
     written
-}
-
-/// Makes the regular file at `path` anew, and its directory if need be.
-fn create(path: &Path, executable: bool) -> Result<File> {
-    let mode = if executable { 0o755 } else { 0o644 };
-    let open = || {
-        let flags = OFlags::NOFOLLOW.bits() as i32;
-        File::options().write(true).create(true).truncate(true).mode(mode).custom_flags(flags).open(path)
-    };
-    let file = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-            }
-            open()
-        }
-        opened => opened,
-    };
-    let file = file.map_err(Error::io("write", path))?;
-    if executable {
-        // A file that was there before keeps its mode through `open`.
-        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(Error::io("write", path))?;
-    }
-    Ok(file)
 }

@@ -1,194 +1,257 @@
-//! The directories on the sidecar's side: made, emptied, set aside.
+//! The directories on the sidecar's side: made, emptied in place, set aside.
+//!
+//! A directory of the contract that is there is never replaced: it may be a mount point, and whoever made it chose
+//! its owner and mode. What lies in it is moved or removed entry by entry, through the descriptor of the base
+//! directory.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, chmod, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode};
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::contract::Layout;
+use crate::dir::{Dir, os};
 use crate::durable::Staged;
 use crate::error::{Error, Result};
 
+/// Where in the state directory cleared outputs wait to be removed.
+pub(super) const TRASH: &str = "trash";
+
+const INPUTS: &str = "in";
+const INPUT_DATA: &str = "in/data";
+const INPUT_META: &str = "in/meta.json";
+const OUTPUTS: &str = "out";
+const PREVIOUS: &str = ".previous";
+
 /// Makes every directory of the contract that is absent, and touches nothing that is there. Blocks.
-pub(super) fn make(layout: &Layout) -> Result<()> {
-    for dir in [layout.input_data(), layout.output_data(), layout.output_events()] {
-        match fs::create_dir_all(&dir) {
-            // A file in place of a directory of outputs is a problem of the outputs.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.exists() => {}
-            made => made.map_err(Error::io("create", &dir))?,
+pub(super) fn make(base: &Dir) -> Result<()> {
+    for name in [INPUT_DATA, Layout::OUTPUT_DATA, Layout::OUTPUT_EVENTS] {
+        match base.make_dir(name) {
+            // A file or a link in place of a directory of outputs is a problem of the outputs.
+            Err(_) if name != INPUT_DATA && is_something_else(base, name) => {}
+            made => made.map_err(Error::io("create", base.path().join(name)))?,
         }
     }
     Ok(())
 }
 
+/// Whether the name, or the directory that it lies in, is taken by something that is no directory.
+fn is_something_else(base: &Dir, name: &str) -> bool {
+    let other = |name: &Path| {
+        base.stat(name).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) != FileType::Directory)
+    };
+    Path::new(name).ancestors().filter(|name| !name.as_os_str().is_empty()).any(other)
+}
+
 /// Empties `in/`. Blocks.
-pub(super) fn clear(layout: &Layout) -> Result<()> {
-    own("empty", &layout.base().join("in"))?;
-    // The values go first: whoever sees them may count on the files.
-    remove(&layout.input_meta())?;
-    remove(&layout.input_data())?;
-    make(layout)
+pub(super) fn clear_inputs(base: &Dir) -> Result<()> {
+    if let Some(inputs) = own(base, INPUTS, "empty")? {
+        // The values go first: whoever sees them may count on the files.
+        remove(&inputs, "meta.json")?;
+        match own(&inputs, "data", "empty") {
+            Ok(Some(data)) => data.empty().map_err(Error::io("empty", data.path()))?,
+            Ok(None) => {}
+            Err(_) => remove(&inputs, "data")?,
+        }
+    }
+    make(base)
+}
+
+/// The directory of the input files.
+pub(super) fn input_data(base: &Dir) -> Result<Dir> {
+    base.dir(INPUT_DATA).map_err(Error::io("open", base.path().join(INPUT_DATA)))
 }
 
 /// Writes `in/meta.json`; it is there whole or not at all. Blocks.
-pub(super) fn write_meta(layout: &Layout, json: &[u8]) -> Result<()> {
-    let path = layout.input_meta();
+pub(super) fn write_meta(base: &Dir, json: &[u8]) -> Result<()> {
+    let path = base.path().join(INPUT_META);
     let write = || {
-        let mut staged = Staged::new_in(&layout.base().join("in"), false)?;
+        let inputs = base.dir(INPUTS)?;
+        let mode = Mode::from_raw_mode(0o644);
+        let mut staged = Staged::new_in(&inputs, mode)?;
+        staged.set_mode(mode)?;
         io::Write::write_all(&mut staged, json)?;
-        staged.persist(&path)
+        staged.persist(&inputs, Path::new("meta.json"))
     };
     write().map_err(Error::io("write", &path))
 }
 
-/// Empties `out/`, leaving what was in it in `trash` to be removed later where that is possible. Blocks.
+/// Empties `out/`, leaving what was in it in the trash to be removed later where that is possible. Blocks.
 ///
 /// Removing many files takes as long as committing them; the module need not wait for it.
-pub(super) fn clear_outputs(layout: &Layout, trash: &Path) -> Result<()> {
-    let trash = trash.join(Uuid::new_v4().simple().to_string());
-    own("empty", &layout.base().join("out"))?;
-    let moved = fs::create_dir_all(&trash)
-        .and_then(|()| fs::rename(layout.output_data(), trash.join("data")))
-        .and_then(|()| fs::rename(layout.output_events(), trash.join("events")));
-    if moved.is_err() {
-        // Another file system, or nothing there: then it takes as long as it takes.
-        remove(&layout.output_data())?;
-        remove(&layout.output_events())?;
+pub(super) fn clear_outputs(base: &Dir, state: &Dir) -> Result<()> {
+    if let Some(out) = own(base, OUTPUTS, "empty")? {
+        let trash = PathBuf::from(TRASH).join(Uuid::new_v4().simple().to_string());
+        let trash = state.make_dir(&trash).and_then(|()| state.dir(&trash));
+        for name in ["data", "events"] {
+            let Ok(Some(from)) = own(&out, name, "empty") else {
+                remove(&out, name)?;
+                continue;
+            };
+            let moved = match &trash {
+                Ok(trash) => move_all(&from, trash, name),
+                Err(_) => Err(io::ErrorKind::NotFound.into()),
+            };
+            if moved.is_err() {
+                // Another file system: then it takes as long as it takes.
+                from.empty().map_err(Error::io("empty", from.path()))?;
+            }
+        }
+        remove(&out, "meta.json")?;
     }
-    remove(&layout.output_meta())?;
-    make(layout)
+    make(base)
+}
+
+/// Moves every entry of a directory to a new directory `name` in `to`.
+fn move_all(from: &Dir, to: &Dir, name: &str) -> io::Result<()> {
+    to.make_dir(name)?;
+    let to = to.dir(name)?;
+    from.entries(|name, file_type| {
+        let name = Path::new(os(name));
+        rename(from, name, file_type, &to, name).map(|()| true)
+    })
 }
 
 /// Moves what an earlier execution left in `out/` to a new directory in `out/.previous`. Blocks.
 ///
 /// Returns where it is, unless there was nothing. Hidden files stay: they are no outputs.
-pub(super) fn set_outputs_aside(layout: &Layout) -> Result<Option<PathBuf>> {
-    let out = layout.base().join("out");
-    let previous = out.join(".previous");
-    own("empty", &out)?;
-    own("fill", &previous)?;
-    let entries = match fs::read_dir(&out) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(Error::io("read", &out))?,
-    };
-    let outputs = [layout.output_data(), layout.output_events(), layout.output_meta()];
+pub(super) fn set_outputs_aside(base: &Dir) -> Result<Option<PathBuf>> {
+    let Some(out) = own(base, OUTPUTS, "empty")? else { return Ok(None) };
+    let previous = own(&out, PREVIOUS, "fill")?;
     let mut left = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(Error::io("read", &out))?;
-        let path = entry.path();
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        let unused = outputs.contains(&path) && is_empty_dir(&path);
-        if !hidden && !unused {
-            left.push((entry.file_name(), path));
+    let list = out.entries(|name, file_type| {
+        let name = os(name);
+        let unused = is_output(name) && is_empty_dir(&out, Path::new(name), file_type);
+        if !name.as_encoded_bytes().starts_with(b".") && !unused {
+            left.push((PathBuf::from(name), file_type));
         }
-    }
+        Ok(true)
+    });
+    list.map_err(Error::io("read", out.path()))?;
     if left.is_empty() {
         return Ok(None);
     }
-    fs::create_dir_all(&previous).map_err(Error::io("create", &previous))?;
-    let mut n = 1;
-    while previous.join(format!("{n}")).exists() {
+    let previous = match previous {
+        Some(previous) => previous,
+        None => out
+            .make_dir(PREVIOUS)
+            .and_then(|()| out.dir(PREVIOUS))
+            .map_err(Error::io("create", out.path().join(PREVIOUS)))?,
+    };
+    let (mut n, taken) = (1, |n: u32| previous.stat(n.to_string()).is_ok());
+    while taken(n) {
         n += 1;
     }
-    let to = previous.join(format!("{n}"));
-    fs::create_dir(&to).map_err(Error::io("create", &to))?;
+    let name = n.to_string();
+    let to = previous.make_dir(&name).and_then(|()| previous.dir(&name));
+    let to = to.map_err(Error::io("create", previous.path().join(&name)))?;
     let mut moved = false;
-    for (name, from) in left {
-        match rename(&from, &to.join(&name)) {
+    for (name, file_type) in left {
+        let result = match is_output(name.as_os_str()) && file_type == FileType::Directory {
+            true => set_aside(&out, &name, &to),
+            false => rename(&out, &name, file_type, &to, &name),
+        };
+        match result {
             Ok(()) => moved = true,
             // A mount point, or somebody else's: it is no output, and stays.
-            Err(error) if !outputs.contains(&from) => {
-                warn!("{} is left where it is: {error}", from.display())
+            Err(error) if !is_output(name.as_os_str()) => {
+                warn!("{} is left where it is: {error}", out.path().join(&name).display());
             }
-            Err(error) => return Err(Error::io("move", &from)(error)),
+            Err(error) => return Err(Error::io("move", out.path().join(&name))(error)),
         }
     }
     if !moved {
-        fs::remove_dir(&to).map_err(Error::io("remove", &to))?;
+        previous.remove_dir(Path::new(&name)).map_err(Error::io("remove", to.path()))?;
+        return Ok(None);
     }
-    Ok(moved.then_some(to))
+    Ok(Some(to.path().to_owned()))
 }
 
-/// Makes a directory of the sidecar's, if it is there, its own to change again, whatever the module made of it.
-fn own(action: &'static str, dir: &Path) -> Result<()> {
-    match openat(CWD, dir, DIRECTORY, Mode::empty()) {
-        // Whoever made the link would choose what is removed, moved and written.
-        Err(Errno::LOOP | Errno::NOTDIR) => {
-            Err(Error::io(action, dir)(io::Error::other("it is a link or a file, and must be a directory")))
+/// Moves what lies in a directory of outputs below `to`; the directory itself stays.
+fn set_aside(out: &Dir, name: &Path, to: &Dir) -> io::Result<()> {
+    let from = out.usable_dir(name)?;
+    to.make_dir(name)?;
+    let to = to.dir(name)?;
+    from.entries(|entry, file_type| {
+        let entry = Path::new(os(entry));
+        match rename(&from, entry, file_type, &to, entry) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                copy_tree(&from, entry, &to)?;
+                from.remove(entry)?;
+            }
+            renamed => renamed?,
         }
-        // Where that fails it may still be usable; if not, that is told by whoever uses it.
-        Ok(dir) => make_writable(dir.as_fd()).or(Ok(())),
-        Err(_) => Ok(()),
-    }
-}
-
-/// Moves a file or directory; one that is read-only is made writable if that is what it takes.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to).or_else(|refused| {
-        let writable = openat(CWD, from, DIRECTORY, Mode::empty()).map_err(Into::into);
-        let writable = writable.and_then(|dir| make_writable(dir.as_fd()));
-        if writable.is_err() { Err(refused) } else { fs::rename(from, to) }
+        Ok(true)
     })
 }
 
-fn is_empty_dir(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
-        && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// A directory and no link to one, whatever its permissions.
-const DIRECTORY: OFlags =
-    OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-
-fn make_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
-    let mode = Mode::from_raw_mode(fstat(dir)?.st_mode);
-    if mode.contains(Mode::RWXU) {
-        return Ok(());
-    }
-    // A descriptor, unlike a path, cannot be swapped for a link meanwhile.
-    Ok(chmod(format!("/proc/self/fd/{}", dir.as_raw_fd()), mode | Mode::RWXU)?)
-}
-
-/// Makes every directory below this one writable, and the directory itself.
-fn make_tree_writable(dir: BorrowedFd<'_>) -> io::Result<()> {
-    make_writable(dir)?;
-    let readable = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for entry in Dir::read_from(&readable)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
-        }
-        match openat(dir, name, DIRECTORY, Mode::empty()) {
-            Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
-            opened => make_tree_writable(opened?.as_fd())?,
+/// Copies a file or a tree to another file system; what is neither file nor directory nor link is left out.
+fn copy_tree(from: &Dir, name: &Path, to: &Dir) -> io::Result<()> {
+    let mut waiting = vec![name.to_owned()];
+    while let Some(name) = waiting.pop() {
+        let stat = from.stat(&name)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                to.make_dir(&name)?;
+                from.usable_dir(&name)?.entries(|entry, _| {
+                    waiting.push(name.join(os(entry)));
+                    Ok(true)
+                })?;
+            }
+            FileType::RegularFile => {
+                let mut copy = to.create_file(&name, Mode::from_raw_mode(stat.st_mode))?;
+                io::copy(&mut from.open_file(&name)?, &mut copy)?;
+            }
+            FileType::Symlink => to.symlink(&from.read_link(&name)?, &name)?,
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// Removes a file or a tree, without following links; an absent one is fine.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                openat(CWD, path, DIRECTORY, Mode::empty())
-                    .map_err(Into::into)
-                    .and_then(|dir| make_tree_writable(dir.as_fd()))
-                    .and_then(|()| fs::remove_dir_all(path))
-            }
-            removed => removed,
-        },
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
+/// A directory of the sidecar's, if it is there, usable whatever the module made of its mode.
+fn own(dir: &Dir, name: &str, action: &'static str) -> Result<Option<Dir>> {
+    match dir.usable_dir(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Whoever made the link would choose what is removed, moved and written.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let why = "it is a link or a file, and must be a directory";
+            Err(Error::io(action, dir.path().join(name))(io::Error::other(why)))
+        }
+        Err(error) => Err(Error::io(action, dir.path().join(name))(error)),
     }
+}
+
+/// Moves a file or directory; a read-only directory is made writable if that is what it takes.
+fn rename(from: &Dir, name: &Path, file_type: FileType, to: &Dir, new: &Path) -> io::Result<()> {
+    match from.rename(name, to, new) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && file_type == FileType::Directory => {
+            drop(from.usable_dir(name)?);
+            from.rename(name, to, new)
+        }
+        renamed => renamed,
+    }
+}
+
+fn is_output(name: &std::ffi::OsStr) -> bool {
+    name == "data" || name == "events" || name == "meta.json"
+}
+
+fn is_empty_dir(out: &Dir, name: &Path, file_type: FileType) -> bool {
+    let mut empty = true;
+    let mut found = || {
+        out.usable_dir(name)?.entries(|_, _| {
+            empty = false;
+            Ok(false)
+        })
+    };
+    file_type == FileType::Directory && found().is_ok() && empty
+}
+
+/// Removes a file or a tree, without following links; an absent one is fine.
+pub(super) fn remove(dir: &Dir, name: &str) -> Result<()> {
+    dir.remove(name).map_err(Error::io("remove", dir.path().join(name)))
 }

@@ -7,8 +7,9 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::problems::Problems;
 use super::upload::upload;
-use super::{Execution, ids, tree};
+use super::{Execution, ids, outputs, tree};
 use crate::contract::{Blob, BlobKey, Culprit, Failure, Layout, Phase};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -91,9 +92,10 @@ impl Execution {
     async fn keep_outputs(self: &Arc<Self>) -> Result<Vec<Blob>> {
         let (files, problems) = self
             .on_disk(|this| {
-                let mut problems = Vec::new();
-                let root = this.slot.layout().output_data();
-                Ok((tree::walk(&root, Layout::OUTPUT_DATA, &mut problems)?, problems))
+                let mut problems = Problems::default();
+                let data = outputs::directory(&this.slot.base(), Layout::OUTPUT_DATA, &mut problems);
+                let walk = |data| tree::walk(&Arc::new(data), Layout::OUTPUT_DATA, &mut problems);
+                Ok((data.map(walk).unwrap_or_default(), problems))
             })
             .await?;
         problems.iter().for_each(|problem| warn!("not kept: {problem}"));

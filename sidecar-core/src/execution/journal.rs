@@ -2,8 +2,7 @@
 //!
 //! It is a hint. Which outcome an execution has, only the document store tells.
 
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::slot::Slot;
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, ExecutionRecord, FileName, Prepared, PrivateId, Receipt, Stores};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::{durable, fault};
 
@@ -171,24 +171,33 @@ impl Journal {
         change(&mut entry);
         let name = entry.step.name();
         fault::point(&format!("journal.{name}.before"));
-        self.slot.survive_wipe()?;
-        let path = self.slot.state().join(FILE);
-        let write = |file: &mut dyn Write| Ok(serde_json::to_writer(file, &entry)?);
-        durable::replace(&path, write).map_err(Error::io("write", &path))?;
+        let write = || {
+            durable::replace(&self.slot.state(), FILE, |file: &mut dyn Write| {
+                Ok(serde_json::to_writer(file, &entry)?)
+            })
+        };
+        let written = match write() {
+            Err(_) if self.slot.survive_wiped_state()? => write(),
+            written => written,
+        };
+        written.map_err(Error::io("write", self.slot.state_path().join(FILE)))?;
         *self.entry.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(entry);
         fault::point(&format!("journal.{name}.after"));
         Ok(())
     }
 }
 
-/// What the journal in `dir` remembers. Blocks.
+/// The longest journal, in bytes: that of a million files.
+const LONGEST: u64 = 1024 * 1024 * 1024;
+
+/// What the journal in the state directory `dir` remembers. Blocks.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read or understood.
-pub(super) fn read(dir: &Path) -> Result<Option<Entry>> {
-    let path = dir.join(FILE);
-    let open = || match File::open(&path) {
-        Ok(file) => Ok(Some(BufReader::new(file))),
+pub(super) fn read(dir: &Dir) -> Result<Option<Entry>> {
+    let path = dir.path().join(FILE);
+    let open = || match dir.open_file(Path::new(FILE)) {
+        Ok(file) => Ok(Some(BufReader::new(file.take(LONGEST)))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", &path)(error)),
     };

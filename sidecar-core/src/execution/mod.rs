@@ -23,6 +23,7 @@ mod ids;
 mod journal;
 mod open;
 mod outputs;
+mod problems;
 mod record;
 mod session;
 mod slot;

@@ -46,7 +46,7 @@ pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
     let (layout, state_dir) = (spec.layout.clone(), spec.state_dir.clone());
     let (slot, entry) = blocking(move || {
         let slot = Slot::open(layout, state_dir)?;
-        let entry = journal::read(slot.state())?;
+        let entry = journal::read(&slot.state())?;
         Ok((Arc::new(slot), entry))
     })
     .await?;
@@ -79,7 +79,7 @@ impl Opening {
         if !legacy && !matches!(entry.step, Step::Deciding { .. }) {
             return Ok(entry);
         }
-        let (place, of) = (self.slot.state().display(), ids::execution(&entry.context, entry.run));
+        let (place, of) = (self.slot.state_path().display(), ids::execution(&entry.context, entry.run));
         if !self.is_here(&entry) {
             return Err(Error::Busy(format!(
                 "{place} holds a commit that was begun on another data plane ({}; {}; {}): finish it there first",
@@ -220,7 +220,7 @@ impl Opening {
             return Err(Error::Busy(format!(
                 "{} holds the commit of this event by this module on another data plane ({}; {}; {}): take \
                  another --basedir and --statedir, or run it again with --rerun",
-                self.slot.state().display(),
+                self.slot.state_path().display(),
                 own.stores.blobs,
                 own.stores.documents,
                 own.stores.events,

@@ -1,11 +1,13 @@
 //! What a module wrote, read and validated as a whole before anything is committed.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
+use rustix::fs::FileType;
 use tracing::warn;
 
+use super::problems::Problems;
 use super::tree::{self, Tree};
 use super::{Execution, conflicts};
 use crate::blob::Source;
@@ -13,13 +15,17 @@ use crate::contract::{
     BlobKey, FileName, InvalidName, KeyValuePairs, Layout, MAX_EVENT_FILE, MAX_META_FILE, OutputEvent,
     PrivateId, Problem, parse_event, parse_pairs,
 };
+use crate::dir::{Dir, Place, os};
 use crate::error::{Error, Result};
-
-/// The most problems reported at once: the answer stays of a size that a person can read.
-const MAX_PROBLEMS: usize = 1000;
 
 /// The most names that one warning lists.
 const MAX_STRAYS: usize = 10;
+
+/// The most events of one execution.
+const MAX_EVENTS: usize = 200_000;
+
+/// The most bytes of all event files of one execution: they are in memory at once.
+const MAX_ALL_EVENTS: u64 = 256 * 1024 * 1024;
 
 /// The output files by name.
 pub(super) type Files = Tree;
@@ -36,51 +42,87 @@ pub(super) struct Outputs {
 /// Reads the outputs of an execution. Blocks.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every problem of every file.
+/// [`Error::Invalid`] with every problem of every file, [`Error::OutOfOrder`] when the base directory is not the
+/// one that was prepared.
 pub(super) fn read(execution: &Execution, proposal: &PrivateId) -> Result<Outputs> {
-    let (layout, id) = (execution.slot.layout(), execution.id());
+    execution.slot.refuse_another_base()?;
+    let (base, id) = (execution.slot.base(), execution.id());
+    let mut problems = Problems::default();
+    let files = match directory(&base, Layout::OUTPUT_DATA, &mut problems) {
+        Some(data) => tree::walk(&Arc::new(data), Layout::OUTPUT_DATA, &mut problems),
+        None => Tree::new(),
+    };
     let key = |name: &FileName| BlobKey::of_output(&id, proposal, name);
-    let mut problems = Vec::new();
-    let files = tree::walk(&layout.output_data(), Layout::OUTPUT_DATA, &mut problems)?;
     problems.extend(files.keys().filter_map(|name| key(name).err().map(|invalid| too_long(name, &invalid))));
     let keyed = files.keys().filter_map(|name| Some((name, key(name).ok()?)));
     problems.extend(conflicts::folded(&*execution.plane.blobs, &format!("{}/", Layout::OUTPUT_DATA), keyed));
-    let insights = match read_bounded(&layout.output_meta(), Layout::OUTPUT_META, MAX_META_FILE) {
-        Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
-            problems.extend(found);
-            KeyValuePairs::default()
-        }),
-        Ok(None) => KeyValuePairs::default(),
-        Err(problem) => {
-            problems.push(problem);
-            KeyValuePairs::default()
-        }
+    let insights = insights(&base, &mut problems);
+    let events = match directory(&base, Layout::OUTPUT_EVENTS, &mut problems) {
+        Some(dir) => events(execution, Arc::new(dir), &files, &mut problems)?,
+        None => Vec::new(),
     };
-    let mut events = Vec::new();
-    for name in event_files(&layout.output_events(), &mut problems)? {
-        let file = format!("{}/{name}", Layout::OUTPUT_EVENTS);
-        match read_bounded(&layout.output_events().join(&name), &file, MAX_EVENT_FILE) {
-            Ok(None) => {}
-            Ok(Some(text)) => {
-                match parse_event(&file, &text, &execution.spec.event_types, |name| files.contains_key(name))
-                {
-                    Ok(event) => events.push((name, event)),
-                    Err(found) => problems.extend(found),
-                }
-            }
-            Err(problem) => problems.push(problem),
+    problems.check()?;
+    warn_of_strays(&base);
+    Ok(Outputs { files, insights, events })
+}
+
+/// A directory of outputs, if it is there and is one.
+pub(super) fn directory(base: &Dir, name: &str, problems: &mut Problems) -> Option<Dir> {
+    match base.dir(name) {
+        Ok(dir) => Some(dir),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            problems.add(name, "is a link or a file, or lies in one, and must be a directory");
+            None
+        }
+        Err(error) => {
+            problems.add(name, format!("cannot be read: {error}"));
+            None
         }
     }
-    if problems.is_empty() {
-        warn_of_strays(layout);
-        return Ok(Outputs { files, insights, events });
+}
+
+fn insights(base: &Arc<Dir>, problems: &mut Problems) -> KeyValuePairs {
+    let read = read_bounded(base, Path::new(Layout::OUTPUT_META), Layout::OUTPUT_META, MAX_META_FILE);
+    let parsed = match read {
+        Ok(None) => return KeyValuePairs::default(),
+        Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text),
+        Err(problem) => Err(vec![problem]),
+    };
+    parsed.unwrap_or_else(|found| {
+        problems.extend(found);
+        KeyValuePairs::default()
+    })
+}
+
+fn events(
+    execution: &Execution,
+    dir: Arc<Dir>,
+    files: &Files,
+    problems: &mut Problems,
+) -> Result<Vec<(String, OutputEvent)>> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for name in event_files(&dir, problems)? {
+        let file = format!("{}/{name}", Layout::OUTPUT_EVENTS);
+        let text = match read_bounded(&dir, Path::new(&name), &file, MAX_EVENT_FILE) {
+            Ok(Some(text)) => text,
+            Ok(None) => continue,
+            Err(problem) => {
+                problems.extend([problem]);
+                continue;
+            }
+        };
+        bytes += text.len() as u64;
+        if bytes > MAX_ALL_EVENTS {
+            problems.add(Layout::OUTPUT_EVENTS, format!("holds more than {MAX_ALL_EVENTS} bytes of events"));
+            break;
+        }
+        match parse_event(&file, &text, &execution.spec.event_types, |name| files.contains_key(name)) {
+            Ok(event) => events.push((name, event)),
+            Err(found) => problems.extend(found),
+        }
     }
-    let found = problems.len();
-    if found > MAX_PROBLEMS {
-        problems.truncate(MAX_PROBLEMS);
-        problems.push(Problem::of("out", format!("{} more problems", found - MAX_PROBLEMS)));
-    }
-    Err(Error::Invalid(problems))
+    Ok(events)
 }
 
 /// The problem of a file whose key cannot be made.
@@ -89,63 +131,49 @@ pub(super) fn too_long(name: &FileName, invalid: &InvalidName) -> Problem {
 }
 
 /// The names of the event files, sorted, so that every repeat publishes in the same order.
-fn event_files(dir: &Path, problems: &mut Vec<Problem>) -> Result<Vec<String>> {
-    if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
-        problems.push(Problem::of(Layout::OUTPUT_EVENTS, "is a link, and must be a directory"));
-        return Ok(Vec::new());
-    }
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            problems.push(Problem::of(Layout::OUTPUT_EVENTS, "is a file, and must be a directory"));
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(Error::io("read", dir)(error)),
-    };
+fn event_files(dir: &Dir, problems: &mut Problems) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        match entry.file_name().into_string() {
+    let read = dir.entries(|name, file_type| {
+        let shown = |name: &str| format!("{}/{name}", Layout::OUTPUT_EVENTS);
+        match os(name).to_str() {
             // Editors and libraries stage their files under such names.
-            Ok(name) if name.starts_with('.') => {}
-            Ok(name) if name.ends_with(".json") => names.push(name),
-            Ok(name) => problems.push(Problem::of(
-                format!("{}/{name}", Layout::OUTPUT_EVENTS),
-                match entry.file_type() {
-                    Ok(found) if found.is_dir() => "is a directory: events lie side by side",
-                    _ => "is no event: the name must end with .json",
-                },
-            )),
-            Err(name) => problems.push(Problem::of(
-                format!("{}/{}", Layout::OUTPUT_EVENTS, name.to_string_lossy()),
-                "the name is not UTF-8",
-            )),
+            Some(name) if name.starts_with('.') => {}
+            Some(name) if name.ends_with(".json") => names.push(name.to_owned()),
+            Some(name) if file_type == FileType::Directory => {
+                problems.add(&shown(name), "is a directory: events lie side by side");
+            }
+            Some(name) => problems.add(&shown(name), "is no event: the name must end with .json"),
+            None => problems.add(&shown(&os(name).to_string_lossy()), "the name is not UTF-8"),
         }
-    }
+        if names.len() > MAX_EVENTS {
+            problems.add(Layout::OUTPUT_EVENTS, format!("holds more than {MAX_EVENTS} events"));
+        }
+        Ok(names.len() <= MAX_EVENTS)
+    });
+    read.map_err(Error::io("read", dir.path()))?;
     names.sort();
     Ok(names)
 }
 
 /// Names in the log what a module wrote beside the outputs, most likely by mistake.
-fn warn_of_strays(layout: &Layout) {
-    let out = layout.base().join("out");
-    let of_the_contract = [layout.output_data(), layout.output_events(), layout.output_meta()];
-    let mut names = fs::read_dir(&out)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| !of_the_contract.contains(&entry.path()))
-        .map(|entry| format!("out/{}", entry.file_name().to_string_lossy().escape_debug()))
-        // Editors and libraries stage their files under such names, and so does the sidecar.
-        .filter(|name| !name.starts_with("out/."));
-    let mut strays: Vec<String> = names.by_ref().take(MAX_STRAYS).collect();
-    let more = match names.count() {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
+fn warn_of_strays(base: &Dir) {
+    let Ok(out) = base.dir("out") else { return };
+    let (mut strays, mut more) = (Vec::new(), 0);
+    // What cannot be listed is no output.
+    let _ = out.entries(|name, _| {
+        let name = os(name).to_string_lossy();
+        // Editors and libraries stage their files under hidden names, and so does the sidecar.
+        if !name.starts_with('.') && !["data", "events", "meta.json"].contains(&&*name) {
+            match strays.len() {
+                ..MAX_STRAYS => strays.push(format!("out/{}", name.escape_debug())),
+                _ => more += 1,
+            }
+        }
+        Ok(true)
+    });
     if !strays.is_empty() {
         strays.sort();
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         warn!(
             "not committed, since outputs are {}, {} and {}: {}{more}",
             Layout::OUTPUT_DATA,
@@ -157,24 +185,24 @@ fn warn_of_strays(layout: &Layout) {
 }
 
 /// Reads a regular file of at most `limit` bytes; `None` when there is none.
-fn read_bounded(path: &Path, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Problem> {
-    let problem = |error: io::Error| Problem::of(name, format!("cannot be read: {error}"));
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(problem(error)),
+fn read_bounded(dir: &Arc<Dir>, path: &Path, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Problem> {
+    let stat = match dir.stat(path) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Problem::of(name, format!("cannot be read: {error}"))),
     };
-    if !metadata.is_file() {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Problem::of(name, "is not a regular file"));
     }
-    let mut text = Vec::new();
-    let mut reader = Source::found(path.to_owned(), &metadata)
-        .open()
-        .map_err(|error| Problem::of(name, error.chain()))?
-        .take(limit + 1);
-    reader.read_to_end(&mut text).map_err(problem)?;
-    if text.len() as u64 > limit {
+    let source = Source::found(Place::Below(dir.clone(), path.to_owned()), &stat);
+    if source.size() > limit {
         return Err(Problem::of(name, format!("is larger than {limit} bytes")));
     }
-    Ok(Some(text))
+    let read = || {
+        let (mut text, mut reader) = (Vec::new(), source.open()?);
+        reader.by_ref().take(limit + 1).read_to_end(&mut text).map_err(Error::io("read", source.path()))?;
+        reader.finish()?;
+        Ok(text)
+    };
+    read().map(Some).map_err(|error: Error| Problem::of(name, error.chain()))
 }

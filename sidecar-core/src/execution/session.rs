@@ -22,6 +22,7 @@ use super::state::{Move, Rest, State, Turn};
 use super::{Execution, Settings, Step, journal};
 use crate::blocking;
 use crate::contract::{Contents, Context, ExecutionRecord, Layout, Phase, Prepared, Receipt, Status};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::plane::DataPlane;
 
@@ -168,7 +169,12 @@ impl Session {
     /// [`Error::Io`] when there is a journal that cannot be read.
     pub async fn context_in(state_dir: impl Into<PathBuf>) -> Result<Option<Context>> {
         let dir = state_dir.into();
-        blocking(move || Ok(journal::read(&dir)?.map(|entry| entry.context))).await
+        blocking(move || match Dir::open(&dir) {
+            Ok(dir) => Ok(journal::read(&dir)?.map(|entry| entry.context)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", &dir)(error)),
+        })
+        .await
     }
 
     /// Stages the inputs, or answers again what it answered before.

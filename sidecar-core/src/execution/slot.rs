@@ -2,14 +2,17 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::directories;
-use crate::contract::Layout;
+use crate::contract::{Layout, Phase};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 
 /// A base directory and a state directory that no other sidecar uses while this lives.
@@ -17,7 +20,17 @@ use crate::error::{Error, Result};
 pub(super) struct Slot {
     layout: Layout,
     state: PathBuf,
-    locks: Mutex<[File; 2]>,
+    held: Mutex<Arc<Held>>,
+}
+
+/// The two directories as they were found, whatever their paths lead to by now.
+#[derive(Debug)]
+struct Held {
+    /// Locked by its own descriptor.
+    base: Arc<Dir>,
+    state: Arc<Dir>,
+    /// The lock of the state directory.
+    lock: Arc<File>,
 }
 
 const LOCK: &str = "lock";
@@ -27,39 +40,51 @@ impl Slot {
     /// Makes and locks both directories. Blocks.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another sidecar holds one of them.
+    /// [`Error::Busy`] when another sidecar holds one of them, [`Error::Io`] when one cannot be used: also when the
+    /// state directory belongs to another user, or others may write it.
     pub(super) fn open(layout: Layout, state: PathBuf) -> Result<Self> {
-        let locks = Mutex::new(lock(layout.base(), &state)?);
-        Ok(Self { layout, state, locks })
+        let base = lock_base(layout.base())?;
+        let held = Mutex::new(Arc::new(hold(base, layout.base(), &state)?));
+        Ok(Self { layout, state, held })
     }
 
     pub(super) fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The directory of the journal.
-    pub(super) fn state(&self) -> &Path {
+    /// Where the state directory was found, for messages.
+    pub(super) fn state_path(&self) -> &Path {
         &self.state
     }
 
-    /// Where cleared outputs wait to be removed.
-    fn trash(&self) -> PathBuf {
-        self.state.join("trash")
+    /// The directory shared with the module.
+    pub(super) fn base(&self) -> Arc<Dir> {
+        self.held().base.clone()
+    }
+
+    /// The directory of the journal.
+    pub(super) fn state(&self) -> Arc<Dir> {
+        self.held().state.clone()
     }
 
     /// Makes every directory of the contract that is absent. Blocks.
     pub(super) fn make(&self) -> Result<()> {
-        directories::make(&self.layout)
+        directories::make(&self.base())
+    }
+
+    /// The directory of the input files. Blocks.
+    pub(super) fn input_data(&self) -> Result<Arc<Dir>> {
+        directories::input_data(&self.base()).map(Arc::new)
     }
 
     /// Empties `in/`. Blocks.
     pub(super) fn clear_inputs(&self) -> Result<()> {
-        directories::clear(&self.layout)
+        directories::clear_inputs(&self.base())
     }
 
     /// Writes `in/meta.json`. Blocks.
     pub(super) fn write_meta(&self, json: &[u8]) -> Result<()> {
-        directories::write_meta(&self.layout, json)
+        directories::write_meta(&self.base(), json)
     }
 
     /// Whether a module wiped the base directory after it was ready, as one that starts again does.
@@ -67,24 +92,39 @@ impl Slot {
         !self.layout.input_meta().exists()
     }
 
+    /// Refuses to commit what lies in a directory that took the place of the one that was prepared.
+    pub(super) fn refuse_another_base(&self) -> Result<()> {
+        match Dir::open(self.layout.base()) {
+            Ok(now) if now.is(&self.base()) => Ok(()),
+            _ => Err(Error::OutOfOrder {
+                call: "commit",
+                phase: Phase::Ready,
+                hint: format!(
+                    "{} is not the directory that was prepared: call ready again",
+                    self.layout.base().display()
+                ),
+            }),
+        }
+    }
+
     /// Empties `out/`; what was in it waits in the trash. Blocks.
     pub(super) fn clear_outputs(&self) -> Result<()> {
-        directories::clear_outputs(&self.layout, &self.trash())
+        directories::clear_outputs(&self.base(), &self.state())
     }
 
     /// Moves what lies in `out/` to a new directory in `out/.previous`, whose name is returned. Blocks.
     pub(super) fn set_outputs_aside(&self) -> Result<Option<PathBuf>> {
-        directories::set_outputs_aside(&self.layout)
+        directories::set_outputs_aside(&self.base())
     }
 
     /// Removes what was cleared. Blocks.
     pub(super) fn empty_trash(&self) -> Result<()> {
-        directories::remove(&self.trash())
+        directories::remove(&self.state(), directories::TRASH)
     }
 
     /// Refuses to begin beside a module that was started before, or whatever it has left running. Blocks.
     pub(super) fn refuse_beside_a_module(&self) -> Result<()> {
-        match fs::symlink_metadata(self.state.join(MODULE_LOCK)) {
+        match self.state().stat(MODULE_LOCK) {
             // Where none was left behind, none is made.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             _ => self.lock_module().map(drop),
@@ -94,7 +134,7 @@ impl Slot {
     /// Takes the lock that a module holds as long as it, or anything that inherited it, is at work. Blocks.
     pub(super) fn lock_module(&self) -> Result<File> {
         let path = self.state.join(MODULE_LOCK);
-        let file = lock_file(&path)?;
+        let file = self.state().open_lock(MODULE_LOCK).map_err(Error::io("lock", &path))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
@@ -110,74 +150,100 @@ impl Slot {
     /// Forgets the module that has ended: what it left running on purpose hinders nobody.
     pub(super) fn forget_module(&self) {
         // A file that nobody holds locked hinders nobody either.
-        let _ = fs::remove_file(self.state.join(MODULE_LOCK));
+        let _ = self.state().remove_file(Path::new(MODULE_LOCK));
     }
 
-    /// Takes the locks again if the module wiped the directories that held them. Blocks.
+    /// Takes the directories again if the module wiped them. Blocks.
     pub(super) fn survive_wipe(&self) -> Result<()> {
-        let held = |lock: &File, path: &Path| match (lock.metadata(), fs::metadata(path)) {
-            (Ok(held), Ok(now)) => held.ino() == now.ino() && held.dev() == now.dev(),
-            _ => false,
+        let mut held = self.held();
+        let base = match Dir::open(self.layout.base()) {
+            Ok(now) if now.is(&held.base) => held.base.clone(),
+            _ => lock_base(self.layout.base())?,
         };
-        let (base_dir, lock_file) = (self.layout.base(), self.state.join(LOCK));
-        let mut locks = self.locks();
-        let [base, file] = &*locks;
-        if held(base, base_dir) && held(file, &lock_file) {
+        let state = Dir::open(&self.state).is_ok_and(|now| now.is(&held.state));
+        if state && Arc::ptr_eq(&base, &held.base) {
             return Ok(());
         }
-        for (lock, path) in [(base, base_dir), (file, &*lock_file)] {
-            if held(lock, path) {
-                // It is ours: taking it a second time through another file would find it taken.
-                lock.unlock().map_err(Error::io("lock", path))?;
-            }
-        }
-        *locks = lock(base_dir, &self.state)?;
+        *held = Arc::new(match state {
+            true => Held { base, state: held.state.clone(), lock: held.lock.clone() },
+            false => hold(base, self.layout.base(), &self.state)?,
+        });
         Ok(())
     }
 
-    fn locks(&self) -> MutexGuard<'_, [File; 2]> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes the state directory again if the module wiped it, and says whether it did; the base directory stays the
+    /// one that is held. Blocks.
+    pub(super) fn survive_wiped_state(&self) -> Result<bool> {
+        let mut held = self.held();
+        if Dir::open(&self.state).is_ok_and(|now| now.is(&held.state)) {
+            return Ok(false);
+        }
+        fs::create_dir_all(self.layout.base()).map_err(Error::io("create", self.layout.base()))?;
+        // Below a base directory that was wiped nothing can be made.
+        let base = Dir::open(self.layout.base()).map_err(Error::io("open", self.layout.base()))?;
+        let Held { state, lock, .. } = hold(Arc::new(base), self.layout.base(), &self.state)?;
+        *held = Arc::new(Held { base: held.base.clone(), state, lock });
+        Ok(true)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Arc<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Locks the base directory and the state directory, making them when they are absent.
-fn lock(base: &Path, dir: &Path) -> Result<[File; 2]> {
-    fs::create_dir_all(base).map_err(|error| {
+/// Makes and locks the base directory.
+fn lock_base(path: &Path) -> Result<Arc<Dir>> {
+    fs::create_dir_all(path).map_err(|error| {
         let is_file = error.kind() == io::ErrorKind::AlreadyExists;
-        let error = if is_file { io::Error::other("it is no directory") } else { error };
-        Error::io("use", base)(error)
+        let error = if is_file { io::Error::other("it is not a directory") } else { error };
+        Error::io("use", path)(error)
     })?;
-    if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    }
-    // State is nobody else's business: it names keys and ids.
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("create", dir)(error));
-        }
-        _ => {}
-    }
-    let path = dir.join(LOCK);
-    let locks = [File::open(base).map_err(Error::io("lock", base))?, lock_file(&path)?];
-    for (lock, path, flag) in [(&locks[0], base, "--basedir"), (&locks[1], dir, "--statedir")] {
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let place = path.display();
-                return Err(Error::Busy(format!(
-                    "another sidecar works in {place}: wait for it, or give this one its own {flag}"
-                )));
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
-        }
-    }
-    Ok(locks)
+    let base = Dir::open(path).map_err(Error::io("lock", path))?;
+    lock(base.as_fd(), path, "--basedir")?;
+    Ok(Arc::new(base))
 }
 
-/// Opens a file that is there to be locked; nothing is written to it, and no link is followed.
-fn lock_file(path: &Path) -> Result<File> {
-    // Some file systems lock only what is open for writing.
-    let mut options = File::options();
-    options.create(true).truncate(false).read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    options.open(path).map_err(Error::io("lock", path))
+/// Makes and locks the state directory.
+fn hold(base: Arc<Dir>, base_path: &Path, path: &Path) -> Result<Held> {
+    let use_it = |error| Error::io("use", path)(error);
+    let name = path.file_name().map(Path::new).ok_or_else(|| use_it(io::ErrorKind::InvalidInput.into()))?;
+    // Below the base directory the module may have put a link anywhere.
+    let (dir, name) = match path.strip_prefix(base_path) {
+        Ok(below) => (base.try_clone().map_err(use_it)?, below),
+        Err(_) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            (Dir::open(parent).map_err(use_it)?, name)
+        }
+    };
+    // State is nobody else's business: it names keys and ids.
+    let state = dir.make_private_dir(name).map_err(use_it)?;
+    let stat = state.own_stat().map_err(use_it)?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(use_it(io::Error::other(format!(
+            "it belongs to the user {} and not to this one: give --statedir a directory of its own",
+            stat.st_uid
+        ))));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(use_it(io::Error::other(
+            "other users may write it: take the right away with chmod go-w, or give another --statedir",
+        )));
+    }
+    let lock_path = path.join(LOCK);
+    let file = state.open_lock(LOCK).map_err(Error::io("lock", &lock_path))?;
+    lock(file.as_fd(), path, "--statedir")?;
+    Ok(Held { base, state: Arc::new(state), lock: Arc::new(file) })
+}
+
+fn lock(file: impl AsFd, path: &Path, flag: &str) -> Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(Error::Busy(format!(
+            "another sidecar works in {}: wait for it, or give this one its own {flag}",
+            path.display()
+        ))),
+        Err(error) => Err(Error::io("lock", path)(error.into())),
+    }
 }

@@ -1,6 +1,7 @@
 //! What `ready` does: stage the inputs of the event.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::transfer::{groups, move_groups};
 use super::{Execution, First, Step, now};
 use crate::blob::Target;
 use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared, RecordedFile};
+use crate::dir::Dir;
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -99,7 +101,8 @@ impl Execution {
         let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
         self.progress.start(blobs.len() as u64, bytes);
         let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
-        let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(group)).await;
+        let data = self.on_disk(|this| this.slot.input_data()).await?;
+        let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(&data, group)).await;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -155,9 +158,9 @@ impl Execution {
         context.files.iter().map(find).collect()
     }
 
-    async fn fetch(&self, blobs: Vec<Blob>) -> Result<()> {
+    async fn fetch(&self, data: &Arc<Dir>, blobs: Vec<Blob>) -> Result<()> {
         let target = |blob: &Blob| {
-            let target = Target::file(blob.name.below(&self.slot.layout().input_data()));
+            let target = Target::below(data.clone(), blob.name.below(Path::new("")));
             (blob.key.clone(), target.executable(blob.executable).counted_by(self.progress.bytes_moved()))
         };
         let targets: Vec<_> = blobs.iter().map(target).collect();

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::conflicts;
+use super::problems::Problems;
 use super::spec::Settings;
 use super::transfer::Progress;
 use super::tree::{self, Tree};
@@ -12,6 +14,7 @@ use crate::blob::Source;
 use crate::contract::{
     Blob, Event, EventContext, EventHeader, EventId, FileName, KeyOwner, KeyValuePairs, PrivateId, Problem,
 };
+use crate::dir::Dir;
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -62,17 +65,16 @@ impl Submission {
         let real = path.canonicalize().map_err(Error::io("read", path))?;
         let metadata = fs::symlink_metadata(&real).map_err(Error::io("read", path))?;
         let found = if metadata.is_dir() {
-            let mut problems = Vec::new();
-            let found = tree::walk(&real, &path.display().to_string(), &mut problems)?;
-            if !problems.is_empty() {
-                return Err(Error::Invalid(problems));
-            }
+            let mut problems = Problems::default();
+            let root = Arc::new(Dir::open(&real).map_err(Error::io("read", path))?);
+            let found = tree::walk(&root, &path.display().to_string(), &mut problems);
+            problems.check()?;
             found
         } else if metadata.is_file() {
             let name = path.file_name().and_then(|name| name.to_str());
             let name = name.ok_or_else(|| invalid("the name is not UTF-8".into()))?;
             let name = FileName::parse(name).map_err(|error| invalid(error.to_string()))?;
-            Tree::from([(name, Source::found(real, &metadata))])
+            Tree::from([(name, Source::file(real)?)])
         } else {
             return Err(invalid("is neither a file nor a directory".into()));
         };

@@ -1,138 +1,219 @@
 //! The tree of files that a module wrote.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags, CWD};
+use rustix::fs::{FileType, Stat};
 
+use super::problems::Problems;
 use crate::blob::Source;
-use crate::contract::{FileName, Problem};
-use crate::error::{Error, Result};
+use crate::contract::{FileName, MAX_KEY};
+use crate::dir::{Dir, Place, os};
 
 /// The most names that a tree may have, directories and those that links multiply included.
 const MAX_NAMES: usize = 2_000_000;
+
+/// The most links that lead from one name to what it stands for, as in the kernel.
+const MAX_LINKS: usize = 40;
 
 /// The files under a directory, by name.
 pub(super) type Tree = BTreeMap<FileName, Source>;
 
 /// Lists the regular files under `root`; what cannot be committed is added to `problems`. Blocks.
 ///
-/// A symbolic link that stays inside `root` stands for what it points to.
-/// An absent root is an empty tree.
-pub(super) fn walk(root: &Path, label: &str, problems: &mut Vec<Problem>) -> Result<Tree> {
-    let mut walk = Walk {
-        root: root.to_owned(),
-        label,
-        real_root: PathBuf::new(),
-        tree: Tree::new(),
-        names: 0,
-        problems,
-    };
-    for dir in [root.parent(), Some(root)].into_iter().flatten() {
-        if fs::symlink_metadata(dir).is_ok_and(|found| found.is_symlink()) {
-            walk.problem("", format!("{} is a link, and must be a directory", dir.display()));
-            return Ok(walk.tree);
-        }
+/// A symbolic link that stays inside `root` stands for what it points to. `label` is how the root is called in a
+/// problem.
+pub(super) fn walk(root: &Arc<Dir>, label: &str, problems: &mut Problems) -> Tree {
+    let mut spellings = vec![root.path().to_owned()];
+    spellings.extend(root.path().canonicalize());
+    let mut walk =
+        Walk { root, spellings, label, tree: Tree::new(), names: 0, waiting: Vec::new(), problems };
+    walk.waiting.push(Found { name: String::new(), real: PathBuf::new(), via: None });
+    // A list instead of recursion: how deep a tree is decides the module.
+    while let Some(found) = walk.waiting.pop() {
+        walk.directory(&found);
     }
-    walk.real_root = match root.canonicalize() {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(walk.tree),
-        Err(error) => return Err(Error::io("read", root)(error)),
-    };
-    let real_root = walk.real_root.clone();
-    walk.directory(&real_root, "", &mut Vec::new());
-    Ok(walk.tree)
+    walk.tree
+}
+
+/// A directory to be walked.
+struct Found {
+    /// Its name with a slash at its end, links and all; the root's is empty.
+    name: String,
+    /// Where it lies below the root, without any link on the way.
+    real: PathBuf,
+    /// The link targets on the way here.
+    via: Option<Arc<Via>>,
+}
+
+struct Via {
+    target: PathBuf,
+    before: Option<Arc<Via>>,
 }
 
 struct Walk<'p> {
-    root: PathBuf,
-    /// How the root is called in a problem.
+    root: &'p Arc<Dir>,
+    /// What an absolute link to the root may begin with.
+    spellings: Vec<PathBuf>,
     label: &'p str,
-    real_root: PathBuf,
     tree: Tree,
     names: usize,
-    problems: &'p mut Vec<Problem>,
+    waiting: Vec<Found>,
+    problems: &'p mut Problems,
 }
 
 impl Walk<'_> {
-    /// Walks the real directory `dir` under the name `prefix`; `via` holds the link targets on the way here.
-    fn directory(&mut self, dir: &Path, prefix: &str, via: &mut Vec<PathBuf>) {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(error) => return self.problem(prefix, format!("cannot be read: {error}")),
+    fn directory(&mut self, found: &Found) {
+        let root = self.root.clone();
+        let mut read = || match found.real.as_os_str().is_empty() {
+            true => root.entries(|name, _| Ok(self.entry(&root, os(name), found))),
+            false => {
+                let dir = root.dir(&found.real)?;
+                dir.entries(|name, _| Ok(self.entry(&dir, os(name), found)))
+            }
         };
-        for entry in entries {
-            self.names += 1;
-            if self.names > MAX_NAMES {
-                if self.names == MAX_NAMES + 1 {
-                    self.problem("", format!("has more than {MAX_NAMES} names"));
-                }
-                return;
-            }
-            match entry {
-                Ok(entry) => self.entry(&entry, prefix, via),
-                Err(error) => self.problem(prefix, format!("cannot be read: {error}")),
-            }
+        if let Err(error) = read() {
+            self.problem(&found.name, format!("cannot be read: {error}"));
         }
     }
 
-    fn entry(&mut self, entry: &fs::DirEntry, prefix: &str, via: &mut Vec<PathBuf>) {
-        let file_name = entry.file_name();
-        let Some(file_name) = file_name.to_str() else {
-            return self
-                .problem(&format!("{prefix}{}", file_name.to_string_lossy()), "the name is not UTF-8");
+    /// Looks at an entry of a directory; whether the walk goes on.
+    fn entry(&mut self, at: &Dir, entry: &std::ffi::OsStr, dir: &Found) -> bool {
+        self.names += 1;
+        if self.names > MAX_NAMES {
+            if self.names == MAX_NAMES + 1 {
+                self.problem("", format!("has more than {MAX_NAMES} names"));
+            }
+            self.waiting.clear();
+            return false;
+        }
+        let Some(text) = entry.to_str() else {
+            self.problem(&format!("{}{}", dir.name, entry.to_string_lossy()), "the name is not UTF-8");
+            return true;
         };
-        let name = format!("{prefix}{file_name}");
-        match entry.metadata() {
-            Ok(metadata) if metadata.is_symlink() => self.link(&entry.path(), &name, via),
-            Ok(metadata) => self.found(entry.path(), &metadata, &name, via),
+        let (name, real) = (format!("{}{text}", dir.name), dir.real.join(entry));
+        // What is longer than any key cannot be committed, nor can what lies below it.
+        if name.len() > MAX_KEY {
+            self.problem(&name, format!("the name is longer than {MAX_KEY} bytes"));
+            return true;
+        }
+        match at.stat(entry) {
+            Ok(stat) if is(&stat, FileType::Symlink) => self.link(name, &real, dir),
+            Ok(stat) => self.found((at, entry.as_ref()), name, real, &stat, dir.via.clone()),
+            Err(error) => self.problem(&name, format!("cannot be read: {error}")),
+        }
+        true
+    }
+
+    /// Takes what lies at `at` under its name.
+    fn found(
+        &mut self,
+        (dir, entry): (&Dir, &Path),
+        name: String,
+        real: PathBuf,
+        stat: &Stat,
+        via: Option<Arc<Via>>,
+    ) {
+        if is(stat, FileType::Directory) {
+            return self.waiting.push(Found { name: format!("{name}/"), real, via });
+        }
+        if !is(stat, FileType::RegularFile) {
+            return self.problem(&name, "is neither a file nor a directory");
+        }
+        if let Err(error) = dir.may_read(entry) {
+            return self.problem(&name, format!("cannot be read: {error}"));
+        }
+        match FileName::parse(&name) {
+            Ok(parsed) => {
+                let place = Place::Below(self.root.clone(), real);
+                drop(self.tree.insert(parsed, Source::found(place, stat)));
+            }
+            Err(invalid) => self.problem(&name, invalid.to_string()),
+        }
+    }
+
+    fn link(&mut self, name: String, real: &Path, dir: &Found) {
+        let target = match self.resolve(real) {
+            Ok(target) => target,
+            Err(Dead::Outside(target)) => {
+                let root = self.root.path().display();
+                return self.problem(&name, format!("is a link to {}, outside {root}", target.display()));
+            }
+            Err(Dead::Nowhere(error)) => {
+                return self.problem(&name, format!("is a link that leads nowhere: {error}"));
+            }
+        };
+        // A link to a directory that contains it, or that is being walked through another link, never ends.
+        let mut via = std::iter::successors(dir.via.as_deref(), |via| via.before.as_deref());
+        if real.starts_with(&target) || via.any(|via| via.target == target) {
+            return self.problem(&name, "is a link that leads back to itself");
+        }
+        match self.root.stat(&target) {
+            Ok(stat) => {
+                let via = Arc::new(Via { target: target.clone(), before: dir.via.clone() });
+                let root = self.root.clone();
+                self.found((&root, &target.clone()), name, target, &stat, Some(via));
+            }
             Err(error) => self.problem(&name, format!("cannot be read: {error}")),
         }
     }
 
-    fn found(&mut self, path: PathBuf, metadata: &fs::Metadata, name: &str, via: &mut Vec<PathBuf>) {
-        if metadata.is_dir() {
-            return self.directory(&path, &format!("{name}/"), via);
-        }
-        if !metadata.is_file() {
-            return self.problem(name, "is neither a file nor a directory");
-        }
-        if let Err(error) = rustix::fs::accessat(CWD, &path, Access::READ_OK, AtFlags::EACCESS) {
-            return self.problem(name, format!("cannot be read: {}", io::Error::from(error)));
-        }
-        match FileName::parse(name) {
-            Ok(parsed) => drop(self.tree.insert(parsed, Source::found(path, metadata))),
-            Err(invalid) => self.problem(name, invalid.to_string()),
-        }
-    }
-
-    fn link(&mut self, path: &Path, name: &str, via: &mut Vec<PathBuf>) {
-        let target = match path.canonicalize() {
-            Ok(target) => target,
-            Err(error) => return self.problem(name, format!("is a link that leads nowhere: {error}")),
-        };
-        if !target.starts_with(&self.real_root) {
-            let root = self.root.display();
-            return self.problem(name, format!("is a link to {}, outside {root}", target.display()));
-        }
-        // A link to a directory that contains it, or that is being walked through another link, never ends.
-        if path.starts_with(&target) || via.contains(&target) {
-            return self.problem(name, "is a link that leads back to itself");
-        }
-        match fs::symlink_metadata(&target) {
-            Ok(metadata) => {
-                via.push(target.clone());
-                self.found(target, &metadata, name, via);
-                via.pop();
+    /// Where a name below the root leads, without any link on the way.
+    fn resolve(&self, name: &Path) -> Result<PathBuf, Dead> {
+        let mut rest: VecDeque<OsString> = name.iter().map(OsString::from).collect();
+        let (mut real, mut links) = (PathBuf::new(), 0);
+        while let Some(next) = rest.pop_front() {
+            match Path::new(&next).components().next() {
+                Some(Component::ParentDir) if real.pop() => continue,
+                Some(Component::Normal(_)) => {}
+                Some(Component::CurDir) | None => continue,
+                _ => return Err(Dead::Outside(self.root.path().join(name))),
             }
-            Err(error) => self.problem(name, format!("cannot be read: {error}")),
+            real.push(&next);
+            let stat = self.root.stat(&real).map_err(Dead::Nowhere)?;
+            if !is(&stat, FileType::Symlink) {
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Dead::Nowhere(io::Error::other("there are too many links on the way")));
+            }
+            let target = self.root.read_link(&real).map_err(Dead::Nowhere)?;
+            real.pop();
+            let below = if target.is_absolute() {
+                real.clear();
+                let inside = self.spellings.iter().find_map(|root| target.strip_prefix(root).ok());
+                inside.ok_or_else(|| Dead::Outside(target.clone()))?
+            } else {
+                let above = real.components().count();
+                let up = target.components().take_while(|part| *part == Component::ParentDir).count();
+                if up > above {
+                    return Err(Dead::Outside(self.root.path().join(&real).join(&target)));
+                }
+                &target
+            };
+            for component in below.iter().rev() {
+                rest.push_front(component.to_owned());
+            }
         }
+        Ok(real)
     }
 
     fn problem(&mut self, name: &str, message: impl Into<String>) {
         let file = format!("{}/{name}", self.label);
-        self.problems.push(Problem::of(file.trim_end_matches('/'), message));
+        self.problems.add(file.trim_end_matches('/'), message);
     }
+}
+
+/// Why a link leads to no file of the tree.
+enum Dead {
+    Outside(PathBuf),
+    Nowhere(io::Error),
+}
+
+fn is(stat: &Stat, file_type: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == file_type
 }
