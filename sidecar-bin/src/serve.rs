@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidecar_core::server::{Listening, Secret};
+use sidecar_core::server::{Listening, Secret, Sessions};
 use sidecar_core::{Error, Phase, Session};
 use tracing::{debug, info, warn};
 
@@ -15,7 +15,8 @@ use crate::signals::Signals;
 /// # Errors
 /// When an address cannot be bound.
 pub(crate) async fn listen(session: &Session, config: &Server) -> Result<Listening, Failure> {
-    let listening = Listening::start(session, Secret::new(&config.secret), &config.listen);
+    let sessions = Sessions::one(Secret::new(&config.secret), session.clone());
+    let listening = Listening::start(sessions, &config.listen);
     listening.await.map_err(|error| {
         let message = match &error {
             Error::Io { path, .. } if Some(path) == config.listen.socket.as_ref() => {

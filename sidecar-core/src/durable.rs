@@ -15,7 +15,7 @@ use crate::dir::Dir;
 /// Up to this many files are made durable one by one, more by syncing their file system once.
 ///
 /// One `syncfs` beats thousands of `fsync` calls, but it also waits for what other programs wrote.
-const FEW: usize = 64;
+pub(crate) const FEW: usize = 64;
 
 /// How often a directory is made for a file: somebody else may remove it while it is empty.
 const MADE_AGAIN: usize = 8;
@@ -188,13 +188,6 @@ pub(crate) fn sync_staged<'s>(
         staged.file.sync_data()?;
     }
     Ok(())
-}
-
-/// Adds a file to those that [`sync`] is to make durable; more than it looks at one by one are not kept.
-pub(crate) fn remember(files: &mut Vec<PathBuf>, path: PathBuf) {
-    if files.len() <= FEW {
-        files.push(path);
-    }
 }
 
 /// Makes files below `root`, and the directories that lead to them, durable.

@@ -140,7 +140,7 @@ impl Plane {
         let name = FileName::parse("deep/input.txt").unwrap();
         let key = BlobKey::parse(&format!("{EVENT}/.submit/input.txt")).unwrap();
         let stored = self.blobs.put(&key, &Source::file(input).unwrap()).await.unwrap();
-        self.blobs.flush().await.unwrap();
+        self.blobs.flush(std::slice::from_ref(&key)).await.unwrap();
         let blob =
             Blob { name: name.clone(), key, size: stored.size, digest: stored.digest, executable: false };
         let context = serde_json::json!({

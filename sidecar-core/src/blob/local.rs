@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use rustix::fs::Mode;
@@ -28,9 +27,6 @@ pub struct Local {
     home: PathBuf,
     /// Where the blobs are.
     root: PathBuf,
-    unflushed: Arc<Mutex<Vec<PathBuf>>>,
-    /// Held while a flush is at work: the next one must not answer before what it took is durable.
-    flushing: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Display for Local {
@@ -60,18 +56,12 @@ impl BlobProvider for Local {
         blocking(move || blobs.iter().map(|(key, target)| store.fetch(key, target)).collect()).await
     }
 
-    async fn flush(&self) -> Result<()> {
+    async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
+        // More than these are not synced one by one.
+        let few = keys.iter().take(durable::FEW + 1).map(|key| key.below(&self.root)).collect::<Vec<_>>();
         let store = self.clone();
-        blocking(move || {
-            let _flushing = store.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-            let files = std::mem::take(&mut *store.unflushed());
-            durable::sync(&store.root, &files).map_err(|error| {
-                // What was removed meanwhile must not fail every flush from now on: whoever stored it lists it.
-                store.unflushed().extend(files.into_iter().filter(|file| file.exists()));
-                store_error(&store, "sync", &store.root)(error)
-            })
-        })
-        .await
+        blocking(move || durable::sync(&store.root, &few).map_err(store_error(&store, "sync", &store.root)))
+            .await
     }
 
     async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
@@ -110,11 +100,7 @@ impl Local {
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         let home = local_dir::directory(root.as_ref())?;
         let root = local_dir::directory(&home.join(Self::DIRECTORY))?;
-        Ok(Self { home, root, unflushed: Arc::default(), flushing: Arc::default() })
-    }
-
-    fn unflushed(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
-        self.unflushed.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Self { home, root })
     }
 
     fn store(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
@@ -134,7 +120,6 @@ impl Local {
         synced.map_err(store_error(self, "write", &path))?;
         reader.finish()?;
         staged.persist(&root, &key.below(Path::new(""))).map_err(store_error(self, "write", &path))?;
-        durable::remember(&mut self.unflushed(), path);
         Ok(descriptor)
     }
 

@@ -63,7 +63,8 @@ pub const PAGE: usize = 1000;
 /// # Contract
 /// - A blob is there whole or not at all: no reader ever sees a part of one.
 /// - `put` under a key that exists replaces the blob.
-/// - After `flush` every blob put before is durable, and visible to every process that uses the store.
+/// - After `flush` the blobs of these keys, put before, are durable, and visible to every process that uses the
+///   store.
 /// - `get` gives back byte for byte what was put, or fails; an absent key is [`Error::NotFound`].
 /// - `list` returns each blob that was there before it was called and is not deleted, page by page, with its size.
 /// - Blobs up to terabytes pass in bounded memory.
@@ -111,8 +112,9 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
         Ok(written)
     }
 
-    /// Makes every blob put before durable. Stores whose `put` is durable already leave it as it is.
-    async fn flush(&self) -> Result<()> {
+    /// Makes blobs that were put before durable. Stores whose `put` is durable already leave it as it is.
+    async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
+        let _ = keys;
         Ok(())
     }
 
@@ -166,8 +168,8 @@ macro_rules! forward {
             async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
                 (**self).get_all(blobs).await
             }
-            async fn flush(&self) -> Result<()> {
-                (**self).flush().await
+            async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
+                (**self).flush(keys).await
             }
             async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
                 (**self).list(prefix, after).await

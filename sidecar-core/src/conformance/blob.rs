@@ -25,7 +25,7 @@ async fn put(provider: &dyn BlobProvider, key: &BlobKey, content: &[u8]) {
     let descriptor = provider.put(key, &source(&dir, content)).await.unwrap();
     assert_eq!(descriptor.size, content.len() as u64);
     assert_eq!(descriptor.digest.0, *blake3::hash(content).as_bytes());
-    provider.flush().await.unwrap();
+    provider.flush(std::slice::from_ref(key)).await.unwrap();
 }
 
 async fn get(provider: &dyn BlobProvider, key: &BlobKey) -> Vec<u8> {
@@ -128,7 +128,8 @@ pub async fn every_blob_is_listed(provider: &dyn BlobProvider) {
     for files in files.chunks(100) {
         provider.put_all(files).await.unwrap();
     }
-    provider.flush().await.unwrap();
+    let keys: Vec<_> = files.iter().map(|(key, _)| key.clone()).collect();
+    provider.flush(&keys).await.unwrap();
     let all = async |prefix: String| {
         let (mut found, mut after) = (std::collections::BTreeMap::new(), None);
         loop {
@@ -202,7 +203,8 @@ pub async fn many_in_one_call(provider: &dyn BlobProvider) {
         .map(|(i, c)| (key(&format!("dir{}/{i}", i % 3)), source(&dir, c)))
         .collect();
     let stored = provider.put_all(&files).await.unwrap();
-    provider.flush().await.unwrap();
+    let keys: Vec<_> = files.iter().map(|(key, _)| key.clone()).collect();
+    provider.flush(&keys).await.unwrap();
     let path = |i: usize| dir.path().join(format!("target/{i}"));
     let targets: Vec<_> =
         files.iter().enumerate().map(|(i, (key, _))| (key.clone(), Target::file(path(i)))).collect();

@@ -40,6 +40,8 @@ use slot::Slot;
 use transfer::Progress;
 
 pub(crate) use ids::record as record_id;
+#[cfg(feature = "server")]
+pub(crate) use session::DECISIONS;
 
 pub use failure::OnFailure;
 pub use gc::{Collected, collect_garbage};

@@ -90,6 +90,10 @@ struct Progressing {
     decided_since: Option<Instant>,
 }
 
+/// How a decision can come out, for the metrics.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
+pub(crate) const DECISIONS: [&str; 3] = ["won", "lost", "abandoned"];
+
 /// How decisions came out, for the metrics.
 #[derive(Debug, Default)]
 struct Decisions {
@@ -417,12 +421,11 @@ impl Session {
         self.wait_for(|shared| !shared.state.is_at_work()).await
     }
 
-    /// How many decisions came out in which way.
+    /// How many decisions came out in which way, in the order of [`DECISIONS`].
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
-    pub(crate) fn decisions(&self) -> [(&'static str, u64); 3] {
+    pub(crate) fn decisions(&self) -> [u64; 3] {
         let Decisions { won, lost, abandoned } = &self.inner.decisions;
-        [("won", won), ("lost", lost), ("abandoned", abandoned)]
-            .map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
+        [won, lost, abandoned].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// How long an outcome of this session has been decided and not published.

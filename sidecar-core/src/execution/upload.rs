@@ -26,7 +26,8 @@ pub(super) async fn upload(
     if stored.is_empty() {
         return (stored, failed);
     }
-    if let Err(error) = store.flush().await {
+    let keys: Vec<BlobKey> = stored.iter().map(|(blob, _)| blob.key.clone()).collect();
+    if let Err(error) = store.flush(&keys).await {
         return (Vec::new(), Some(failed.unwrap_or(error)));
     }
     fault::point("blobs.flush");

@@ -82,8 +82,8 @@ macro_rules! provider {
                     let call = Call::moving("fetch blobs", blobs.iter().map(|(_, target)| target.moved()));
                     self.around(call, || self.inner.get_all(blobs)).await
                 }
-                async fn flush(&self) -> Result<()> {
-                    self.around(Call::new(super::FLUSH), || self.inner.flush()).await
+                async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
+                    self.around(Call::new(super::FLUSH), || self.inner.flush(keys)).await
                 }
                 async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
                     self.around(Call::new("list blobs"), || self.inner.list(prefix, after)).await

@@ -1,21 +1,22 @@
 //! The API on a TCP address and a unix socket, from the first bind to the last answer.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::serve::Listener;
+use rustix::fs::{AtFlags, FileType, Mode, chmodat};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
+use uuid::Uuid;
 
-use super::{Limits, Secret, router, serve};
+use super::{Limits, Sessions, router, serve};
+use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::execution::Session;
 
 /// How long open connections are waited for once there is nothing left to answer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,21 +38,23 @@ pub struct Listening {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
-    socket: Option<PathBuf>,
+    /// The socket's directory and name.
+    socket: Option<(Dir, PathBuf)>,
 }
 
 impl Listening {
-    /// Binds every listener, then serves `session` to those who know `secret`.
+    /// Binds every listener, then serves each of `sessions` to those who know its secret.
     ///
     /// # Errors
     /// [`Error::Io`] with the address or the socket that cannot be bound.
-    pub async fn start(session: &Session, secret: Secret, listen: &Listen) -> Result<Self> {
+    pub async fn start(sessions: Sessions, listen: &Listen) -> Result<Self> {
         let cannot_bind = Error::io("listen on", listen.address.to_string());
         let tcp = TcpListener::bind(listen.address).await.map_err(cannot_bind)?;
         let address = tcp.local_addr().unwrap_or(listen.address);
         let unix = listen.socket.as_deref().map(|path| Peers::bind(path, listen.socket_uid)).transpose()?;
+        let (unix, socket) = unix.unzip();
 
-        let router = router(session.clone(), secret);
+        let router = router(sessions);
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         if let Some(unix) = unix {
@@ -62,7 +65,7 @@ impl Listening {
         if let Some(path) = &listen.socket {
             info!("listening on {}", path.display());
         }
-        Ok(Self { address, stop, servers, socket: listen.socket.clone() })
+        Ok(Self { address, stop, servers, socket })
     }
 
     /// The TCP address, with the port that was taken.
@@ -77,9 +80,9 @@ impl Listening {
         let served = async { while self.servers.join_next().await.is_some() {} };
         // Whoever is cut off now had nothing left to be answered.
         let _ = tokio::time::timeout(patience.min(STOP_TIMEOUT), served).await;
-        if let Some(path) = &self.socket {
+        if let Some((dir, name)) = &self.socket {
             // A socket that is gone already needs no removing.
-            let _ = fs::remove_file(path);
+            let _ = dir.remove_file(name);
         }
     }
 }
@@ -117,16 +120,45 @@ impl Listener for Peers {
 }
 
 impl Peers {
-    fn bind(path: &Path, uid: Option<u32>) -> Result<Self> {
-        let error = |error| Error::io("listen on", path)(error);
-        // What a killed sidecar left behind; the lock on the state directory says that none is alive.
-        if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-            fs::remove_file(path).map_err(error)?;
-        }
-        let listener = UnixListener::bind(path).map_err(error)?;
+    /// Binds the socket in a directory that nobody else may enter, and moves it into place once its mode is set: in
+    /// the place itself somebody might swap it for a link meanwhile.
+    fn bind(path: &Path, uid: Option<u32>) -> Result<(Self, (Dir, PathBuf))> {
+        let bind = || {
+            let name = PathBuf::from(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let dir = Dir::open(parent.unwrap_or(Path::new(".")))?;
+            // What a killed sidecar left behind may be replaced; the lock on the state directory says that none is
+            // alive.
+            if let Ok(found) = dir.stat(&name)
+                && FileType::from_raw_mode(found.st_mode) != FileType::Socket
+            {
+                return Err(io::Error::other("there is something else, which is not a socket"));
+            }
+            let private = PathBuf::from(format!(".{}.tmp", Uuid::new_v4().simple()));
+            let made = dir.make_private_dir(&private)?;
+            let bound = Self::bind_in(&made, uid).and_then(|listener| {
+                made.rename(Path::new(SOCKET), &dir, &name)?;
+                Ok(listener)
+            });
+            if bound.is_err() {
+                // It may not have been made.
+                let _ = made.remove_file(Path::new(SOCKET));
+            }
+            dir.remove_dir(&private)?;
+            Ok((Self { listener: bound?, uid }, (dir, name)))
+        };
+        bind().map_err(Error::io("listen on", path))
+    }
+
+    fn bind_in(dir: &Dir, uid: Option<u32>) -> io::Result<UnixListener> {
+        // The path of a socket is short; that of its directory may not be.
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()))?;
         // With a user named the socket is world-accessible; each peer's uid is checked.
         let mode = if uid.is_some() { 0o666 } else { 0o600 };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(error)?;
-        Ok(Self { listener, uid })
+        chmodat(dir, SOCKET, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        Ok(listener)
     }
 }
+
+/// The socket's name before it is moved into place.
+const SOCKET: &str = "s";

@@ -9,8 +9,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::sessions::Sum;
 use crate::contract::Phase;
-use crate::execution::Session;
+use crate::execution::DECISIONS;
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -64,7 +65,7 @@ impl Metrics {
             Unit::Seconds,
             metrics.seconds.clone(),
         );
-        registry.register("phase", "1 for the phase the execution is in", metrics.phase.clone());
+        registry.register("phase", "How many executions are in the phase", metrics.phase.clone());
         registry.register(
             "transfer_files",
             "Files moved by the running or last transfer",
@@ -96,19 +97,19 @@ impl Metrics {
         self.seconds.get_or_create(&route).observe(elapsed.as_secs_f64());
     }
 
-    pub(super) fn encode(&self, session: &Session) -> String {
-        let status = session.status();
+    pub(super) fn encode(&self, sum: &Sum) -> String {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for phase in Phase::ALL {
-            let label = PhaseLabel { phase: phase.to_string() };
-            self.phase.get_or_create(&label).set(i64::from(phase == status.phase));
+            let count = sum.phases.iter().filter(|other| **other == phase).count();
+            self.phase.get_or_create(&PhaseLabel { phase: phase.to_string() }).set(gauge(count as u64));
         }
-        self.files.set(status.files.try_into().unwrap_or(i64::MAX));
-        self.bytes.set(status.bytes.try_into().unwrap_or(i64::MAX));
-        for (outcome, count) in session.decisions() {
+        self.files.set(gauge(sum.files));
+        self.bytes.set(gauge(sum.bytes));
+        for (outcome, count) in DECISIONS.into_iter().zip(sum.decisions) {
             let counter = self.decisions.get_or_create(&DecisionLabel { outcome });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        self.unpublished.set(session.unpublished_for().as_secs().try_into().unwrap_or(i64::MAX));
+        self.unpublished.set(gauge(sum.unpublished.as_secs()));
         let mut out = String::new();
         // Writing into a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use tracing::warn;
 
 use crate::contract::{Prepared, Receipt, Status};
@@ -20,12 +20,14 @@ mod listen;
 mod metrics;
 mod secret;
 mod serve;
+mod sessions;
 
 use error::Failure;
 pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::Secret;
 pub use serve::{Limits, serve};
+pub use sessions::Sessions;
 
 /// The API's description, as served at `/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -38,19 +40,18 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Api {
-    session: Session,
-    secret: Secret,
+    sessions: Sessions,
     /// Told of a call with a wrong secret.
     refused: Once,
     metrics: Metrics,
 }
 
-/// The routes of the API for one session.
+/// The routes of the API for sessions, each reached by the secret of its own.
 ///
 /// `/ready`, `/done`, `/fail` and `/status` take the header `secret`; `/healthz`, `/metrics` and
 /// `/openapi.json` do not. The three calls answer GET and POST alike, since the original contract uses GET.
-pub fn router(session: Session, secret: Secret) -> Router {
-    let api = Arc::new(Api { metrics: Metrics::new(), session, secret, refused: Once::new() });
+pub fn router(sessions: Sessions) -> Router {
+    let api = Arc::new(Api { metrics: Metrics::new(), sessions, refused: Once::new() });
     let call = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
         .route("/ready", on(call, ready).head(not_allowed))
@@ -72,26 +73,26 @@ async fn not_allowed() -> Failure {
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
 }
 
-async fn ready(State(api): State<Arc<Api>>) -> Result<Json<Prepared>, Failure> {
-    Ok(Json(api.session.ready().await?))
+async fn ready(Extension(session): Extension<Session>) -> Result<Json<Prepared>, Failure> {
+    Ok(Json(session.ready().await?))
 }
 
-async fn done(State(api): State<Arc<Api>>) -> Result<Json<Receipt>, Failure> {
-    Ok(Json(api.session.done().await?))
+async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, Failure> {
+    Ok(Json(session.done().await?))
 }
 
-async fn fail(State(api): State<Arc<Api>>, request: Request) -> Result<Json<Status>, Failure> {
+async fn fail(Extension(session): Extension<Session>, request: Request) -> Result<Json<Status>, Failure> {
     let reason = reason(request).await?;
-    api.session.fail(reason).await?;
-    Ok(Json(api.session.status()))
+    session.fail(reason).await?;
+    Ok(Json(session.status()))
 }
 
-async fn status(State(api): State<Arc<Api>>) -> Json<Status> {
-    Json(api.session.status())
+async fn status(Extension(session): Extension<Session>) -> Json<Status> {
+    Json(session.status())
 }
 
 async fn metrics_text(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], api.metrics.encode(&api.session))
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], api.metrics.encode(&api.sessions.sum()))
 }
 
 /// The body as text, whatever its content type.
@@ -106,14 +107,16 @@ async fn reason(request: Request) -> Result<String, Failure> {
     })
 }
 
-async fn authenticate(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+/// Finds the session of the secret; the handlers get it as an extension.
+async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
-    let problem = match given {
-        Some(given) if api.secret.matches(given) => {
-            api.session.heartbeat();
+    let problem = match given.map(|given| api.sessions.find(given)) {
+        Some(Some(session)) => {
+            session.heartbeat();
+            request.extensions_mut().insert(session);
             return next.run(request).await;
         }
-        Some(_) => "the header \"secret\" is wrong",
+        Some(None) => "the header \"secret\" is wrong",
         None => "the header \"secret\" is missing",
     };
     // Most likely it is the module, whose author looks here; whoever guesses must not fill the log.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sidecar_core::server::{Limits, Secret, router, serve};
+use sidecar_core::server::{Limits, Secret, Sessions, router, serve};
 use sidecar_core::{DataPlane, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ async fn served(limits: Limits) -> (Scene, Session, String) {
     let session = scene.open().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let router = router(session.clone(), Secret::new("s"));
+    let router = router(Sessions::one(Secret::new("s"), session.clone()));
     tokio::spawn(serve(listener, router, limits, std::future::pending()));
     (scene, session, address)
 }

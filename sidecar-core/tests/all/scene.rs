@@ -81,7 +81,7 @@ impl BlobProvider for Scripted {
         self.script.call("get")?;
         self.blobs.get(key, target).await
     }
-    async fn flush(&self) -> Result<()> {
+    async fn flush(&self, _: &[BlobKey]) -> Result<()> {
         self.script.call("flush")
     }
     async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<blob::Listed>> {

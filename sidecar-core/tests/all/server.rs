@@ -4,7 +4,8 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use axum::{Router, response::Response};
 use serde_json::{Value, json};
-use sidecar_core::server::{Secret, router};
+use sidecar_core::DataPlane;
+use sidecar_core::server::{Secret, Sessions, router};
 use tower::ServiceExt;
 
 use crate::scene::{Scene, Scripted};
@@ -30,7 +31,7 @@ async fn get(router: &Router, path: &str) -> (StatusCode, Value) {
 async fn api() -> (Scripted, Scene, Router) {
     let scripted = Scripted::default();
     let scene = Scene::new(scripted.plane());
-    let router = router(scene.open().await, Secret::new("s"));
+    let router = router(Sessions::one(Secret::new("s"), scene.open().await));
     (scripted, scene, router)
 }
 
@@ -62,6 +63,30 @@ async fn the_secret_guards_what_changes_or_tells() {
     for path in ["/healthz", "/metrics", "/openapi.json"] {
         assert_eq!(call(&router, Method::GET, path, None).await.0, StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn one_server_serves_each_module_its_own_session() {
+    let (first, second) = (Scene::new(DataPlane::memory()), Scene::new(DataPlane::memory()));
+    let sessions = Sessions::one(Secret::new("first"), first.open().await);
+    sessions.insert(Secret::new("second"), second.open().await);
+    let router = router(sessions.clone());
+    let phase = async |secret| call(&router, Method::GET, "/status", Some(secret)).await.1["phase"].clone();
+    assert_eq!(call(&router, Method::GET, "/ready", Some("first")).await.0, StatusCode::OK);
+    assert_eq!((phase("first").await, phase("second").await), (json!("ready"), json!("new")));
+    second.write_outputs();
+    assert_eq!(call(&router, Method::GET, "/ready", Some("second")).await.0, StatusCode::OK);
+    assert_eq!(call(&router, Method::GET, "/done", Some("second")).await.1["files"], 2);
+    assert_eq!(call(&router, Method::GET, "/done", Some("first")).await.1["files"], 0);
+    let decided = async || {
+        let text = get(&router, "/metrics").await.1;
+        text.as_str().unwrap().contains(r#"sidecar_decisions_total{outcome="won"} 2"#)
+    };
+    assert!(decided().await);
+    sessions.remove(&Secret::new("second"));
+    assert_eq!(call(&router, Method::GET, "/done", Some("second")).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(phase("first").await, "done");
+    assert!(decided().await, "a session that has ended still counts");
 }
 
 #[tokio::test]
