@@ -1,10 +1,12 @@
 //! Settings that hold: every flag is checked here, and all that is wrong is reported together.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sidecar_core::plane::overlaps;
+use sidecar_core::process::Service;
 use sidecar_core::server::Listen;
 use sidecar_core::{Context, EventId, EventTypes, First, Layout, ModuleName, OnFailure, Settings};
 use tracing::level_filters::LevelFilter;
@@ -30,19 +32,6 @@ pub(crate) enum Mode {
     NoEvent,
 }
 
-/// Where to listen, and for how long. Deliberately without `Debug`: it holds the secret.
-pub(crate) struct Server {
-    pub(crate) secret: String,
-    pub(crate) listen: Listen,
-    /// How long the module may be silent.
-    pub(crate) module_timeout: Option<Duration>,
-    /// How variables begin that the module does not inherit, besides the sidecar's own.
-    pub(crate) credential_variables: Option<&'static str>,
-    pub(crate) exit_on_done: bool,
-    pub(crate) linger: Duration,
-    pub(crate) grace: Duration,
-}
-
 /// Where the log goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
@@ -55,7 +44,7 @@ pub(crate) struct Config {
     /// Absent where no event is processed. Without `--context.correlationid` that id is empty: only the event
     /// itself can tell.
     pub(crate) settings: Option<Settings>,
-    pub(crate) server: Server,
+    pub(crate) service: Service,
     pub(crate) plane: Plane,
     pub(crate) log: Log,
     pub(crate) print: bool,
@@ -84,8 +73,7 @@ impl Config {
         let options = &options;
         let development = errors.switch("development", &options.development).unwrap_or(false);
         let plane = Plane::parse(options, development, &mut errors);
-        let mut server = server(options, mode, development, &mut errors);
-        server.credential_variables = plane.as_ref().and_then(|plane| plane.credential_variables);
+        let service = service(options, mode, development, &mut errors);
         let event_id = options
             .context_eventid
             .as_deref()
@@ -118,7 +106,7 @@ impl Config {
         errors.0.extend(overlaps(settings.as_ref().map(|settings| &settings.layout), &private, &stores));
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { settings, server, plane, log, print }),
+            (true, Some(plane)) => Ok(Self { settings, service, plane, log, print }),
             _ => Err(errors.0),
         }
     }
@@ -140,14 +128,12 @@ impl Config {
             lines.push(("valideventtypes", types));
             lines.push(("parallel", parallel.to_string()));
         }
-        let Server { listen, module_timeout, exit_on_done, linger, grace, .. } = &self.server;
+        let Service { listen, lease, exit_on_done, linger, grace, .. } = &self.service;
         let Listen { address, socket, .. } = listen;
         lines.push(("serveraddress", address.ip().to_string()));
         lines.push(("serverport", address.port().to_string()));
         lines.extend(socket.iter().map(|socket| ("socket", socket.display().to_string())));
-        lines.extend(
-            module_timeout.map(|lease| ("module-timeout", humantime::format_duration(lease).to_string())),
-        );
+        lines.extend(lease.map(|lease| ("module-timeout", humantime::format_duration(lease).to_string())));
         lines.push(("exit-on-done", exit_on_done.to_string()));
         lines.push(("linger", humantime::format_duration(*linger).to_string()));
         lines.push(("grace", humantime::format_duration(*grace).to_string()));
@@ -155,6 +141,14 @@ impl Config {
         lines.push(("loglevel", self.log.level.to_string()));
         lines.into_iter().map(|(flag, value)| format!("{flag} = {value:?}\n")).collect()
     }
+}
+
+/// The module's name where none is given: that of its script, or of its command.
+pub(crate) fn module_name(command: &[OsString]) -> String {
+    let is_script = |part: &&Path| part.extension().is_some() && part.is_file();
+    let script = command.iter().skip(1).map(Path::new).find(is_script);
+    let named = script.or_else(|| command.first().map(Path::new)).and_then(Path::file_stem);
+    named.map_or_else(|| "module".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// Takes the settings that were given as files.
@@ -182,7 +176,7 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
     }
 }
 
-fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Server {
+fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Service {
     let secret = match &options.sharedsecret {
         Some(secret) => secret.clone(),
         None if development && *mode == Mode::Serve => DEV_SECRET.to_owned(),
@@ -201,15 +195,14 @@ fn server(options: &Options, mode: &Mode, development: bool, errors: &mut Errors
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
     let port = errors.parse("serverport", &options.serverport, "a port, 0 to 65535").unwrap_or(default_port);
-    Server {
+    Service {
         secret,
         listen: Listen {
             address: SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port),
             socket: options.socket.as_ref().map(PathBuf::from),
             socket_uid: errors.parse("socket-uid", &options.socket_uid, "a user's number"),
         },
-        module_timeout: lease,
-        credential_variables: None,
+        lease,
         exit_on_done: errors.switch("exit-on-done", &options.exit_on_done).unwrap_or(true),
         linger: errors.duration("linger", &options.linger, Duration::from_secs(2)),
         grace: errors.duration("grace", &options.grace, Duration::from_secs(30)),

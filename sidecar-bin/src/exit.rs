@@ -2,7 +2,10 @@
 //!
 //! They follow `sysexits.h` where it has a fitting one.
 
-use sidecar_core::Error;
+use std::io;
+
+use sidecar_core::process::{Ended, Stop};
+use sidecar_core::{Context, Error};
 
 /// The module failed: it called `/fail`, or exited without `done`. `run` passes the module's own code on.
 pub(crate) const MODULE_FAILED: u8 = 1;
@@ -16,8 +19,12 @@ pub(crate) const INPUTS_FAILED: u8 = 66;
 pub(crate) const PROVIDER_FAILED: u8 = 69;
 /// A local file, directory or socket cannot be used.
 pub(crate) const LOCAL_FAILED: u8 = 71;
-/// A signal ended the sidecar before the outputs were committed.
-pub(crate) const TERMINATED: u8 = 143;
+/// The command of `run` is not executable.
+const NOT_EXECUTABLE: u8 = 126;
+/// The command of `run` does not exist.
+const NOT_FOUND: u8 = 127;
+/// A signal ended the sidecar before the outputs were committed: its number is added.
+const SIGNALLED: u8 = 128;
 
 /// The table for `--help`.
 pub(crate) const HELP: &str = "\
@@ -29,8 +36,9 @@ Exit codes:
    66  the inputs could not be staged
    69  a provider cannot be used, or failed during the commit; repeat it
    71  a local file, directory or socket cannot be used
-  143  ended by a signal before the outputs were committed
-128+N  `run`: signal N ended the module";
+  126  `run`: the command cannot be executed
+  127  `run`: there is no such command
+128+N  ended by signal N before the outputs were committed (143 is SIGTERM, 130 Ctrl-C); `run`: signal N ended the module";
 
 /// Why the program ends early: the code, and what to tell.
 #[derive(Debug)]
@@ -82,6 +90,41 @@ impl Failure {
     /// An error of this machine.
     pub(crate) fn local(error: &Error) -> Self {
         Self::new(LOCAL_FAILED, describe(error))
+    }
+}
+
+/// The code for how an execution came out.
+///
+/// # Errors
+/// With what is still to be told.
+pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
+    match ended {
+        Ended::Committed => Ok(0),
+        Ended::Failed { code, reason: None } => Ok(code),
+        Ended::Failed { code, reason: Some(reason) } => Err(Failure::new(code, reason)),
+        Ended::Stopped(Stop { code: Some(code @ 1..), .. }) => Ok(code),
+        Ended::Stopped(Stop { signal, .. }) => {
+            Ok(SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)))
+        }
+        Ended::NotStarted { program, error } => {
+            let code = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
+                _ => NOT_EXECUTABLE,
+            };
+            Err(Failure::new(code, format!("cannot start {program}: {error}")))
+        }
+        Ended::NotPrepared(error) => Err(Failure::at_ready(&error)),
+        Ended::NotCommitted(error) => {
+            let Failure { code, message } = Failure::at_done(&error);
+            let Context { name, event_id, .. } = context;
+            let again = format!("sidecar commit --context.name={name} --context.eventid={event_id}");
+            Err(Failure::new(code, format!("{message}; with the other settings as they were: {again}")))
+        }
+        Ended::Local(error @ Error::Io { action: "listen on", .. }) => Err(Failure::new(
+            LOCAL_FAILED,
+            format!("{} (choose another --serverport or --socket)", error.chain()),
+        )),
+        Ended::Local(error) => Err(Failure::local(&error)),
     }
 }
 

@@ -8,13 +8,9 @@ mod exit;
 mod ion;
 mod logging;
 mod maintain;
-mod one_shot;
 mod options;
 mod plane;
 mod progress;
-mod run;
-mod serve;
-mod signals;
 mod submit;
 
 use std::io::Write;
@@ -22,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use clap::parser::ValueSource;
-use rustix::process::{Resource, Rlimit};
+use sidecar_core::process::{self, Ended, Module, Signals};
 use sidecar_core::{Context, Error, EventTypes, Phase, Session, Settings, Start};
 use tracing::{error, info, warn};
 
@@ -30,7 +26,6 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
 use crate::exit::Failure;
 use crate::progress::Bar;
-use crate::signals::Signals;
 
 fn main() -> ExitCode {
     let Cli { command, options, parent_is_empty } = match parse_cli() {
@@ -39,7 +34,7 @@ fn main() -> ExitCode {
     };
     let mode = match &command {
         None => Mode::Serve,
-        Some(Command::Run { command, .. }) => Mode::Run { name: run::module_name(command) },
+        Some(Command::Run { command, .. }) => Mode::Run { name: config::module_name(command) },
         Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(
             Command::Submit { .. }
@@ -59,7 +54,7 @@ fn main() -> ExitCode {
     if let Err(failure) = logging::start(&config.log) {
         return configuration(&[failure.message]);
     }
-    raise_file_limit();
+    process::raise_file_limit();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return configuration(&[format!("cannot start: {error}")]),
@@ -71,13 +66,6 @@ fn main() -> ExitCode {
     // A transfer that was cut short must not keep the process.
     runtime.shutdown_background();
     ExitCode::from(code)
-}
-
-/// Lets many clients and transfers be open at once, as far as the system allows without asking.
-fn raise_file_limit() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    // What cannot be raised stays as it is, and is enough for one module.
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The command line, with the settings of `--config` beneath it.
@@ -149,7 +137,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     };
     describe(&settings);
     if matches!(command, Some(Command::Commit)) {
-        one_shot::prepared(&settings).await?;
+        prepared(&settings).await?;
     }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::at_open(&error))?;
     if session.phase() == Phase::Done && !matches!(command, Some(Command::Run { .. })) {
@@ -165,25 +153,44 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let bar = Bar::of(&session);
-    let code = match command {
+    let (service, hidden) = (config.service, config.plane.hidden);
+    let ended = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            run::run(&session, &config.server, &command, wrap, &bar, &mut signals).await
+            let module = Module { command, wrap, hidden, service };
+            process::run(&session, &module, &mut signals).await
         }
         Some(Command::Prepare { .. }) => tokio::select! {
-            prepared = one_shot::ready(&session) => prepared.map(|_| 0).map_err(|error| Failure::at_ready(&error)),
-            _ = signals.end() => Ok(exit::TERMINATED),
+            prepared = session.prepare() => prepared.map_or_else(Ended::NotPrepared, |_| Ended::Committed),
+            signal = signals.end() => process::stopped(&session, service.grace, signal).await,
         },
         Some(Command::Commit) => tokio::select! {
-            done = one_shot::done(&session) => done.map(|_| 0).map_err(|error| Failure::at_done(&error)),
-            _ = signals.end() => Ok(serve::finish_within_grace(&session, &config.server).await),
+            done = session.commit() => done.map_or_else(Ended::NotCommitted, |_| Ended::Committed),
+            signal = signals.end() => process::stopped(&session, service.grace, signal).await,
         },
-        _ => serve::serve(&session, &config.server, &mut signals).await,
+        _ => process::serve(&session, &service, &mut signals).await,
     };
+    let code = exit::code(ended, &session.status().context);
     drop(bar);
     if let Err(error) = session.empty_trash().await {
         warn!("{}", error.chain());
     }
     code
+}
+
+/// `commit` goes on with what `prepare` began; it must not touch another execution.
+async fn prepared(settings: &Settings) -> Result<(), Failure> {
+    let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
+    let Settings { context, .. } = settings;
+    let found = match other {
+        Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
+        Some(other) => format!("was prepared for event {} of module {}", other.event_id, other.name),
+        None => "was never prepared".to_owned(),
+    };
+    let base = settings.layout.base().display();
+    let (event, module) = (&context.event_id, &context.name);
+    let message =
+        format!("{base} {found}, not for event {event} of module {module}: run sidecar prepare first");
+    Err(Failure::new(exit::CONFIGURATION, message))
 }
 
 fn describe(settings: &Settings) {

@@ -98,6 +98,8 @@ options! {
         parallel: "parallel" = "N",
         /// How long the module may go without a call when it is its turn; with `run --wrap`, how long it may take [default: for ever]
         module_timeout: "module-timeout" = "DURATION",
+        /// Variables that the module of `run` gets although they begin like a store's credentials, comma-separated
+        module_env: "module-env" = "NAMES",
         /// Give up a commit that the state directory remembers and that is not decided yet
         give_up: "give-up" = "BOOL",
         /// What becomes of the outputs of a module that failed: keep, upload [default: keep]

@@ -6,6 +6,8 @@ pub use contract::*;
 
 #[cfg(feature = "engine")]
 pub mod blob;
+#[cfg(feature = "engine")]
+mod blocking;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "engine")]
@@ -30,6 +32,8 @@ pub mod layers;
 mod local_dir;
 #[cfg(feature = "engine")]
 pub mod plane;
+#[cfg(feature = "process")]
+pub mod process;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
@@ -37,6 +41,8 @@ mod tls;
 
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;
+#[cfg(feature = "engine")]
+pub(crate) use blocking::blocking;
 #[cfg(feature = "engine")]
 pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]
@@ -50,18 +56,3 @@ pub use execution::{
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
-
-/// Runs a whole blocking file operation off the async threads.
-#[cfg(feature = "engine")]
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down: nobody is left to take an answer.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}

@@ -55,7 +55,7 @@ fn invalid_outputs_and_unknown_commands_have_their_codes() {
     assert!(log.contains("out/events/1.json:1:1"), "{log}");
     let mut command = sidecar(&dir, &["run"]);
     let (code, _, log) = ended(&command.args(CONTEXT).args(["--", "/no/such/command"]).output().unwrap());
-    assert_eq!(code, 64);
+    assert_eq!(code, 127);
     assert!(log.contains("cannot start /no/such/command"), "{log}");
 }
 
@@ -226,33 +226,57 @@ fn a_run_that_was_killed_is_not_begun_anew_beside_its_module() {
     assert_eq!(blobs(&dir), ["e1/m/~0-ID/a"]);
 }
 
-/// A shell dies of a signal at once, and what it was waiting for works on.
+/// A shell dies of a signal at once, and what it was waiting for would work on.
 #[test]
-fn what_outlives_a_module_that_was_told_to_end_keeps_the_next_one_away() {
+fn what_a_module_started_ends_with_it_when_it_is_told_to() {
+    for (script, grace) in [
+        ("sleep 60 & echo started; wait", "30s"),
+        ("trap '' TERM; sleep 60 & echo started; wait; wait", "200ms"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let mut command = sidecar(&dir, &["run", "--grace", grace]);
+        command.args(CONTEXT).args(["--", "sh", "-c", script]);
+        let (serving, _) = until_it_prints(command);
+        let started = Instant::now();
+        serving.signal("TERM");
+        let (code, log) = serving.end();
+        assert!(started.elapsed() < Duration::from_secs(10), "{log}");
+        assert_eq!(code, if grace == "30s" { 143 } else { 137 }, "{log}");
+        let (code, _, log) = run(&dir, &["--wrap"], WRITE);
+        assert_eq!(code, 0, "{log}");
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_started_is_found_before_anything_is_staged() {
+    for (command, code) in [("no-such-command", 127), ("./no/such/command", 127), ("/etc/passwd", 126)] {
+        let dir = TempDir::new().unwrap();
+        let (ended_with, _, log) =
+            ended(&sidecar(&dir, &["run", "--wrap"]).args(CONTEXT).args(["--", command]).output().unwrap());
+        assert!(ended_with == code && log.contains("cannot start"), "{ended_with}: {log}");
+        assert!(!base(&dir).join("in/meta.json").exists());
+    }
+}
+
+#[test]
+fn what_the_sidecar_was_started_with_does_not_cost_the_exit_code() {
     let dir = TempDir::new().unwrap();
-    // Written before it was ready, and by what outlives it.
-    let script = "cd $SIDECAR_BASE_DIR/out/data; echo x > early; (i=0; until test -e $END || test $i -gt 600; do i=$((i+1)); sleep 0.05; done;
-        echo x > late) 2> /dev/null & echo started; wait";
-    let mut command = sidecar(&dir, &["run"]);
-    command.args(CONTEXT).args(["--", "sh", "-c", script]).env("END", dir.path().join("end"));
-    let (serving, _) = until_it_prints(command);
-    serving.signal("TERM");
-    assert_eq!(serving.end().0, 143);
-    for half in ["run", "prepare"] {
-        let mut command = sidecar(&dir, &[half]);
-        let command =
-            if half == "run" { command.args(CONTEXT).args(["--", "true"]) } else { command.args(CONTEXT) };
-        let (code, _, log) = ended(&command.output().unwrap());
-        assert!(code == 71 && log.contains("the module of an earlier run"), "{half}: {code}: {log}");
-    }
-    fs::write(dir.path().join("end"), "").unwrap();
-    let deadline = Instant::now() + DEADLINE;
-    let (code, _, log) = run_when_free(&dir, deadline);
-    assert_eq!(code, 0, "{log}");
-    assert_eq!(blobs(&dir), ["e1/m/~0-ID/a"]);
-    for left in ["early", "late"] {
-        assert!(base(&dir).join("out/.previous/1/data").join(left).exists(), "{left}");
-    }
+    let started = |begin: &str, script: &str| {
+        let line = format!(
+            "{begin}; exec \"$0\" run --development=true --context.name=m --rerun -- sh -c '{script}'"
+        );
+        let mut command = Command::new("bash");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_sidecar")]).current_dir(dir.path());
+        ended(&command.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    // SIGCHLD ignored, as some supervisors leave it.
+    assert_eq!(started("trap '' CHLD", "exit 7").0, 7);
+    // The limit of open files is what it was.
+    let (_, out, _) = started("ulimit -Sn 321", "ulimit -Sn");
+    assert_eq!(out, "321\n");
+    // Under nohup a hang-up is nothing.
+    let (code, _, log) = started("trap '' HUP", "kill -HUP $PPID; sleep 0.2; exit 5");
+    assert_eq!(code, 5, "{log}");
 }
 
 #[test]

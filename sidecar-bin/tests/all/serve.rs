@@ -39,14 +39,20 @@ fn it_stays_when_told_so() {
 
 #[test]
 fn a_signal_ends_it_and_says_that_nothing_was_committed() {
-    for signal in ["TERM", "INT"] {
+    for (signal, expected) in [("TERM", 143), ("INT", 130)] {
         let dir = TempDir::new().unwrap();
         let serving = Serving::start(&dir, &[]);
         serving.call("ready").unwrap();
         write_outputs(&dir);
         serving.signal(signal);
         let (code, log) = serving.end();
-        assert_eq!(code, 143);
+        assert_eq!(code, expected);
+        // Whoever is beyond its sight may have crashed.
+        let failures = files(dir.path().join("dev/failures"));
+        assert!(
+            failures.len() == 1 && failures[0].1.contains("before the module called done"),
+            "{failures:?}"
+        );
         assert!(
             log.contains("ended by a signal: nothing is committed; the outputs are left where they are"),
             "{log}"

@@ -21,6 +21,7 @@ mod gc;
 mod get;
 mod ids;
 mod journal;
+mod one_shot;
 mod open;
 mod outputs;
 mod problems;

@@ -21,7 +21,9 @@ use super::record::{Decision, abandon, roll_forward};
 use super::state::{Move, Rest, State, Turn};
 use super::{Execution, Settings, Step, journal};
 use crate::blocking;
-use crate::contract::{Contents, Context, ExecutionRecord, Layout, Phase, Prepared, Receipt, Status};
+use crate::contract::{
+    Contents, Context, Culprit, ExecutionRecord, Layout, Phase, Prepared, Receipt, Status,
+};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::plane::DataPlane;
@@ -260,6 +262,19 @@ impl Session {
     /// The attempt does not end by it: whoever fixes the cause can still commit.
     pub async fn report(&self, error: &Error) {
         self.inner.execution.record_failure(self.phase(), &Reason::error(error)).await;
+    }
+
+    /// Leaves a [`Failure`](crate::Failure) for an attempt that a signal has ended before `done`; its module may have
+    /// crashed, or may never have called.
+    ///
+    /// The attempt does not end by it: the next start goes on with it.
+    pub async fn report_stop(&self, signal: i32) {
+        let reason = Reason {
+            text: format!("ended by signal {signal} before the module called done"),
+            culprit: Culprit::Sidecar,
+            retryable: true,
+        };
+        self.inner.execution.record_failure(self.phase(), &reason).await;
     }
 
     /// Notes the exit code of a module that has ended before `done`.

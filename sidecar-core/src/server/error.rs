@@ -12,12 +12,12 @@ use crate::contract::ErrorBody;
 use crate::error::Error;
 
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct HttpError {
     pub(super) body: ErrorBody,
     retry_after: Option<Duration>,
 }
 
-impl Failure {
+impl HttpError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         let body = ErrorBody {
             status_code: status.as_u16(),
@@ -29,23 +29,23 @@ impl Failure {
     }
 }
 
-impl From<Arc<Error>> for Failure {
+impl From<Arc<Error>> for HttpError {
     fn from(error: Arc<Error>) -> Self {
-        let mut failure = Self::new(status(&error), error.chain());
-        failure.body.retryable = error.is_retryable();
+        let mut answer = Self::new(status(&error), error.chain());
+        answer.body.retryable = error.is_retryable();
         if let Error::Invalid(problems) = &*error {
-            failure.body.problems.clone_from(problems);
+            answer.body.problems.clone_from(problems);
         }
-        failure.retry_after = match &*error {
+        answer.retry_after = match &*error {
             Error::Unavailable { retry_after, .. } => Some(retry_after.unwrap_or(RETRY_AFTER)),
             Error::DiskFull { .. } | Error::Abandoned { .. } => Some(RETRY_AFTER),
             _ => None,
         };
-        failure
+        answer
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.body.status_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.body)).into_response();
@@ -98,9 +98,9 @@ mod tests {
             (Error::DiskFull { action: "write", path: path.clone() }, 507, true, Some("1")),
             (Error::io("read", path)(std::io::Error::other("o")), 500, false, None),
         ] {
-            let failure = Failure::from(Arc::new(error));
-            assert_eq!((failure.body.status_code, failure.body.retryable), (status, retryable));
-            let response = failure.into_response();
+            let answer = HttpError::from(Arc::new(error));
+            assert_eq!((answer.body.status_code, answer.body.retryable), (status, retryable));
+            let response = answer.into_response();
             assert_eq!(response.status().as_u16(), status);
             assert_eq!(response.headers().get(header::RETRY_AFTER).map(|v| v.to_str().unwrap()), after);
         }

@@ -22,7 +22,7 @@ mod secret;
 mod serve;
 mod sessions;
 
-use error::Failure;
+use error::HttpError;
 pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::Secret;
@@ -62,26 +62,26 @@ pub fn router(sessions: Sessions) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics_text))
         .route("/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
-        .fallback(async || Failure::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json"))
+        .fallback(async || HttpError::new(StatusCode::NOT_FOUND, "no such path: see /openapi.json"))
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), observe))
         .with_state(api)
 }
 
 /// HEAD too, which would otherwise do what GET does.
-async fn not_allowed() -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
+async fn not_allowed() -> HttpError {
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
 }
 
-async fn ready(Extension(session): Extension<Session>) -> Result<Json<Prepared>, Failure> {
+async fn ready(Extension(session): Extension<Session>) -> Result<Json<Prepared>, HttpError> {
     Ok(Json(session.ready().await?))
 }
 
-async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, Failure> {
+async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, HttpError> {
     Ok(Json(session.done().await?))
 }
 
-async fn fail(Extension(session): Extension<Session>, request: Request) -> Result<Json<Status>, Failure> {
+async fn fail(Extension(session): Extension<Session>, request: Request) -> Result<Json<Status>, HttpError> {
     let reason = reason(request).await?;
     session.fail(reason).await?;
     Ok(Json(session.status()))
@@ -96,10 +96,10 @@ async fn metrics_text(State(api): State<Arc<Api>>) -> impl IntoResponse {
 }
 
 /// The body as text, whatever its content type.
-async fn reason(request: Request) -> Result<String, Failure> {
+async fn reason(request: Request) -> Result<String, HttpError> {
     let body: Bytes = axum::body::to_bytes(request.into_body(), MAX_BODY)
         .await
-        .map_err(|_| Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "a reason has at most 64 KiB"))?;
+        .map_err(|_| HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "a reason has at most 64 KiB"))?;
     let reason = String::from_utf8_lossy(&body);
     Ok(match reason.trim() {
         "" => "no reason given".to_owned(),
@@ -121,7 +121,7 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
     };
     // Most likely it is the module, whose author looks here; whoever guesses must not fill the log.
     api.refused.call_once(|| warn!("{} was refused: {problem} (told once)", request.uri().path()));
-    Failure::new(StatusCode::UNAUTHORIZED, problem).into_response()
+    HttpError::new(StatusCode::UNAUTHORIZED, problem).into_response()
 }
 
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {

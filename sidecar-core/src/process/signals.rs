@@ -18,45 +18,59 @@ const SIGNALS: [(Signal, SignalKind); 6] = [
 
 /// The signals as they arrive, from now on.
 #[derive(Debug)]
-pub(crate) struct Signals(mpsc::UnboundedReceiver<Signal>);
+pub struct Signals(mpsc::UnboundedReceiver<Signal>);
 
 impl Signals {
-    /// Catches signals instead of dying of them.
+    /// Catches signals instead of dying of them. One that the process was started to ignore, as `nohup` does with
+    /// SIGHUP, stays ignored; SIGCHLD does not, since the module's exit code would be lost.
     ///
     /// # Errors
-    /// When the system does not let us.
-    pub(crate) fn catch() -> io::Result<Self> {
+    /// When the system does not allow it.
+    pub fn catch() -> io::Result<Self> {
+        let ignored = ignored();
         let (sender, receiver) = mpsc::unbounded_channel();
         for (signal, kind) in SIGNALS {
+            if ignored & (1 << (signal.as_raw() - 1)) != 0 {
+                continue;
+            }
             let (mut stream, sender) = (unix::signal(kind)?, sender.clone());
             tokio::spawn(
                 async move { while stream.recv().await.is_some() && sender.send(signal).is_ok() {} },
             );
         }
+        // Registering is enough: the handler takes the place of SIG_IGN for good.
+        drop(unix::signal(SignalKind::child())?);
         Ok(Self(receiver))
     }
 
     /// The next signal.
-    pub(crate) async fn next(&mut self) -> Signal {
+    pub(super) async fn next(&mut self) -> Signal {
         match self.0.recv().await {
             Some(signal) => signal,
-            // The senders live as long as the runtime.
+            // All of them are ignored, or the runtime is shutting down.
             None => std::future::pending().await,
         }
     }
 
-    /// The next signal that asks to end.
-    pub(crate) async fn end(&mut self) -> Signal {
+    /// The number of the next signal that asks to end.
+    pub async fn end(&mut self) -> i32 {
         loop {
             let signal = self.next().await;
             if Self::ends(signal) {
-                return signal;
+                return signal.as_raw();
             }
         }
     }
 
     /// Whether a signal asks to end.
-    pub(crate) fn ends(signal: Signal) -> bool {
+    pub(super) fn ends(signal: Signal) -> bool {
         matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)
     }
+}
+
+/// The signals that this process ignores, as a bit mask; nothing where the system does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }

@@ -1,0 +1,139 @@
+//! A module's process, and everything that it starts.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use tokio::process::Command;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::limits;
+use super::reaper::Reaper;
+use crate::execution::Session;
+use crate::server::Listening;
+
+use super::serve::Service;
+
+/// A command to be run as a module, and how.
+#[derive(Debug, Clone)]
+pub struct Module {
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+    /// Whether the inputs are staged before it starts and the outputs committed when it has ended well: it need not
+    /// call anybody.
+    pub wrap: bool,
+    /// The variables that it does not inherit: settings and credentials of the sidecar.
+    pub hidden: Vec<String>,
+    /// Where and for how long it is served.
+    pub service: Service,
+}
+
+/// A module at work.
+#[derive(Debug)]
+pub(super) struct Child {
+    child: tokio::process::Child,
+    pid: Option<Pid>,
+    /// Whether it leads a process group of its own.
+    leads: bool,
+    _reaper: Reaper,
+}
+
+impl Module {
+    /// Starts the command; it inherits `lock`, and so does whatever it starts.
+    pub(super) fn spawn(&self, session: &Session, serving: &Listening, lock: File) -> io::Result<Child> {
+        let [program, arguments @ ..] = &*self.command else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mut command = Command::new(program);
+        self.hidden.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        let context = session.status().context;
+        command
+            .args(arguments)
+            .env("SHARED_SECRET", &self.service.secret)
+            .env("SIDECAR_PORT", serving.address().port().to_string())
+            .env("SIDECAR_BASE_DIR", session.layout().base())
+            .env("SIDECAR_EVENT_ID", context.event_id.as_str())
+            .env("SIDECAR_CORRELATION_ID", context.correlation_id)
+            .env("SIDECAR_MODULE_NAME", context.name.as_str())
+            .kill_on_drop(true);
+        // In a group of its own a module gets each signal once, from the sidecar, and is ended with all that it
+        // started. With a terminal as its input it must stay in the foreground group, which the terminal signals.
+        let leads = !io::stdin().is_terminal();
+        if leads {
+            command.process_group(0);
+        }
+        // What this process opens is not inherited unless it is told to be.
+        fcntl_setfd(&lock, FdFlags::empty())?;
+        let child = limits::with_inherited(|| command.spawn())?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let reaper = Reaper::beside(child.id());
+        Ok(Child { child, pid, leads, _reaper: reaper })
+    }
+}
+
+impl Child {
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
+    /// Passes a signal on, unless the terminal has sent it to the module already.
+    pub(super) fn signal(&self, signal: Signal) {
+        let by_terminal = matches!(signal, Signal::INT | Signal::QUIT);
+        let Some(pid) = self.pid.filter(|_| self.child.id().is_some() && (self.leads || !by_terminal)) else {
+            return;
+        };
+        debug!(?signal, "passing the signal on to the module");
+        // To the group's leader alone: what it started is its own to tell, as in a shell.
+        if let Err(error) = kill_process(pid, signal) {
+            warn!(?signal, "the signal could not be passed on: {error}");
+        }
+    }
+
+    /// Kills the module at once; what it started is left to [`end_descendants`](Self::end_descendants).
+    pub(super) fn kill(&mut self) {
+        // It may have ended at this very moment.
+        let _ = self.child.start_kill();
+    }
+
+    /// Asks the module to end, and kills it if it has not after `grace`.
+    pub(super) async fn end(&mut self, grace: Duration) {
+        self.signal(Signal::TERM);
+        if tokio::time::timeout(grace, self.wait()).await.is_err() {
+            self.kill();
+            let _ = self.wait().await;
+        }
+    }
+
+    /// Ends what a module that was ended has left running: asked first, killed after `grace`.
+    pub(super) async fn end_descendants(&self, grace: Duration) {
+        let Some(group) = self.pid.filter(|_| self.leads) else { return };
+        let alive = || test_kill_process_group(group).is_ok();
+        if !alive() {
+            return;
+        }
+        // Whoever ends between the two calls needs no signal.
+        let _ = kill_process_group(group, Signal::TERM);
+        let deadline = Instant::now() + grace;
+        while alive() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if alive() {
+            warn!("what the module started is killed: it did not end within the grace period");
+            let _ = kill_process_group(group, Signal::KILL);
+            // The lock that it inherited is free once it is gone.
+            while alive() && Instant::now() < deadline + Duration::from_secs(1) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// How soon descendants are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -1,0 +1,18 @@
+//! Modules as processes: a command that is started, watched and ended as the module of a session.
+//!
+//! [`run()`] is what `sidecar run` does: it serves on the side while the command works, and settles the execution
+//! when the command has ended. [`serve()`] serves a module that somebody else starts.
+
+mod child;
+mod find;
+mod limits;
+mod reaper;
+mod run;
+mod serve;
+mod signals;
+
+pub use child::Module;
+pub use limits::raise_file_limit;
+pub use run::{Ended, Stop, run};
+pub use serve::{Service, serve, stopped};
+pub use signals::Signals;

@@ -1,0 +1,276 @@
+//! A sidecar and its module as one process to the outside.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::child::{Child, Module};
+use super::find::find;
+use super::serve::{finish_within, lease, outcome, silence};
+use super::signals::Signals;
+use crate::contract::Phase;
+use crate::error::Error;
+use crate::execution::Session;
+use crate::server::{Listening, Secret, Sessions};
+
+/// How a run came out, by what its starter does next.
+#[derive(Debug)]
+pub enum Ended {
+    /// The outcome is committed: by this run, or before it.
+    Committed,
+    /// The module failed.
+    Failed {
+        /// The code that it exited with, or 128 and the number of the signal that ended it; 1 where it failed
+        /// otherwise.
+        code: u8,
+        /// What is to be told; `None` once it was.
+        reason: Option<String>,
+    },
+    /// A signal asked to end before anything was committed.
+    Stopped(Stop),
+    /// The command cannot be started.
+    NotStarted {
+        /// The command.
+        program: String,
+        /// `NotFound`, `PermissionDenied`, or whatever else keeps it from starting.
+        error: io::Error,
+    },
+    /// The inputs could not be staged.
+    NotPrepared(Arc<Error>),
+    /// The outputs could not be committed; the session can still commit them.
+    NotCommitted(Arc<Error>),
+    /// This machine stands in the way.
+    Local(Error),
+}
+
+/// How an execution was stopped by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// The code that the module exited with, where it ended with one of its own.
+    pub code: Option<u8>,
+    /// The number of the signal.
+    pub signal: i32,
+}
+
+/// Serves on the side while the command runs, and settles the execution when it has ended.
+pub async fn run(session: &Session, module: &Module, signals: &mut Signals) -> Ended {
+    Run { session, module }.run(signals).await.unwrap_or_else(|ended| ended)
+}
+
+struct Run<'r> {
+    session: &'r Session,
+    module: &'r Module,
+}
+
+/// How the module's process ended.
+#[derive(Debug)]
+struct Exit {
+    status: ExitStatus,
+    /// The signal that had asked for it.
+    told_by: Option<i32>,
+}
+
+impl Run<'_> {
+    async fn run(&self, signals: &mut Signals) -> Result<Ended, Ended> {
+        let Self { session, module } = self;
+        let phase = tokio::select! {
+            phase = session.idle() => phase,
+            signal = signals.end() => return Ok(self.stop(signal).await),
+        };
+        if phase == Phase::Done {
+            let context = session.status().context;
+            warn!(
+                "module {} committed event {} before: nothing to do (--rerun runs it again; another module needs \
+                 another --context.name)",
+                context.name, context.event_id
+            );
+            return Ok(Ended::Committed);
+        }
+        if session.is_publishing() {
+            // The module did its part before; starting it again could only confuse what is half published.
+            return self.commit(signals).await;
+        }
+        let program = module.command.first().map_or(OsStr::new(""), |program| program);
+        let not_started =
+            |error| Ended::NotStarted { program: program.to_string_lossy().into_owned(), error };
+        find(program).map_err(not_started)?;
+        if module.wrap {
+            tokio::select! {
+                prepared = session.prepare() => if let Err(error) = prepared {
+                    session.report(&error).await;
+                    return Err(Ended::NotPrepared(error));
+                },
+                signal = signals.end() => return Ok(self.stop(signal).await),
+            };
+        }
+        let sessions = Sessions::one(Secret::new(&module.service.secret), (*session).clone());
+        let serving = Listening::start(sessions, &module.service.listen).await.map_err(Ended::Local)?;
+        let lock = session.lock_module().await.map_err(Ended::Local)?;
+        let child = module.spawn(session, &serving, lock).map_err(not_started)?;
+        let exit = self.watch(child, signals).await?;
+        if exit.status.code().is_some() && exit.told_by.is_none() {
+            // What it left running it left on purpose.
+            session.forget_module().await;
+        }
+        let ended = self.settle(exit, signals).await;
+        serving.stop(module.service.grace).await;
+        ended
+    }
+
+    async fn stop(&self, signal: i32) -> Ended {
+        finish_within(self.session, self.module.service.grace, signal).await
+    }
+
+    /// Waits for the end of the process, passing signals on; one that is silent for longer than its lease is ended.
+    async fn watch(&self, mut child: Child, signals: &mut Signals) -> Result<Exit, Ended> {
+        let Self { session, module } = self;
+        // Only from now on it can be silent.
+        session.heartbeat();
+        let (mut told_by, mut hung_up, mut deadline) = (None, false, None);
+        let overdue = |deadline: Option<Instant>| async move {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        loop {
+            tokio::select! {
+                status = child.wait() => {
+                    let status = status.map_err(|error| {
+                        Ended::Local(Error::io("wait for", "the module")(error))
+                    })?;
+                    // To many programs a hang-up is no end.
+                    let hung_up = hung_up.then_some(Signal::HUP.as_raw()).filter(|_| status.signal().is_some());
+                    let told_by = told_by.or(hung_up);
+                    if told_by.is_some() {
+                        let left = deadline.map(|deadline: Instant| deadline - Instant::now());
+                        child.end_descendants(left.unwrap_or(module.service.grace)).await;
+                    }
+                    return Ok(Exit { status, told_by });
+                }
+                () = lease(session, module.service.lease) => return Err(self.expired(&mut child).await),
+                () = overdue(deadline) => {
+                    warn!("the module is killed: it did not end within {:?} (--grace)", module.service.grace);
+                    deadline = None;
+                    child.kill();
+                }
+                signal = signals.next() => {
+                    match signal {
+                        Signal::HUP => hung_up = true,
+                        _ if Signals::ends(signal) => {
+                            told_by.get_or_insert(signal.as_raw());
+                            deadline.get_or_insert_with(|| Instant::now() + module.service.grace);
+                        }
+                        _ => {}
+                    }
+                    child.signal(signal);
+                }
+            }
+        }
+    }
+
+    /// Ends a module that has lost its lease.
+    async fn expired(&self, child: &mut Child) -> Ended {
+        let Self { session, module } = self;
+        let reason = silence(module.service.lease.unwrap_or_default(), module.wrap);
+        // It fails only if the module has called after all, or if the outcome may be decided.
+        let failed = session.fail(reason.clone()).await;
+        let grace = module.service.grace.min(LEASE_GRACE);
+        child.end(grace).await;
+        child.end_descendants(grace).await;
+        if failed.is_err() && outcome(session, module.service.grace).await == Phase::Done {
+            warn!("{reason}, after its outcome was decided");
+            return Ended::Committed;
+        }
+        Ended::Failed { code: 1, reason: Some(reason) }
+    }
+
+    /// What the module's end means for the execution.
+    async fn settle(&self, Exit { status, told_by }: Exit, signals: &mut Signals) -> Result<Ended, Ended> {
+        let Self { session, module } = self;
+        let out = session.layout().base().join("out");
+        if !status.success() {
+            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+            let code = code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+            if let Some(signal) = told_by {
+                // That is no failure of the module, and nothing keeps it from being run again.
+                return Ok(match self.stop(signal).await {
+                    Ended::Failed { reason, .. } => Ended::Failed { code, reason },
+                    // What it had committed stays so, and its own code counts.
+                    Ended::Committed => Ended::Failed { code, reason: None },
+                    _ => Ended::Stopped(Stop { code: Some(code), signal }),
+                });
+            }
+            let reason = match session.last_error() {
+                Some(error) => {
+                    format!("the module ended with {status} when done had failed: {}", error.chain())
+                }
+                None => format!("the module ended with {status}"),
+            };
+            let failed = tokio::select! {
+                failed = session.fail(reason) => failed,
+                signal = signals.end() => return Ok(self.stop(signal).await),
+            };
+            match failed {
+                Ok(()) => warn!("what it wrote is left in {}", out.display()),
+                // It failed after its outputs were committed: then they stay so.
+                Err(_) if session.is_publishing() => drop(self.commit(signals).await?),
+                Err(_) if session.phase() == Phase::Done => {
+                    warn!("the module ended with {status} after it was done: {}", session.saved());
+                }
+                Err(error) => warn!("the failure could not be recorded: {}", error.chain()),
+            }
+            return Ok(Ended::Failed { code, reason: None });
+        }
+        if module.wrap && told_by.is_none() {
+            session.module_exited(0);
+            return self.commit(signals).await;
+        }
+        let phase = tokio::select! {
+            phase = session.idle() => phase,
+            signal = signals.end() => return Ok(self.stop(signal).await),
+        };
+        match (phase, session.last_error()) {
+            (Phase::Done, _) => Ok(Ended::Committed),
+            (Phase::Failed, _) => Ok(Ended::Failed { code: 1, reason: None }),
+            // The module was told of an error and did not ask again.
+            _ if session.is_publishing() => self.commit(signals).await,
+            (_, Some(error)) => Err(self.refused(error).await),
+            (_, None) if let Some(signal) = told_by => Ok(self.stop(signal).await),
+            (_, None) => {
+                let reason =
+                    "the module ended without calling done: nothing was committed (--wrap commits for it)";
+                // It ends with the same code if that cannot be recorded.
+                let _ = session.fail(reason).await;
+                warn!("what it wrote is left in {}", out.display());
+                Err(Ended::Failed { code: 1, reason: Some(reason.into()) })
+            }
+        }
+    }
+
+    /// Commits what the module wrote.
+    async fn commit(&self, signals: &mut Signals) -> Result<Ended, Ended> {
+        tokio::select! {
+            done = self.session.commit() => match done {
+                Ok(_) => Ok(Ended::Committed),
+                Err(error) => Err(self.refused(error).await),
+            },
+            signal = signals.end() => Ok(self.stop(signal).await),
+        }
+    }
+
+    async fn refused(&self, error: Arc<Error>) -> Ended {
+        self.session.report(&error).await;
+        Ended::NotCommitted(error)
+    }
+}
+
+/// How long a module that lost its lease may take to end.
+const LEASE_GRACE: Duration = Duration::from_secs(10);
