@@ -3,7 +3,8 @@
 //! Without the feature `fault-points` they are nothing. With it, `SIDECAR_FAULT_TRACE` names a file to which
 //! every place passed is added, `SIDECAR_FAULT_AT` the place and how often it is passed before the end
 //! (`journal.ready.before 1`), and `SIDECAR_FAULT_SIGNAL` how it ends: `KILL`, or `TERM`, after which it goes on, or
-//! `STOP`, after which it goes on when the test continues it.
+//! `STOP`, after which it goes on when the test continues it. `SIDECAR_FAULT_BREAK` names a rule of the engine that
+//! does not hold then, so that a test can show that it notices.
 
 #[cfg(feature = "fault-points")]
 pub(crate) fn point(name: &str) {
@@ -42,3 +43,14 @@ pub(crate) fn point(name: &str) {
 
 #[cfg(not(feature = "fault-points"))]
 pub(crate) fn point(_name: &str) {}
+
+/// Whether a test has broken this rule of the engine on purpose.
+#[cfg(feature = "fault-points")]
+pub(crate) fn is_broken(rule: &str) -> bool {
+    std::env::var("SIDECAR_FAULT_BREAK").is_ok_and(|broken| broken == rule)
+}
+
+#[cfg(not(feature = "fault-points"))]
+pub(crate) fn is_broken(_rule: &str) -> bool {
+    false
+}

@@ -76,6 +76,8 @@ pub enum Then {
     Dies,
     /// It goes on. A call at which it is held may have taken effect, or even have been answered.
     GoesOn,
+    /// It is not held, and loses a store from outside.
+    IsCutOff,
 }
 
 /// An attempt at work.
@@ -118,6 +120,7 @@ impl Attempt {
                     .env("SIDECAR_FAULT_CALL", format!("{call} {}", place.count))
                     .env("SIDECAR_FAULT_INJECT", "hang");
             }
+            Some((_, _, Then::IsCutOff)) => {}
             Some((place, None, _)) => {
                 command.env("SIDECAR_FAULT_AT", place.to_string()).env("SIDECAR_FAULT_SIGNAL", "STOP");
             }
@@ -152,6 +155,21 @@ impl Attempt {
             tokio::time::sleep(TICK).await;
         }
         Ok(())
+    }
+
+    /// Waits until it has passed its place, or has ended.
+    pub async fn passes(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.has_passed() && self.child.try_wait().unwrap().is_none() {
+            self.in_time(deadline)?;
+            tokio::time::sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn go_on(&mut self) {

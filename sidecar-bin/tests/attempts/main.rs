@@ -21,6 +21,7 @@ mod bus;
 #[path = "../reliability/plane.rs"]
 #[allow(dead_code, reason = "the reliability test uses all of it")]
 mod plane;
+mod proxy;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
 #[path = "../all/table.rs"]
@@ -69,7 +70,13 @@ async fn main() {
     let mut table = Table::default();
     for kind in KINDS {
         let Some(reference) = Plane::new(kind, number()).await else { continue };
-        let chosen = choose(places(&reference).await, kind, &arguments);
+        let places = places(&reference).await;
+        if kind == Kind::Local && arguments.only.is_empty() {
+            for (broken, row) in BROKEN {
+                notice(broken, row, &places).await;
+            }
+        }
+        let chosen = choose(places, kind, &arguments);
         println!("{}: {} trials", kind.name(), chosen.len());
         let run = async |(row, place)| (run(kind, row, &place).await, row, place);
         let mut running = futures_util::stream::iter(chosen).map(run).buffer_unordered(PARALLEL);
@@ -109,10 +116,11 @@ async fn places(plane: &Plane) -> Vec<Place> {
 
 /// All of them, or those that the seed chooses.
 fn choose(places: Vec<Place>, kind: Kind, arguments: &Arguments) -> Vec<(Row, Place)> {
-    let trials = Row::ALL.into_iter().flat_map(|row| places.iter().map(move |place| (row, place.clone())));
+    let rows = Row::ALL.into_iter().filter(|row| kind != Kind::Local || row.is_local());
+    let trials = rows.flat_map(|row| places.iter().map(move |place| (row, place.clone())));
     let share = match kind {
-        Kind::Local => 10,
-        Kind::Cluster | Kind::Azure => 16,
+        Kind::Local => 12,
+        Kind::Cluster | Kind::Azure => 24,
     };
     let is_chosen = |(row, place): &(Row, Place)| {
         let mut hasher = DefaultHasher::new();
@@ -125,7 +133,25 @@ fn choose(places: Vec<Place>, kind: Kind, arguments: &Arguments) -> Vec<(Row, Pl
 
 async fn run(kind: Kind, row: Row, place: &Place) -> Result<(), String> {
     let plane = Plane::new(kind, number()).await.ok_or("the servers are gone")?;
-    play(&plane, row, place).await
+    play(plane, row, place).await
+}
+
+/// Ways to break the engine, each of which some trial must notice: a programme that survives them proves nothing.
+const BROKEN: [(&str, Row); 4] =
+    [("decide", Row::Two), ("proposal", Row::Stopped), ("loser", Row::Two), ("gc", Row::Collected)];
+
+/// Plays trials with a broken engine until one fails.
+async fn notice(broken: &str, row: Row, places: &[Place]) {
+    // Wherever an attempt can be held, some places are harmless.
+    for place in places.iter().rev() {
+        let mut plane = Plane::new(Kind::Local, number()).await.expect("local stores need no server");
+        plane.env.push(("SIDECAR_FAULT_BREAK", broken.to_owned()));
+        if let Err(problem) = play(plane, row, place).await {
+            let problem = problem.lines().next().unwrap_or_default().chars().take(150).collect::<String>();
+            return println!("an engine broken at {broken:?} is noticed at {place}: {problem}");
+        }
+    }
+    panic!("no trial notices an engine that is broken at {broken:?}");
 }
 
 /// How often each row was tried over each data plane, and survived.
@@ -152,7 +178,8 @@ impl Table {
 
     fn text(&self, seed: u64, seconds: u64) -> String {
         let count = |row, plane: usize| self.counts.get(&(row, KINDS[plane].name())).copied();
-        let end = format!("Seed {seed}, {seconds} s.");
+        let held = proxy::Proxy::held();
+        let end = format!("{held} parts of requests arrived late. Seed {seed}, {seconds} s.");
         table::table(KINDS.map(Kind::name), Row::ALL, |row| row.name(), count, &end)
     }
 }

@@ -8,9 +8,13 @@ use futures_util::future::{try_join, try_join3};
 use crate::attempt::{Attempt, Ended, Place, Then, directory, maintain};
 use crate::audit::{agree, audit, nothing_is_left};
 use crate::plane::Plane;
+use crate::proxy::{Proxy, Store};
 
 /// How long an attempt is held while others run.
 const HELD: Duration = Duration::from_millis(300);
+
+/// By then an attempt has given up the calls that are held, and tries again.
+const GIVEN_UP: Duration = Duration::from_millis(2500);
 
 /// A row of the table. A is the attempt that is brought to the place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +22,8 @@ pub enum Row {
     Killed,
     Stopped,
     Collected,
+    CollectedBeside,
+    CutOff(Store),
     Two,
     Three,
     LostDisk,
@@ -26,10 +32,14 @@ pub enum Row {
 }
 
 impl Row {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Killed,
         Self::Stopped,
         Self::Collected,
+        Self::CollectedBeside,
+        Self::CutOff(Store::Blobs),
+        Self::CutOff(Store::Documents),
+        Self::CutOff(Store::Events),
         Self::Two,
         Self::Three,
         Self::LostDisk,
@@ -37,10 +47,16 @@ impl Row {
         Self::Rerun,
     ];
 
+    /// Whether it can be played where stores are directories.
+    pub fn is_local(self) -> bool {
+        !matches!(self, Self::CutOff(_))
+    }
+
     /// What becomes of A.
     fn then(self) -> Then {
         match self {
-            Self::Stopped | Self::Collected | Self::Two | Self::Three => Then::GoesOn,
+            Self::Stopped | Self::Collected | Self::CollectedBeside | Self::Two | Self::Three => Then::GoesOn,
+            Self::CutOff(_) => Then::IsCutOff,
             Self::Killed | Self::LostDisk | Self::ClonedDisk | Self::Rerun => Then::Dies,
         }
     }
@@ -50,6 +66,16 @@ impl Row {
             Self::Killed => "one is killed, another one runs",
             Self::Stopped => "one is stopped, and continued when another one has ended",
             Self::Collected => "one is stopped, `gc` runs, it is continued, another one runs",
+            Self::CollectedBeside => "one is at work while `gc` runs, another one runs",
+            Self::CutOff(Store::Blobs) => {
+                "one is cut off from the blobs; what it sent arrives after another one"
+            }
+            Self::CutOff(Store::Documents) => {
+                "one is cut off from the documents; what it sent arrives after another one"
+            }
+            Self::CutOff(Store::Events) => {
+                "one is cut off from the bus; what it sent arrives after another one"
+            }
             Self::Two => "two at once",
             Self::Three => "three at once",
             Self::LostDisk => "one is killed, and runs again without its disk",
@@ -60,7 +86,12 @@ impl Row {
 }
 
 /// Plays the row at this place; the data plane is fresh.
-pub async fn play(plane: &Plane, row: Row, place: &Place) -> Result<(), String> {
+pub async fn play(mut plane: Plane, row: Row, place: &Place) -> Result<(), String> {
+    let proxy = match row {
+        Row::CutOff(store) => Proxy::before(&mut plane, store).await,
+        _ => None,
+    };
+    let plane = &plane;
     let start = |name| Attempt::start(plane, name, None, &[]);
     let again = |name| Attempt::start(plane, name, None, &["--rerun=1"]);
     let mut a = Attempt::start(plane, "A", Some((place, row.then())), &[]);
@@ -82,6 +113,22 @@ pub async fn play(plane: &Plane, row: Row, place: &Place) -> Result<(), String> 
             a.go_on();
             let a = a.end().await?.committed_or_clear()?;
             vec![a, start("B").end().await?.committed()?]
+        }
+        Row::CollectedBeside => {
+            a.held().await?;
+            let gc = maintain(plane, &["gc"]);
+            a.go_on();
+            let (a, ()) = try_join(a.end(), gc).await?;
+            vec![a.committed_or_clear()?, start("B").end().await?.committed()?]
+        }
+        Row::CutOff(_) => {
+            let proxy = proxy.ok_or("the store has no server")?;
+            a.passes().await?;
+            proxy.cut_off(a.id());
+            let b = start("B").end().await?.committed()?;
+            tokio::time::sleep(GIVEN_UP).await;
+            proxy.release();
+            vec![a.end().await?.committed_or_clear()?, b]
         }
         Row::Two => {
             let (a, b) = try_join(a.end_after(HELD), start("B").end()).await?;

@@ -31,7 +31,10 @@ impl Execution {
     pub(super) async fn propose(self: &Arc<Self>, prepared: Prepared) -> Result<(ExecutionRecord, Contents)> {
         let done = now();
         let (this, execution) = (self.clone(), self.id());
-        let proposal = PrivateId::random();
+        let proposal = match fault::is_broken("proposal") {
+            true => ids::of_release_0_1(&execution),
+            false => PrivateId::random(),
+        };
         let reading = proposal.clone();
         let Outputs { files, insights, events } = blocking(move || outputs::read(&this, &reading)).await?;
         let bytes = files.values().map(Source::size).sum();

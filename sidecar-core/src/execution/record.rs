@@ -49,6 +49,10 @@ impl ExecutionRecord {
 /// Whatever is stored is the outcome: this proposal, if there was none.
 pub(super) async fn decide(plane: &DataPlane, record: &ExecutionRecord) -> Result<ExecutionRecord> {
     fault::point("decide.before");
+    if fault::is_broken("decide") {
+        plane.documents.store(std::slice::from_ref(record)).await?;
+        return Ok(record.clone());
+    }
     let stored = plane.documents.decide(record).await?;
     fault::point("decide.after");
     Ok(stored)
@@ -348,6 +352,7 @@ impl Execution {
         let mine = record.committed().map(|committed| &committed.proposal);
         match stored.committed().map(|committed| &committed.proposal) {
             Some(proposal) if Some(proposal) == mine => Ok(Decision::Won(Box::new(stored))),
+            Some(_) if fault::is_broken("loser") => Ok(Decision::Won(Box::new(record.clone()))),
             Some(_) => Ok(Decision::Lost(Box::new(stored))),
             None => {
                 let next = ExecutionId { run: record.run + 1, ..record.execution() };
