@@ -65,6 +65,8 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR")]
         dir: Option<std::path::PathBuf>,
     },
+    /// Lists the failures that attempts left, with those that a later outcome has overcome, and exits
+    Failures,
     /// Publishes what is decided and not published, whoever decided it, and exits
     Recover,
     /// Removes what no outcome names, and exits; an attempt that is at work beside it stores its outputs again

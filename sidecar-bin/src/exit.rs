@@ -2,7 +2,7 @@
 //!
 //! They follow `sysexits.h` where it has a fitting one.
 
-use std::io;
+use std::io::{self, Write};
 
 use sidecar_core::process::{Ended, Stop};
 use sidecar_core::{Context, Error};
@@ -90,6 +90,20 @@ impl Failure {
     /// An error of this machine.
     pub(crate) fn local(error: &Error) -> Self {
         Self::new(LOCAL_FAILED, describe(error))
+    }
+}
+
+/// Prints a result.
+///
+/// # Errors
+/// When stdout takes nothing; a reader that has seen enough is no error.
+pub(crate) fn print(line: &str) -> Result<(), Failure> {
+    let printed = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush());
+    match printed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(LOCAL_FAILED, format!("cannot print {line}: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 

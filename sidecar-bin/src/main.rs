@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             Command::Submit { .. }
             | Command::Check
             | Command::Get { .. }
+            | Command::Failures
             | Command::Recover
             | Command::Gc { .. },
         ) => Mode::NoEvent,
@@ -119,6 +120,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             return Ok(0);
         }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
+        Some(Command::Failures) => return maintain::failures(&plane).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,
         Some(Command::Gc { older_than, unknown }) => return maintain::gc(&plane, *older_than, unknown).await,
         _ => {}

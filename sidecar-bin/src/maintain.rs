@@ -1,10 +1,9 @@
-//! What people and timers run beside executions: `get`, `recover` and `gc`.
+//! What people and timers run beside executions: `get`, `failures`, `recover` and `gc`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, collect_garbage, copy_out};
+use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
@@ -20,9 +19,35 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, dir: Option<PathBuf>) -> Re
         other => Failure::at_ready(other),
     })?;
     info!(files, bytes, "copied {id}");
-    // A reader that is gone does not undo it.
-    let _ = writeln!(std::io::stdout(), "{}", dir.display());
+    exit::print(&dir.display().to_string())?;
     Ok(0)
+}
+
+/// Prints one line for each failure.
+///
+/// # Errors
+/// When the documents cannot be listed, or the lines not be printed.
+pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
+    let mut after = None;
+    loop {
+        let page = sidecar_core::failures(plane, after.as_deref()).await;
+        let page = page.map_err(|error| Failure::at_open(&error))?;
+        let Some((last, _)) = page.last() else { return Ok(0) };
+        after = Some(last.clone());
+        for (_, ShownFailure { failure, overcome_by }) in page {
+            let overcome = overcome_by.map(|by| format!(" overcome by {by}:")).unwrap_or_default();
+            let context = &failure.context;
+            exit::print(&format!(
+                "{} {}/{} {} {}:{overcome} {}",
+                failure.time,
+                context.event_id,
+                context.name,
+                failure.phase,
+                format!("{:?}", failure.culprit).to_lowercase(),
+                failure.reason.escape_debug(),
+            ))?;
+        }
+    }
 }
 
 /// Publishes what is decided and not published.

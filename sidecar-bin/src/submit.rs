@@ -1,6 +1,5 @@
 //! `sidecar submit`: the first event of a graph.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use sidecar_core::plane::Unopened;
@@ -61,7 +60,7 @@ pub(crate) async fn submit(
         other => Failure::at_done(&other),
     })?;
     info!(files, "submitted as event {id}");
-    // The event is published; a reader that is gone does not undo it.
-    let _ = writeln!(std::io::stdout(), "{id}");
+    // The event is published all the same; whoever needs its id has to know that it did not arrive.
+    exit::print(id.as_str())?;
     Ok(0)
 }

@@ -204,3 +204,27 @@ fn a_module_that_hangs_under_run_loses_its_lease_too() {
         assert_eq!(failure(&dir)["culprit"], "module");
     }
 }
+
+#[test]
+fn a_failure_that_an_outcome_followed_is_shown_as_overcome() {
+    let dir = TempDir::new().unwrap();
+    let attempt = |script: &str| {
+        let mut command = sidecar(&dir, &["run", "--wrap"]);
+        command.args(CONTEXT).args(["--", "sh", "-c", script]).output().unwrap()
+    };
+    let shown = || {
+        let (code, out, log) = ended(&sidecar(&dir, &["failures", "--development=true"]).output().unwrap());
+        assert_eq!(code, 0, "{log}");
+        out
+    };
+    assert_eq!(shown(), "");
+    attempt("exit 3");
+    let open = shown();
+    assert!(open.contains("e1/m ready module: the module ended with exit status: 3"), "{open}");
+    attempt("true");
+    assert!(shown().contains(" overcome by attempt "), "{}", shown());
+    assert_eq!(shown().lines().count(), 1);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let mut command = sidecar(&dir, &["failures", "--development=true"]);
+    assert_eq!(command.stdout(full).status().unwrap().code(), Some(71));
+}

@@ -8,12 +8,14 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use super::problems::Problems;
+use super::record::{Found, look};
 use super::upload::upload;
 use super::{Execution, ids, outputs, tree};
 use crate::contract::{Blob, BlobKey, Culprit, Failure, Layout, Phase};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::plane::DataPlane;
 
 /// What becomes of the outputs of an execution that failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,6 +56,31 @@ impl Reason {
         };
         Self { text: error.chain(), culprit, retryable: error.is_retryable() }
     }
+}
+
+/// A failure, and whether it still matters.
+#[derive(Debug, Clone)]
+pub struct ShownFailure {
+    /// As the attempt left it; it never changes.
+    pub failure: Failure,
+    /// Who decided the outcome that the execution has all the same, if it has one: then the failure is overcome.
+    pub overcome_by: Option<String>,
+}
+
+/// The next failures that attempts left, after the one with the id `after`; an empty page is the end.
+///
+/// # Errors
+/// What the document store reports.
+pub async fn failures(plane: &DataPlane, after: Option<&str>) -> Result<Vec<(String, ShownFailure)>> {
+    let mut shown = Vec::new();
+    for (id, failure) in plane.documents.page::<Failure>(after).await? {
+        let overcome_by = match look(plane, &ids::execution(&failure.context, 0)).await? {
+            Found::Decided(record) => Some(record.decided_by()),
+            Found::Open(_) => None,
+        };
+        shown.push((id, ShownFailure { failure, overcome_by }));
+    }
+    Ok(shown)
 }
 
 impl Execution {

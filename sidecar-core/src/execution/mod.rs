@@ -44,7 +44,7 @@ pub(crate) use ids::record as record_id;
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
 
-pub use failure::OnFailure;
+pub use failure::{OnFailure, ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
