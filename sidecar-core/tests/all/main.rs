@@ -16,6 +16,7 @@ mod mongo;
 mod nats;
 mod never_again;
 mod postgres;
+mod processes;
 mod properties;
 mod scene;
 mod server;
