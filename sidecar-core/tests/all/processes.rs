@@ -92,7 +92,8 @@ async fn eight_processes_have_one_view_of_postgres() {
 
 #[tokio::test]
 async fn eight_processes_have_one_view_of_mongodb() {
-    let url = servers::secantusdb().map(|mut url| {
+    let url = servers::secantusdb().map(|url| {
+        let mut url: url::Url = url.parse().unwrap();
         url.set_path("/test.decided");
         url.to_string()
     });
