@@ -11,21 +11,30 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 import zlib
 
 SIZE = 128  # the longer side of a thumbnail, in pixels
 BASE = pathlib.Path(os.environ.get("SIDECAR_BASE_DIR", "/ion"))
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by PNG colour type
+HEADERS = {
+    # A sidecar in development mode keeps the secret that it made up in a file.
+    "secret": os.environ.get("SHARED_SECRET") or pathlib.Path("dev/secret").read_text().strip(),
+    # Tells this process from one that was started before it and died.
+    "module-start": uuid.uuid4().hex,
+}
+# The sidecar is a neighbour: a proxy for the outside world does not know it.
+HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def call(name):
     """Calls the sidecar, which may start later than this module."""
     url = f"http://127.0.0.1:{os.environ.get('SIDECAR_PORT', '8080')}/{name}"
-    request = urllib.request.Request(url, headers={"secret": os.environ["SHARED_SECRET"]})
+    request = urllib.request.Request(url, headers=HEADERS)
     deadline = time.monotonic() + 60
     while True:
         try:
-            return json.load(urllib.request.urlopen(request))
+            return json.load(HTTP.open(request))
         except urllib.error.HTTPError as error:
             answer = json.load(error)
             if not answer["retryable"] or time.monotonic() > deadline:

@@ -2,10 +2,15 @@
 # A module in shell, curl only: wraps every picture in an SVG that shows it small.
 set -eu
 base=${SIDECAR_BASE_DIR:-/ion}
+# A sidecar in development mode keeps the secret that it made up in a file.
+secret=${SHARED_SECRET:-$(cat dev/secret)}
+# Tells this process from one that was started before it and died.
+start=$$-$(date +%s%N)
 
 call() {
-    curl --silent --show-error --fail-with-body --retry 60 --retry-delay 1 --retry-connrefused \
-        --header "secret: $SHARED_SECRET" "http://127.0.0.1:${SIDECAR_PORT:-8080}/$1"
+    # The sidecar is a neighbour: a proxy for the outside world does not know it.
+    curl --noproxy '*' --silent --show-error --fail-with-body --retry 60 --retry-delay 1 --retry-connrefused \
+        --header "secret: $secret" --header "module-start: $start" "http://127.0.0.1:${SIDECAR_PORT:-8080}/$1"
     echo
 }
 

@@ -49,7 +49,13 @@ impl Sidecar {
     fn start(dir: &Path, name: &str, event: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sidecar"))
             .current_dir(dir)
-            .args(["--development=true", "--serverport=0", "--exit-on-done=false", "--valideventtypes=t"])
+            .args([
+                "--development=true",
+                "--sharedsecret=dev",
+                "--serverport=0",
+                "--exit-on-done=false",
+                "--valideventtypes=t",
+            ])
             .args([format!("--context.name={name}"), format!("--context.eventid={event}")])
             .stderr(Stdio::piped())
             .spawn()

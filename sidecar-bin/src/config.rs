@@ -1,7 +1,10 @@
 //! Settings that hold: every flag is checked here, and all that is wrong is reported together.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +18,11 @@ use crate::errors::Errors;
 use crate::options::Options;
 use crate::plane::{DEV_DIR, Plane};
 
-/// The secret of development mode, known to everybody.
-const DEV_SECRET: &str = "dev";
+/// Where development mode keeps the secret that it makes up, for modules to find it.
+const DEV_SECRET: &str = "secret";
+
+/// The shortest secret where more than this machine can guess at it, in bytes.
+const SHORTEST_SECRET: usize = 16;
 
 /// How the program was started, as far as settings depend on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +157,27 @@ pub(crate) fn module_name(command: &[OsString]) -> String {
     named.map_or_else(|| "module".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
+/// The secret of development mode: made up once, and kept where this user alone reads it.
+fn development_secret() -> std::io::Result<String> {
+    let path = Path::new(DEV_DIR).join(DEV_SECRET);
+    match std::fs::read_to_string(&path) {
+        Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir_all(DEV_DIR)?;
+    // Whole or not at all, whoever else makes one at this moment: the first one counts.
+    let staged = path.with_extension(std::process::id().to_string());
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    writeln!(file, "{}", uuid::Uuid::new_v4().simple())?;
+    let linked = std::fs::hard_link(&staged, &path);
+    std::fs::remove_file(&staged)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(std::fs::read_to_string(&path)?.trim().to_owned()),
+    }
+}
+
 /// Takes the settings that were given as files.
 fn read_files(options: &mut Options, errors: &mut Errors) {
     for (flag, value, file) in options.in_files() {
@@ -179,7 +206,10 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
 fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Service {
     let secret = match &options.sharedsecret {
         Some(secret) => secret.clone(),
-        None if development && *mode == Mode::Serve => DEV_SECRET.to_owned(),
+        None if development && *mode == Mode::Serve => development_secret().unwrap_or_else(|error| {
+            errors.push("development", format!("cannot keep a secret in {DEV_DIR}/{DEV_SECRET}: {error}"));
+            String::new()
+        }),
         None => {
             if *mode == Mode::Serve {
                 errors.push("sharedsecret", "is required; the module sends it in the header `secret`");
@@ -194,11 +224,19 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
     }
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
+    let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    if !ip.is_loopback() && secret.len() < SHORTEST_SECRET {
+        let bytes = secret.len();
+        errors.push(
+            "sharedsecret",
+            format!("has {bytes} bytes, which can be guessed from other machines: take {SHORTEST_SECRET} or more, or listen on a loopback address"),
+        );
+    }
     let port = errors.parse("serverport", &options.serverport, "a port, 0 to 65535").unwrap_or(default_port);
     Service {
         secret,
         listen: Listen {
-            address: SocketAddr::new(ip.unwrap_or(Ipv4Addr::LOCALHOST.into()), port),
+            address: SocketAddr::new(ip, port),
             socket: options.socket.as_ref().map(PathBuf::from),
             socket_uid: errors.parse("socket-uid", &options.socket_uid, "a user's number"),
         },

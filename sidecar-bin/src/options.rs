@@ -156,7 +156,7 @@ options! {
         s3_secretaccesskey_file: "s3.secretaccesskey-file" = "FILE",
         /// Certificates to trust besides the system's, as PEM
         ca_file: "ca-file" = "FILE",
-        /// Keep everything in ./dev, and serve with the secret `dev`; nothing else is needed but a context
+        /// Keep everything in ./dev, also the secret it serves with (dev/secret); nothing else is needed but a context
         development: "development" = "BOOL",
     }
     "Azure, as the original spells it" {

@@ -1,5 +1,7 @@
 //! The calls to the sidecar over HTTP, which the client and the module share.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::header::{HeaderValue, RETRY_AFTER};
@@ -64,7 +66,8 @@ impl Api {
             let mut request = self
                 .http
                 .request(method.clone(), format!("{}/{call}", self.url))
-                .header("secret", self.secret.clone());
+                .header("secret", self.secret.clone())
+                .header("module-start", module_start());
             if let Some(body) = &body {
                 request = request.body(body.clone());
             }
@@ -72,6 +75,14 @@ impl Api {
         })
         .await
     }
+}
+
+/// Tells this process of the module from another one that was started before it, for the sidecar.
+fn module_start() -> &'static str {
+    static START: OnceLock<String> = OnceLock::new();
+    // Each state is seeded at random.
+    let random = || RandomState::new().hash_one(std::process::id());
+    START.get_or_init(|| format!("{:016x}{:016x}", random(), random()))
 }
 
 async fn send(request: RequestBuilder) -> Result<Value, Attempt> {

@@ -15,6 +15,9 @@ use crate::workspace::Workspace;
 /// The port of the sidecar where nothing else is said.
 const DEFAULT_PORT: u16 = 8080;
 
+/// Where a sidecar in development mode keeps its secret.
+const DEV_SECRET: &str = "dev/secret";
+
 /// A module that is not ready yet.
 #[derive(Debug)]
 pub struct Client {
@@ -33,8 +36,9 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client as the environment says: `SHARED_SECRET` (required), `SIDECAR_PORT` (8080) and
-    /// `SIDECAR_BASE_DIR` (`/ion`).
+    /// A client as the environment says: `SHARED_SECRET`, `SIDECAR_PORT` (8080) and `SIDECAR_BASE_DIR` (`/ion`).
+    ///
+    /// Without a secret it is the one that a sidecar in development mode keeps in `dev/secret`.
     ///
     /// # Errors
     /// [`Error::Config`] when a variable is missing or cannot be used.
@@ -61,6 +65,11 @@ impl Client {
 impl ClientBuilder {
     fn read_env(mut self, var: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         self.secret = var("SHARED_SECRET").filter(|secret| !secret.is_empty());
+        if self.secret.is_none()
+            && let Ok(secret) = std::fs::read_to_string(DEV_SECRET)
+        {
+            self.secret = Some(secret.trim().to_owned());
+        }
         self.port = match var("SIDECAR_PORT") {
             None => None,
             Some(port) => Some(

@@ -47,24 +47,14 @@ impl Dir {
     /// A directory below; a link or a file in its place is an error of the kind `NotADirectory`.
     pub(crate) fn dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = name.as_ref();
-        let fd = match self.open_below(name, READABLE, Mode::empty()) {
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a link"));
-            }
-            opened => opened?,
-        };
+        let fd = self.open_below(name, READABLE, Mode::empty())?;
         Ok(Self { fd, path: self.path.join(name) })
     }
 
     /// A directory below that its owner has made unreadable or read-only, made usable if it is the sidecar's own.
     pub(crate) fn usable_dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = name.as_ref();
-        let reached = match self.open_below(name, REACHABLE, Mode::empty()) {
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is a link"));
-            }
-            opened => opened?,
-        };
+        let reached = self.open_below(name, REACHABLE, Mode::empty())?;
         let mode = Mode::from_raw_mode(sys::fstat(&reached)?.st_mode);
         if !mode.contains(Mode::RWXU) {
             // Where that fails it may still be usable; if not, whoever uses it is told.
@@ -317,7 +307,7 @@ impl Dir {
         }
     }
 
-    /// Opens what lies below under a relative path, following no link.
+    /// Opens what lies below under a relative path; a link in it is an error of the kind `NotADirectory`.
     fn open_below(&self, name: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..AGAIN {
@@ -326,10 +316,16 @@ impl Dir {
                 Err(Errno::AGAIN) => {}
                 // An old kernel, or a filter that knows no such call.
                 Err(Errno::NOSYS | Errno::PERM) => break,
+                Err(Errno::LOOP) => return Err(is_a_link()),
                 opened => return Ok(opened?),
             }
         }
-        self.at(name, |dir, last| sys::openat(dir, last, flags, mode))
+        self.at(name, |dir, last| sys::openat(dir, last, flags, mode)).map_err(|error| {
+            match Errno::from_io_error(&error) {
+                Some(Errno::LOOP) => is_a_link(),
+                _ => error,
+            }
+        })
     }
 
     /// Calls `call` with the directory of `name` and its last component.
@@ -378,6 +374,10 @@ const AGAIN: usize = 8;
 pub(crate) fn os(name: &CStr) -> &OsStr {
     use std::os::unix::ffi::OsStrExt;
     OsStr::from_bytes(name.to_bytes())
+}
+
+fn is_a_link() -> io::Error {
+    io::Error::new(io::ErrorKind::NotADirectory, "it is a link")
 }
 
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {

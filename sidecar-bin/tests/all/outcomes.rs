@@ -131,10 +131,11 @@ fn the_socket_asks_who_is_there() {
     }
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let _serving = Serving::start(&dir, &["--socket=socket", "--socket-uid=12345"]);
+    let serving = Serving::start(&dir, &["--socket=socket", "--socket-uid=12345"]);
+    let secret = format!("secret: {}", serving.secret());
     let as_user = |uid: &str| {
         let mut command = std::process::Command::new("setpriv");
-        command.args([&format!("--reuid={uid}"), "--clear-groups", "curl", "-sS", "-H", "secret: dev"]);
+        command.args([&format!("--reuid={uid}"), "--clear-groups", "curl", "-sS", "-H", &secret]);
         command.arg("--unix-socket").arg(dir.path().join("socket")).arg("http://localhost/status");
         command.output().unwrap().status.success()
     };

@@ -59,6 +59,7 @@ pub fn blobs(dir: &TempDir) -> Vec<String> {
 pub struct Serving {
     child: Child,
     port: u16,
+    dir: PathBuf,
     log: mpsc::Receiver<String>,
 }
 
@@ -75,6 +76,7 @@ impl Serving {
 
     /// Lets `take` have the child before it is waited for.
     pub fn spawn_with(mut command: Command, take: impl FnOnce(&mut Child)) -> Self {
+        let dir = command.get_current_dir().unwrap().to_owned();
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         take(&mut child);
         let stderr = child.stderr.take().unwrap();
@@ -86,7 +88,7 @@ impl Serving {
                 }
             }
         });
-        let mut serving = Self { child, port: 0, log };
+        let mut serving = Self { child, port: 0, dir, log };
         let line = serving.wait_for("listening on http://");
         serving.port = line.rsplit(':').next().unwrap().parse().unwrap();
         serving
@@ -111,9 +113,14 @@ impl Serving {
     /// Status and body; `None` when the connection broke.
     pub fn call(&self, path: &str) -> Option<(u16, Value)> {
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
-        let response = client.get(self.url(path)).header("secret", "dev").send().ok()?;
+        let response = client.get(self.url(path)).header("secret", self.secret()).send().ok()?;
         let status = response.status().as_u16();
         Some((status, response.json().ok()?))
+    }
+
+    /// The secret that development mode has made up.
+    pub fn secret(&self) -> String {
+        fs::read_to_string(self.dir.join("dev/secret")).unwrap_or_default().trim().to_owned()
     }
 
     pub fn pid(&self) -> u32 {

@@ -346,7 +346,7 @@ fn the_module_finds_its_sidecar_in_the_environment() {
 /// A call of the sidecar from bash.
 fn call(path: &str) -> String {
     format!(
-        "exec 3<>/dev/tcp/127.0.0.1/$SIDECAR_PORT && printf 'GET /{path} HTTP/1.1\\r\\nHost: x\\r\\nsecret: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$SHARED_SECRET\" >&3 && cat <&3"
+        "exec 3<>/dev/tcp/127.0.0.1/$SIDECAR_PORT && printf 'GET /{path} HTTP/1.1\\r\\nHost: localhost\\r\\nsecret: %s\\r\\nConnection: close\\r\\n\\r\\n' \"$SHARED_SECRET\" >&3 && cat <&3"
     )
 }
 

@@ -168,3 +168,40 @@ fn what_cannot_be_read_is_never_left_out_silently() {
     );
     assert_eq!(files(dir.path().join("dev/blobs")), []);
 }
+
+/// A page that knows the secret of development, and a name that leads to this machine.
+#[test]
+fn a_browser_is_not_a_module() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &[]);
+    let status = |host: &str| {
+        let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+        let request =
+            client.get(serving.url("status")).header("secret", serving.secret()).header("host", host);
+        request.send().unwrap().status().as_u16()
+    };
+    for host in
+        ["localhost", "localhost:8080", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.1.2.3:80", "[::1]:80"]
+    {
+        assert_eq!(status(host), 200, "{host}");
+    }
+    for host in
+        ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil.example"]
+    {
+        assert_eq!(status(host), 403, "{host}");
+    }
+}
+
+#[test]
+fn beyond_this_machine_a_secret_is_long_and_the_host_is_not_judged() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = ended(
+        &sidecar(&dir, &CONTEXT).args(["--serveraddress=0.0.0.0", "--sharedsecret=short"]).output().unwrap(),
+    );
+    assert!(code == 64 && log.contains("--sharedsecret: has 5 bytes"), "{code}: {log}");
+    let serving = Serving::start(&dir, &["--serveraddress=0.0.0.0", "--sharedsecret=sixteen bytes or more"]);
+    let client = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+    let answer =
+        client.get(serving.url("status")).header("secret", "sixteen bytes or more").header("host", "sidecar");
+    assert_eq!(answer.send().unwrap().status().as_u16(), 200);
+}

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{FileType, Mode, Stat};
 
 use super::Descriptor;
-use crate::contract::Digest;
+use crate::contract::{Digest, Problem};
 use crate::dir::{Dir, Place};
 use crate::error::{Error, Result};
 use crate::fault;
@@ -144,9 +144,12 @@ impl Source {
     /// Opens the file from its beginning. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read or is not the file that it was.
+    /// [`Error::Io`] when it cannot be read, [`Error::Invalid`] when it is not the file that it was.
     pub fn open(&self) -> Result<Reader> {
-        let file = self.place.open().map_err(Error::io("read", self.path()))?;
+        let file = self.place.open().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => self.changed("it is not where it was"),
+            _ => Error::io("read", self.path())(error),
+        })?;
         let reader = Reader { file, source: self.clone(), counts: true };
         reader.finish()?;
         Ok(reader)
@@ -155,6 +158,12 @@ impl Source {
     /// The same, for a provider that counts the bytes once they are sent.
     pub(crate) fn open_uncounted(&self) -> Result<Reader> {
         Ok(Reader { counts: false, ..self.open()? })
+    }
+
+    /// Whoever wrote the file is still at work on it.
+    fn changed(&self, how: &str) -> Error {
+        let message = format!("{how}: whoever writes it must have ended before it is committed");
+        Error::Invalid(vec![Problem::of(self.path().display().to_string(), message)])
     }
 
     /// Reads the file for its size and digest alone. Blocks.
@@ -182,15 +191,14 @@ impl Reader {
     /// Checks, once all was read, that the file is still what it was.
     ///
     /// # Errors
-    /// [`Error::Io`] when it was written to in the meantime.
+    /// [`Error::Invalid`] when it was written to in the meantime.
     pub fn finish(&self) -> Result<()> {
         let stat = rustix::fs::fstat(&self.file).map_err(io::Error::from);
         let stat = stat.map_err(Error::io("read", self.source.path()))?;
         if Identity::of(&stat) == self.source.identity {
             return Ok(());
         }
-        let changed = io::Error::other("it was changed while it was being committed");
-        Err(Error::io("read", self.source.path())(changed))
+        Err(self.source.changed("it was changed while it was being read"))
     }
 }
 

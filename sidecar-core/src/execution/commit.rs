@@ -156,7 +156,19 @@ impl Execution {
             // What was stored need not be sent again when this commit is repeated.
             self.advance(committing(stored.clone())).await?;
         }
-        failed.map_or(Ok(stored), Err)
+        failed.map_or(Ok(stored), |error| Err(self.named_by_the_contract(error)))
+    }
+
+    /// The error with names as the contract has them, where it tells of a file by its path.
+    fn named_by_the_contract(&self, error: Error) -> Error {
+        let Error::Invalid(mut problems) = error else { return error };
+        let base = format!("{}/", self.slot.base().path().display());
+        for problem in &mut problems {
+            if let Some(name) = problem.file.strip_prefix(&base) {
+                problem.file = name.to_owned();
+            }
+        }
+        Error::Invalid(problems)
     }
 
     /// Stores what is too large for the record, and the contexts of the events.

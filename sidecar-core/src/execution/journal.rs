@@ -108,6 +108,9 @@ pub(super) struct Entry {
     pub(super) started: String,
     #[serde(default)]
     pub(super) ready: Option<String>,
+    /// Which process the module is, as it said.
+    #[serde(default)]
+    pub(super) module_start: Option<String>,
     pub(super) step: Step,
     /// An entry of release 0.1, which had begun to publish under ids of its own.
     #[serde(skip)]
@@ -117,8 +120,8 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(context: Context, run: u32, stores: Stores, started: String) -> Self {
         let attempt = PrivateId::random();
-        let (step, ready, legacy) = (Step::New, None, None);
-        Self { version: VERSION, context, run, attempt, stores, started, ready, step, legacy }
+        let (step, ready, module_start, legacy) = (Step::New, None, None, None);
+        Self { version: VERSION, context, run, attempt, stores, started, ready, module_start, step, legacy }
     }
 
     /// Whether it is of this execution, but for the run.

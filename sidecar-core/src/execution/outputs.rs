@@ -1,6 +1,6 @@
 //! What a module wrote, read and validated as a whole before anything is committed.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,26 +70,24 @@ pub(super) fn read(execution: &Execution, proposal: &PrivateId) -> Result<Output
 pub(super) fn directory(base: &Dir, name: &str, problems: &mut Problems) -> Option<Dir> {
     match base.dir(name) {
         Ok(dir) => Some(dir),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             problems.add(name, "is a link or a file, or lies in one, and must be a directory");
             None
         }
         Err(error) => {
-            problems.add(name, format!("cannot be read: {error}"));
+            problems.unreadable(name, error);
             None
         }
     }
 }
 
 fn insights(base: &Arc<Dir>, problems: &mut Problems) -> KeyValuePairs {
-    let read = read_bounded(base, Path::new(Layout::OUTPUT_META), Layout::OUTPUT_META, MAX_META_FILE);
-    let parsed = match read {
-        Ok(None) => return KeyValuePairs::default(),
-        Ok(Some(text)) => parse_pairs(Layout::OUTPUT_META, &text),
-        Err(problem) => Err(vec![problem]),
+    let path = Path::new(Layout::OUTPUT_META);
+    let Some(text) = read_bounded(base, path, Layout::OUTPUT_META, MAX_META_FILE, problems) else {
+        return KeyValuePairs::default();
     };
-    parsed.unwrap_or_else(|found| {
+    parse_pairs(Layout::OUTPUT_META, &text).unwrap_or_else(|found| {
         problems.extend(found);
         KeyValuePairs::default()
     })
@@ -104,13 +102,8 @@ fn events(
     let (mut events, mut bytes) = (Vec::new(), 0);
     for name in event_files(&dir, problems)? {
         let file = format!("{}/{name}", Layout::OUTPUT_EVENTS);
-        let text = match read_bounded(&dir, Path::new(&name), &file, MAX_EVENT_FILE) {
-            Ok(Some(text)) => text,
-            Ok(None) => continue,
-            Err(problem) => {
-                problems.extend([problem]);
-                continue;
-            }
+        let Some(text) = read_bounded(&dir, Path::new(&name), &file, MAX_EVENT_FILE, problems) else {
+            continue;
         };
         bytes += text.len() as u64;
         if bytes > MAX_ALL_EVENTS {
@@ -184,19 +177,31 @@ fn warn_of_strays(base: &Dir) {
     }
 }
 
-/// Reads a regular file of at most `limit` bytes; `None` when there is none.
-fn read_bounded(dir: &Arc<Dir>, path: &Path, name: &str, limit: u64) -> Result<Option<Vec<u8>>, Problem> {
+/// Reads a regular file of at most `limit` bytes; `None` when there is none, or a problem with it.
+fn read_bounded(
+    dir: &Arc<Dir>,
+    path: &Path,
+    name: &str,
+    limit: u64,
+    problems: &mut Problems,
+) -> Option<Vec<u8>> {
     let stat = match dir.stat(path) {
         Ok(stat) => stat,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Problem::of(name, format!("cannot be read: {error}"))),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                problems.unreadable(name, error);
+            }
+            return None;
+        }
     };
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Problem::of(name, "is not a regular file"));
+        problems.add(name, "is not a regular file");
+        return None;
     }
     let source = Source::found(Place::Below(dir.clone(), path.to_owned()), &stat);
     if source.size() > limit {
-        return Err(Problem::of(name, format!("is larger than {limit} bytes")));
+        problems.add(name, format!("is larger than {limit} bytes"));
+        return None;
     }
     let read = || {
         let (mut text, mut reader) = (Vec::new(), source.open()?);
@@ -204,5 +209,13 @@ fn read_bounded(dir: &Arc<Dir>, path: &Path, name: &str, limit: u64) -> Result<O
         reader.finish()?;
         Ok(text)
     };
-    read().map(Some).map_err(|error: Error| Problem::of(name, error.chain()))
+    match read() {
+        Ok(text) => return Some(text),
+        Err(Error::Io { source, .. }) => problems.unreadable(name, source),
+        Err(Error::Invalid(found)) => {
+            problems.extend(found.into_iter().map(|found| Problem::of(name, found.message)));
+        }
+        Err(error) => problems.add(name, error.chain()),
+    }
+    None
 }

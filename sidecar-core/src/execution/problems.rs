@@ -1,5 +1,9 @@
 //! What is wrong with a module's outputs, as far as anybody reads it.
 
+use std::io;
+
+use rustix::io::Errno;
+
 use crate::contract::Problem;
 use crate::error::{Error, Result};
 
@@ -14,6 +18,8 @@ const LONGEST: usize = 512;
 pub(super) struct Problems {
     list: Vec<Problem>,
     more: usize,
+    /// Why nobody can tell whether there are any.
+    unknown: Option<Error>,
 }
 
 impl Problems {
@@ -35,13 +41,26 @@ impl Problems {
         }
     }
 
+    /// Something that cannot be read: a problem of whoever wrote it, unless this machine stands in the way.
+    pub(super) fn unreadable(&mut self, file: &str, error: io::Error) {
+        let system = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::STALE];
+        if Errno::from_io_error(&error).is_some_and(|errno| system.contains(&errno)) {
+            self.unknown.get_or_insert_with(|| Error::io("read", file)(error));
+        } else {
+            self.add(file, format!("cannot be read: {error}"));
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.list.iter()
     }
 
     /// # Errors
-    /// [`Error::Invalid`] if there are any.
+    /// [`Error::Invalid`] if there are any; [`Error::Io`] when something could not be looked at.
     pub(super) fn check(mut self) -> Result<()> {
+        if let Some(unknown) = self.unknown {
+            return Err(unknown);
+        }
         if self.list.is_empty() {
             return Ok(());
         }

@@ -90,6 +90,10 @@ struct Progressing {
     scheduled: bool,
     /// Since when an outcome is decided and not published.
     decided_since: Option<Instant>,
+    /// Which process the module is, as it said when it last called `ready`.
+    module_start: Option<String>,
+    /// Whether it was warned of outputs that two processes of the module may have written.
+    warned_of_mixture: bool,
 }
 
 /// How a decision can come out, for the metrics.
@@ -144,6 +148,8 @@ impl Session {
             failing: None,
             scheduled: false,
             decided_since: None,
+            module_start: execution.journal.entry().module_start.clone(),
+            warned_of_mixture: false,
         };
         let session = Self {
             inner: Arc::new(Inner {
@@ -189,15 +195,34 @@ impl Session {
     /// [`Error::OutOfOrder`] after [`fail`](Self::fail); otherwise what the providers and the disk report.
     /// After an error `in/` is empty and the call can be repeated.
     pub async fn ready(&self) -> Outcome<Prepared> {
+        self.ready_for(None).await
+    }
+
+    /// The same for a module that says which process it is, by a text that is random for each.
+    ///
+    /// Another process than the one that called before began again: what the earlier one wrote is moved to
+    /// `out/.previous`, unless its `done` was refused; then it may be fixing its outputs, and nothing moves. Nor does
+    /// anything move for a process that does not say who it is.
+    ///
+    /// # Errors
+    /// Those of [`ready`](Self::ready).
+    pub async fn ready_for(&self, module_start: Option<&str>) -> Outcome<Prepared> {
         let inner = &self.inner;
         loop {
             let gone = inner.execution.slot.inputs_are_gone();
-            let running = inner.change(|shared| match shared.state.ready(gone) {
-                Move::Answer(prepared) => Ok(Some(std::future::ready(Ok(prepared)).boxed().shared())),
-                Move::Join => Ok(shared.staging.clone()),
-                Move::Begin => Ok(Some(inner.begin_staging(shared))),
-                Move::Wait => Ok(None),
-                Move::Refuse(hint) => Err(out_of_order("prepare", shared, hint)),
+            let running = inner.change(|shared| {
+                let again = inner.began_again(shared, module_start);
+                match shared.state.ready(gone || again) {
+                    Move::Answer(prepared) => Ok(Some(std::future::ready(Ok(prepared)).boxed().shared())),
+                    Move::Join => Ok(shared.staging.clone()),
+                    Move::Begin => {
+                        let known = module_start.map(str::to_owned).or(shared.module_start.take());
+                        shared.module_start.clone_from(&known);
+                        Ok(Some(inner.begin_staging(shared, known, again)))
+                    }
+                    Move::Wait => Ok(None),
+                    Move::Refuse(hint) => Err(out_of_order("prepare", shared, hint)),
+                }
             })?;
             match running {
                 Some(running) => return running.await,
@@ -487,11 +512,38 @@ impl Inner {
         joined(tokio::spawn(work.instrument(self.span.clone())))
     }
 
-    fn begin_staging(self: &Arc<Self>, shared: &mut Progressing) -> Running<Prepared> {
+    /// Whether `ready` is called by another process of the module than before, whose outputs must not be committed
+    /// with those of this one.
+    fn began_again(&self, shared: &mut Progressing, module_start: Option<&str>) -> bool {
+        let State::Rest(Rest::Ready { last_error, .. }) = &shared.state else { return false };
+        let (known, refused) = (shared.module_start.as_deref(), last_error.is_some());
+        let mixture = match (module_start, known) {
+            (Some(now), Some(before)) if now == before => return false,
+            (Some(_), Some(_)) if !refused => return true,
+            (Some(_), Some(_)) => "another process of the module called ready after done was refused",
+            (Some(_), None) => return false,
+            (None, _) => "ready was called again without the header module-start",
+        };
+        if !std::mem::replace(&mut shared.warned_of_mixture, true) {
+            warn!(
+                "{mixture}: if the module began again, what it wrote before is committed with what it writes now"
+            );
+        }
+        false
+    }
+
+    /// Stages the inputs for a process of the module; `again` moves the outputs of an earlier one out of its way.
+    fn begin_staging(
+        self: &Arc<Self>,
+        shared: &mut Progressing,
+        module_start: Option<String>,
+        again: bool,
+    ) -> Running<Prepared> {
         let inner = self.clone();
         let running = self.spawn(async move {
             info!("staging the inputs");
-            let staged = caught(inner.execution.stage()).await.map_err(Arc::new);
+            let staging = inner.execution.stage_for(module_start, again);
+            let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
                 Ok(prepared) => info!(files = prepared.files, bytes = prepared.bytes, "ready"),
                 Err(failed) => error!(error = failed.chain(), "the inputs could not be staged"),

@@ -40,6 +40,23 @@ impl Execution {
         staged
     }
 
+    /// The same for a process of the module, which is written down; where it began `again`, what an earlier one wrote
+    /// is set aside first.
+    pub(super) async fn stage_for(
+        self: &Arc<Self>,
+        module_start: Option<String>,
+        again: bool,
+    ) -> Result<Prepared> {
+        if again && let Some(path) = self.on_disk(|this| this.slot.set_outputs_aside()).await? {
+            tracing::warn!(path = %path.display(), "the module began again: what it wrote before was set aside");
+        }
+        fault::point("outputs.set_aside");
+        if self.journal.entry().module_start != module_start {
+            self.change(move |entry| entry.module_start = module_start).await?;
+        }
+        self.stage().await
+    }
+
     async fn staged(self: &Arc<Self>, prepared: Prepared) -> Result<Prepared> {
         // Later steps know more: staging the inputs again must not make the journal forget it.
         if self.journal.entry().step == Step::New {

@@ -76,7 +76,7 @@ impl Walk<'_> {
             }
         };
         if let Err(error) = read() {
-            self.problem(&found.name, format!("cannot be read: {error}"));
+            self.unreadable(&found.name, error);
         }
     }
 
@@ -103,7 +103,7 @@ impl Walk<'_> {
         match at.stat(entry) {
             Ok(stat) if is(&stat, FileType::Symlink) => self.link(name, &real, dir),
             Ok(stat) => self.found((at, entry.as_ref()), name, real, &stat, dir.via.clone()),
-            Err(error) => self.problem(&name, format!("cannot be read: {error}")),
+            Err(error) => self.unreadable(&name, error),
         }
         true
     }
@@ -124,7 +124,7 @@ impl Walk<'_> {
             return self.problem(&name, "is neither a file nor a directory");
         }
         if let Err(error) = dir.may_read(entry) {
-            return self.problem(&name, format!("cannot be read: {error}"));
+            return self.unreadable(&name, error);
         }
         match FileName::parse(&name) {
             Ok(parsed) => {
@@ -157,7 +157,7 @@ impl Walk<'_> {
                 let root = self.root.clone();
                 self.found((&root, &target.clone()), name, target, &stat, Some(via));
             }
-            Err(error) => self.problem(&name, format!("cannot be read: {error}")),
+            Err(error) => self.unreadable(&name, error),
         }
     }
 
@@ -200,6 +200,11 @@ impl Walk<'_> {
             }
         }
         Ok(real)
+    }
+
+    fn unreadable(&mut self, name: &str, error: io::Error) {
+        let file = format!("{}/{name}", self.label);
+        self.problems.unreadable(file.trim_end_matches('/'), error);
     }
 
     fn problem(&mut self, name: &str, message: impl Into<String>) {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Limits, Sessions, router, serve};
+use super::{Limits, Sessions, on_loopback, router, serve};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 
@@ -60,6 +60,7 @@ impl Listening {
         if let Some(unix) = unix {
             servers.spawn(serve(unix, router.clone(), Limits::default(), wait(stopped.clone())));
         }
+        let router = if address.ip().is_loopback() { on_loopback(router) } else { router };
         servers.spawn(serve(tcp, router, Limits::default(), wait(stopped)));
         info!("listening on http://{address}");
         if let Some(path) = &listen.socket {

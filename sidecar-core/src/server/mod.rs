@@ -35,6 +35,9 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// The most of a request body that is read, in bytes; only `/fail` takes one, a reason.
 const MAX_BODY: usize = 64 * 1024;
 
+/// The most of the header `module-start` that is looked at, in bytes.
+const MODULE_START: usize = 128;
+
 /// How long a client is asked to wait where a provider does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -68,13 +71,46 @@ pub fn router(sessions: Sessions) -> Router {
         .with_state(api)
 }
 
+/// The routes for a loopback address: a browser that was led there under another name is refused, since its page may
+/// know a secret that everybody knows.
+pub(crate) fn on_loopback(router: Router) -> Router {
+    router.layer(middleware::from_fn(async |request: Request, next: Next| match is_loopback(&request) {
+        true => next.run(request).await,
+        false => {
+            let why = "this address answers loopback names only: the header Host names another";
+            HttpError::new(StatusCode::FORBIDDEN, why).into_response()
+        }
+    }))
+}
+
+/// Whether the host that the client means is this machine; one that names none is no browser.
+fn is_loopback(request: &Request) -> bool {
+    let header = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let Some(host) = request.uri().host().or(header) else { return true };
+    // The port does not matter.
+    let host = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        Some((v6, _)) => v6,
+        None => host.rsplit_once(':').filter(|(name, _)| !name.contains(':')).map_or(host, |(name, _)| name),
+    };
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// HEAD too, which would otherwise do what GET does.
 async fn not_allowed() -> HttpError {
     HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
 }
 
-async fn ready(Extension(session): Extension<Session>) -> Result<Json<Prepared>, HttpError> {
-    Ok(Json(session.ready().await?))
+async fn ready(
+    Extension(session): Extension<Session>,
+    request: Request,
+) -> Result<Json<Prepared>, HttpError> {
+    // Whatever it is, it is only ever compared.
+    let module_start = request.headers().get("module-start").map(|value| {
+        String::from_utf8_lossy(&value.as_bytes()[..value.len().min(MODULE_START)]).into_owned()
+    });
+    Ok(Json(session.ready_for(module_start.as_deref()).await?))
 }
 
 async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, HttpError> {

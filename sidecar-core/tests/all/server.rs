@@ -89,6 +89,38 @@ async fn one_server_serves_each_module_its_own_session() {
     assert!(decided().await, "a session that has ended still counts");
 }
 
+/// A module that was restarted before `done` must not have the outputs of its dead self committed.
+#[tokio::test]
+async fn a_module_that_began_again_does_not_commit_what_its_dead_self_wrote() {
+    let (_, scene, router) = api().await;
+    let ready = async |start: Option<&str>| {
+        let request = Request::builder().uri("/ready").header("secret", "s");
+        let request = start.into_iter().fold(request, |request, start| request.header("module-start", start));
+        let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    };
+    ready(Some("one")).await;
+    scene.write_event("1.json", "dead", "a");
+    scene.write("out/data/a", "dead");
+    // The same process, and one that does not say who it is, only ask again.
+    for start in [Some("one"), None] {
+        ready(start).await;
+        assert!(scene.path("out/data/a").exists());
+    }
+    ready(Some("two")).await;
+    assert_eq!(scene.read("out/.previous/1/data/a"), "dead");
+    assert!(scene.path("in/meta.json").exists());
+    scene.write("out/data/b", "alive");
+    scene.write("out/events/1.json", "[]");
+    assert_eq!(get(&router, "/done").await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    // It may be another process that fixes what was refused.
+    ready(Some("three")).await;
+    assert!(scene.path("out/data/b").exists());
+    std::fs::remove_file(scene.path("out/events/1.json")).unwrap();
+    let receipt = get(&router, "/done").await.1;
+    assert_eq!((&receipt["files"], &receipt["events"]), (&json!(1), &json!([])));
+}
+
 #[tokio::test]
 async fn calls_out_of_order_are_conflicts() {
     let (_, _, router) = api().await;
