@@ -75,6 +75,8 @@ impl Config {
         for text in options.all_mut() {
             text.take_if(|text| text.is_empty());
         }
+        // Kubernetes gives every pod this address of a Service that is called sidecar.
+        options.serverport.take_if(|port| port.starts_with("tcp://"));
         read_files(&mut options, &mut errors);
         let options = &options;
         let development = errors.switch("development", &options.development).unwrap_or(false);
@@ -217,6 +219,9 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
             uuid::Uuid::new_v4().to_string()
         }
     };
+    if options.socket_uid.is_some() && options.socket.is_none() {
+        errors.push("socket-uid", "has no effect without --socket");
+    }
     let lease = options.module_timeout.as_ref();
     let lease = lease.map(|_| errors.duration("module-timeout", &options.module_timeout, Duration::MAX));
     if lease.is_some_and(|lease| lease.is_zero()) {

@@ -55,6 +55,10 @@ fn main() -> ExitCode {
     if let Err(failure) = logging::start(&config.log) {
         return configuration(&[failure.message]);
     }
+    for (name, meant) in options::unknown_variables(&cli::command()) {
+        let meant = meant.map(|meant| format!(": {meant} may be meant")).unwrap_or_default();
+        warn!("the variable {name} is no setting, and has no effect{meant}");
+    }
     process::raise_file_limit();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

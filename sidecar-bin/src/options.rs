@@ -73,6 +73,42 @@ pub(crate) fn complete(command: Command) -> Command {
     })
 }
 
+/// The variables that this process has and no setting is read from, each with the name that was most likely meant.
+///
+/// What Kubernetes makes of a Service called sidecar is no mistake, nor is what the sidecar itself gives to modules.
+pub(crate) fn unknown_variables(command: &Command) -> Vec<(String, Option<String>)> {
+    let known: Vec<String> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned))
+        .collect();
+    let of_kubernetes = |name: &str| {
+        name == "SIDECAR_SERVICE_HOST"
+            || name.starts_with("SIDECAR_SERVICE_PORT")
+            || name
+                .strip_prefix("SIDECAR_PORT_")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let for_modules = ["SIDECAR_EVENT_ID", "SIDECAR_CORRELATION_ID", "SIDECAR_MODULE_NAME"];
+    let of_tests = |name: &str| name.starts_with("SIDECAR_TEST_") || name.starts_with("SIDECAR_FAULT_");
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let unknown = names.filter(|name| {
+        name.starts_with("SIDECAR_")
+            && !known.contains(name)
+            && !of_kubernetes(name)
+            && !for_modules.contains(&&**name)
+            && !of_tests(name)
+    });
+    let nearest = |name: &str| {
+        let likeness = |known: &&String| strsim::jaro_winkler(known, name);
+        let best = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+        (likeness(&best) > ALIKE).then(|| best.clone())
+    };
+    unknown.map(|name| (name.clone(), nearest(&name))).collect()
+}
+
+/// From this likeness on one name may be meant by another.
+const ALIKE: f64 = 0.9;
+
 options! {
     "Context" {
         /// The event being processed; `run` makes one up for the first event of a graph

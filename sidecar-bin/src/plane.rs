@@ -37,6 +37,14 @@ impl Plane {
         let mut config = Config::new(or_memory(&blobs), or_memory(&documents), or_memory(&events));
         config.event_format =
             errors.parse("event-format", &options.event_format, "ion or cloudevents").unwrap_or_default();
+        for (flag, value, scheme, url) in [
+            ("s3.accesskeyid", &options.s3_accesskeyid, "s3:", &blobs),
+            ("s3.secretaccesskey", &options.s3_secretaccesskey, "s3:", &blobs),
+        ] {
+            if value.is_some() && url.as_ref().is_some_and(|url| !url.starts_with(scheme)) {
+                errors.push(flag, format!("has no effect: --blobs names no {scheme} store"));
+            }
+        }
         config.policies = policies(options, errors);
         config.uri_expiry = errors.duration("uri-expiry", &options.uri_expiry, config.uri_expiry);
         config.ca_file = options.ca_file.as_ref().map(PathBuf::from);

@@ -70,7 +70,9 @@ impl ClientBuilder {
         {
             self.secret = Some(secret.trim().to_owned());
         }
-        self.port = match var("SIDECAR_PORT") {
+        // Kubernetes gives every pod such an address of a Service that is called sidecar.
+        let port = var("SIDECAR_PORT").filter(|port| !port.starts_with("tcp://"));
+        self.port = match port {
             None => None,
             Some(port) => Some(
                 port.parse()

@@ -365,3 +365,93 @@ fn places_side_by_side_are_fine() {
     // Outside the base directory a path that only begins alike is another.
     prepare(&["--basedir=base", "--blobs=file:base2", "--statedir=base/outside"]);
 }
+
+/// A setting that cannot be used is told by its name; nothing panics, and nothing is dropped in silence.
+#[test]
+fn no_setting_panics_and_none_is_dropped() {
+    let dir = TempDir::new().unwrap();
+    let base = ["check", "--documents=memory:", "--events=memory:"];
+    let told = |flags: &[&str], env: &[(&str, &str)]| {
+        let mut command = sidecar(&dir, &base);
+        let (code, _, log) = ended(&command.args(flags).envs(env.iter().copied()).output().unwrap());
+        assert_eq!(code, 64, "{flags:?} {env:?}: {log}");
+        log
+    };
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_REGION"] {
+        let log = told(&["--blobs=s3://b"], &[(name, "value\n")]);
+        assert!(log.contains(name) && !log.contains("value"), "{log}");
+    }
+    let log = told(&["--blobs=s3://b", "--s3.accesskeyid=id\n", "--s3.secretaccesskey=s"], &[]);
+    assert!(log.contains("the access key's id"), "{log}");
+    for url in
+        ["s3://b/run#7?endpoint=http://127.0.0.1:1", "s3://b//pre", "s3://b/pre//x", "s3://b/a/%2e%2e/b%0a"]
+    {
+        assert!(told(&[&format!("--blobs={url}")], &[]).contains("--blobs: has a"), "{url}");
+    }
+    for endpoint in ["http://u:swordfish@h", "u:swordfish@h"] {
+        let log = told(&[&format!("--blobs=s3://b?endpoint={endpoint}")], &[]);
+        assert!(!log.contains("swordfish"), "{log}");
+    }
+    assert!(
+        told(&["--blobs=memory:", "--s3.accesskeyid=i"], &[]).contains("--s3.accesskeyid: has no effect")
+    );
+    assert!(told(&["--blobs=memory:", "--socket-uid=1"], &[]).contains("--socket-uid: has no effect"));
+}
+
+#[test]
+fn variables_that_are_no_settings_are_named_and_those_of_kubernetes_are_not() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["check", "--development"]);
+    command.envs([
+        ("SIDECAR_BLOB", "file:///x"),
+        ("SIDECAR_PORT", "tcp://10.96.0.5:8080"),
+        ("SIDECAR_PORT_8080_TCP_ADDR", "10.96.0.5"),
+        ("SIDECAR_SERVICE_HOST", "10.96.0.5"),
+        ("SIDECAR_EVENT_ID", "e"),
+    ]);
+    let (code, _, log) = ended(&command.output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    assert!(
+        log.contains("SIDECAR_BLOB is no setting, and has no effect: SIDECAR_BLOBS may be meant"),
+        "{log}"
+    );
+    assert_eq!(log.matches("is no setting").count(), 1, "{log}");
+}
+
+#[test]
+fn a_line_end_in_a_name_makes_no_line_of_the_log() {
+    let dir = TempDir::new().unwrap();
+    let script = "cd $SIDECAR_BASE_DIR/out && mkfifo \"$(printf 'data/a\\nERROR forged')\" && touch \"$(printf 'x\\ny')\"";
+    let mut command = sidecar(&dir, &["run", "--wrap", "--development", "--context.name=m"]);
+    let (code, _, log) = ended(&command.args(["--", "sh", "-c", script]).output().unwrap());
+    assert_eq!(code, 65, "{log}");
+    assert!(log.contains("data/a\\nERROR forged") && !log.contains("\nERROR forged"), "{log}");
+}
+
+/// A proxy's page, a wrong port: something answers, and keeps nothing.
+#[test]
+fn a_server_that_answers_everything_is_no_object_store() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut head) = (stream.unwrap(), vec![0; 16 * 1024]);
+            let n = stream.read(&mut head).unwrap();
+            let _ = sender.send(String::from_utf8_lossy(&head[..n]).into_owned());
+            let answer = "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nLast-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\n\
+                          Content-Length: 0\r\nConnection: close\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["check", "--documents=memory:", "--events=memory:", "--retry-for=1s"]);
+    command.arg(format!("--blobs=s3://b/my%20pre%C3%BC?endpoint=http://{address}&region=x"));
+    command.args(["--s3.accesskeyid=i", "--s3.secretaccesskey=s"]).env("AWS_SESSION_TOKEN", "of-another-key");
+    let (code, _, log) = ended(&command.output().unwrap());
+    assert!(code == 69 && log.contains("does not come back"), "{code}: {log}");
+    let first = requests.try_recv().unwrap().to_lowercase();
+    assert!(first.starts_with("put /b/my%20pre%c3%bc/.sidecar-check/"), "{first}");
+    assert!(!first.contains("of-another-key"), "{first}");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_postgres::config::Host;
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
@@ -173,7 +174,13 @@ impl Postgres {
         for (key, value) in url.query_pairs() {
             match &*key {
                 "table" => table = value.into_owned(),
-                _ => drop(connection.query_pairs_mut().append_pair(&key, &value)),
+                // The driver takes a plus sign for what it is: a blank is %20.
+                _ => {
+                    let pair =
+                        [key, value].map(|part| utf8_percent_encode(&part, NON_ALPHANUMERIC).to_string());
+                    let before = connection.query().map(|query| format!("{query}&")).unwrap_or_default();
+                    connection.set_query(Some(&format!("{before}{}", pair.join("="))));
+                }
             }
         }
         if table.is_empty() || !table.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {

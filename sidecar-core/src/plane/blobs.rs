@@ -20,6 +20,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
     match text::scheme(url)?.0 {
         #[cfg(feature = "s3")]
         "s3" => {
+            text::printable_variables("AWS_", &[])?;
             let (root, query) = bucket(url, "s3://bucket/prefix")?;
             let mut settings = blob::S3Config {
                 access_key_id: (given.credential)(Credential::S3AccessKeyId),
@@ -45,6 +46,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
         }
         #[cfg(feature = "azure")]
         "az" => {
+            text::printable_variables("AZURE_", &[])?;
             let (root, query) = bucket(url, "az://container/prefix")?;
             let mut settings = azure(given)?;
             for (name, value) in query {
@@ -59,6 +61,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
         }
         #[cfg(feature = "gcs")]
         "gs" => {
+            // A key is JSON, in as many lines as its author likes.
+            text::printable_variables(
+                "GOOGLE_",
+                &["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICEACCOUNTKEY"],
+            )?;
             let (root, query) = bucket(url, "gs://bucket/prefix")?;
             let ca_file = given.config.ca_file.clone();
             let mut settings = blob::GcsConfig { ca_file, ..blob::GcsConfig::default() };
@@ -98,6 +105,15 @@ fn remote(
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 fn bucket(url: &str, example: &str) -> Result<(url::Url, Vec<(String, String)>), String> {
     let (root, query) = text::remote(url, example)?;
+    let path = text::decoded(root.path());
+    let prefix = path.strip_prefix('/').unwrap_or(&path);
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    if !prefix.is_empty() && prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(format!("has a prefix with an empty part, . or ..: say {example}"));
+    }
+    if path.chars().any(char::is_control) {
+        return Err("has a prefix with a control character".into());
+    }
     if !root.username().is_empty() || root.password().is_some() {
         return Err("holds credentials: give them in the environment instead, where no log shows them".into());
     }

@@ -69,6 +69,36 @@ pub enum Credential {
     ServiceBusKey,
 }
 
+impl Credential {
+    const ALL: [(Setting, Self); 9] = [
+        (Setting::Blobs, Self::S3AccessKeyId),
+        (Setting::Blobs, Self::S3SecretAccessKey),
+        (Setting::Blobs, Self::AzureAccount),
+        (Setting::Blobs, Self::AzureKey),
+        (Setting::Blobs, Self::AzureSas),
+        (Setting::Blobs, Self::AzureConnectionString),
+        (Setting::Documents, Self::MongoPassword),
+        (Setting::Events, Self::ServiceBusRule),
+        (Setting::Events, Self::ServiceBusKey),
+    ];
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::S3AccessKeyId => "the access key's id",
+            Self::S3SecretAccessKey => "the access key's secret",
+            Self::AzureAccount => "the storage account",
+            Self::AzureKey => "the account's key",
+            Self::AzureSas => "the shared access signature",
+            Self::AzureConnectionString => "the connection string",
+            Self::MongoPassword => "the password",
+            Self::ServiceBusRule => "the authorization rule",
+            Self::ServiceBusKey => "the rule's key",
+        })
+    }
+}
+
 /// The setting that a [`Mistake`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -132,6 +162,14 @@ impl Config {
     pub fn parse(&self, credential: impl Fn(Credential) -> Option<String>) -> Result<Unopened, Vec<Mistake>> {
         let given = Given { config: self, credential: &credential };
         let mut mistakes = Vec::new();
+        for (setting, credential_of) in Credential::ALL {
+            if credential(credential_of)
+                .is_some_and(|value| value.bytes().any(|byte| byte.is_ascii_control()))
+            {
+                let problem = format!("needs {credential_of} without a line end or other control character");
+                mistakes.push(Mistake { setting, problem, missing: None });
+            }
+        }
         let mut note = |setting: Setting, Problem { text, missing }: Problem| {
             mistakes.push(Mistake { setting, problem: text, missing });
         };

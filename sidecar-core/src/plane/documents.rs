@@ -30,6 +30,9 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
         "postgres" | "postgresql" => {
             let example = "postgres://user@host/database?table=prefix";
             let url = url::Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
+            if url.fragment().is_some() {
+                return Err("has a #, which ends a URL: write it as %23".into());
+            }
             let opened = documents::Postgres::open(&url, given.config.ca_file.as_deref());
             Ok(remote(opened.map_err(|error| error.chain())?, given))
         }
@@ -61,6 +64,9 @@ fn remote(provider: impl DocumentProvider + Clone, given: &Given<'_>) -> Documen
 #[cfg(feature = "mongodb")]
 fn mongo(url: &str, password: Option<&str>) -> Result<(String, String, String), String> {
     let example = "mongodb://user@host/database.collection";
+    if url.contains('#') {
+        return Err("has a #, which ends a URL: write it as %23".into());
+    }
     let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("is no URL: say {example}"))?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));

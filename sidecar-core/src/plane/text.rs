@@ -71,8 +71,21 @@ pub(super) fn endpoint(value: String) -> Result<Option<String>, String> {
             Err("has an endpoint with credentials in it: give them apart, where no log shows them".into())
         }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(value)),
-        _ => Err(format!("endpoint {value:?} is no URL: say http://host:port or https://host")),
+        // It is not repeated: it may hold a password where it is not looked for.
+        _ => Err("has an endpoint that is no URL: say http://host:port or https://host".into()),
     }
+}
+
+/// Refuses variables that no HTTP header can carry; their values are not repeated.
+pub(super) fn printable_variables(begin: &str, except: &[&str]) -> Result<(), String> {
+    for (name, value) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let has_control = value.as_encoded_bytes().iter().any(u8::is_ascii_control);
+        if name.starts_with(begin) && has_control && !except.contains(&&*name) {
+            return Err(format!("needs {name} without the line end or other control character that it has"));
+        }
+    }
+    Ok(())
 }
 
 /// A URL's scheme and what follows.
@@ -87,6 +100,9 @@ pub(super) fn scheme(url: &str) -> Result<(&str, &str), String> {
 pub(super) fn remote(url: &str, example: &str) -> Result<(Url, Vec<(String, String)>), String> {
     // The text may hold a password: it is not repeated.
     let mut root = Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
+    if root.fragment().is_some() {
+        return Err("has a #, which ends a URL: write it as %23".into());
+    }
     if root.host_str().is_none_or(str::is_empty) {
         return Err(format!("names no host: say {example}"));
     }

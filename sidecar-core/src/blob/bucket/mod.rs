@@ -68,6 +68,8 @@ pub struct Bucket {
     expiry: Duration,
     /// `s3://bucket/prefix`, for names and for URIs that are not signed.
     root: Url,
+    /// The path of the root, decoded.
+    prefix: String,
     /// The endpoint or account where it is, if there can be several.
     at: Option<String>,
     /// Whether `\` and `/` are one: Azure stores a backslash as a slash, and so does whoever takes a URL's path
@@ -88,7 +90,15 @@ impl fmt::Debug for Bucket {
 impl fmt::Display for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.root.as_str().trim_end_matches('/'))?;
-        self.at.iter().try_for_each(|at| write!(f, " at {at}"))
+        self.at.iter().try_for_each(|at| write!(f, " at {}", shown(at)))
+    }
+}
+
+/// An endpoint or account without the credentials that somebody may have put into it.
+fn shown(at: &str) -> &str {
+    match at.rsplit_once('@') {
+        Some((_, host)) => host,
+        None => at,
     }
 }
 
@@ -240,7 +250,8 @@ impl BlobProvider for Bucket {
     }
 
     fn id(&self) -> String {
-        let root = format!("{}/{}", &self.root[..Position::AfterHost], self.prefix());
+        let path = self.root.path().trim_matches('/');
+        let root = format!("{}/{path}", &self.root[..Position::AfterHost]);
         let root = root.trim_end_matches('/');
         match self.at.as_deref().map(place) {
             Some(at) => format!("{root} at {at}"),
@@ -249,25 +260,45 @@ impl BlobProvider for Bucket {
     }
 
     async fn check(&self) -> Result<()> {
-        // The one right that is needed for sure is to write below the prefix.
-        let path = Path::from(format!("{}/.sidecar-check", self.prefix()));
-        let probe = || self.store.put(&path, PutPayload::default());
-        let outcome = probe().await;
+        // A name of its own, so that several may check at once; the very path that blobs take.
+        let name = format!("{}/.sidecar-check/{}", self.prefix(), uuid::Uuid::new_v4().simple());
+        let path = Path::parse(name.trim_start_matches('/'));
+        let path = path.map_err(|error| Error::refused(self, "take this prefix", error))?;
+        let probe = || self.store.put(&path, PutPayload::from_static(PROBE));
+        let mut outcome = probe().await;
         #[cfg(feature = "azure")]
         if let (Err(object_store::Error::NotFound { .. }), Some(container)) = (&outcome, &self.container) {
             container.create(self).await?;
-            probe().await.map_err(|error| self.error("store", path.as_ref(), error))?;
-            return Ok(());
+            outcome = probe().await;
         }
         match outcome {
-            Ok(_) => Ok(()),
+            Ok(_) => {}
             Err(object_store::Error::NotFound { source, .. }) => {
-                Err(Error::refused(self, "find the bucket: make it first", source))
+                return Err(Error::refused(self, "find the bucket: make it first", source));
             }
-            Err(error) => Err(self.error("store", path.as_ref(), error)),
+            Err(error) => return Err(self.error("store", path.as_ref(), error)),
         }
+        // A server that answers 200 to whatever it is asked stores nothing.
+        let read = async { self.store.get(&path).await?.bytes().await };
+        let read = read.await.map_err(|error| self.error("read back", path.as_ref(), error))?;
+        if read != PROBE {
+            let why = "what was stored does not come back: is this the endpoint of an object store?";
+            return Err(Error::refused(self, format!("keep {path}"), why));
+        }
+        if let Err(error) = self.store.delete(&path).await {
+            // Only `gc` and an attempt that lost need the right to delete.
+            let error = self.error("delete", path.as_ref(), error);
+            tracing::warn!(
+                error = error.chain(),
+                "what the check wrote stays, and so will what gc would remove"
+            );
+        }
+        Ok(())
     }
 }
+
+/// What the check writes and reads back.
+const PROBE: &[u8] = b"sidecar check\n";
 
 impl Bucket {
     /// Blobs below `root` in any object store; `root` is `scheme://bucket/prefix`, and is shown in logs.
@@ -283,6 +314,9 @@ impl Bucket {
             store,
             signer,
             expiry,
+            prefix: percent_encoding::percent_decode_str(root.path().trim_matches('/'))
+                .decode_utf8_lossy()
+                .into_owned(),
             root,
             at: None,
             folds_backslash: false,
@@ -293,8 +327,9 @@ impl Bucket {
         }
     }
 
+    /// As the store spells it: a URL has blanks and umlauts encoded.
     fn prefix(&self) -> &str {
-        self.root.path().trim_matches('/')
+        &self.prefix
     }
 
     fn path(&self, key: &BlobKey) -> Result<Path> {

@@ -44,7 +44,7 @@ impl Bucket {
     /// [`Error::Refused`] when the settings contradict each other.
     pub fn s3(root: &Url, config: &S3Config, expiry: Duration) -> Result<Self> {
         let window = Window::default();
-        let mut builder = AmazonS3Builder::from_env()
+        let mut builder = from_env(config.access_key_id.is_none())
             .with_bucket_name(root.host_str().unwrap_or_default())
             .with_client_options(client_options(root, config.ca_file.as_deref())?)
             .with_http_connector(Attentive(window.clone()))
@@ -69,4 +69,20 @@ impl Bucket {
             ..Self::new(store.clone(), Some(store), root.clone(), expiry)
         })
     }
+}
+
+/// What the environment says; with a key of its own, nothing of the environment's key: its session token belongs to
+/// that one alone.
+fn from_env(with_credentials: bool) -> AmazonS3Builder {
+    if with_credentials {
+        return AmazonS3Builder::from_env();
+    }
+    let credentials =
+        [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey, AmazonS3ConfigKey::Token];
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with("AWS_"))?;
+        let key: AmazonS3ConfigKey = name.to_ascii_lowercase().parse().ok()?;
+        Some((key, value.into_string().ok()?)).filter(|(key, _)| !credentials.contains(key))
+    });
+    variables.fold(AmazonS3Builder::new(), |builder, (key, value)| builder.with_config(key, value))
 }
