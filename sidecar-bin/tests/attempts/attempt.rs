@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::plane::{EVENT, Plane};
+use crate::program;
 
 /// How long an attempt may take, failures included.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -289,7 +288,7 @@ pub async fn maintain(plane: &Plane, arguments: &[&str]) -> Result<(), String> {
 }
 
 fn sidecar(plane: &Plane) -> Command {
-    let mut command = Command::new(PROGRAM.get().unwrap());
+    let mut command = Command::new(program::path());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIDECAR_")) {
         command.env_remove(name);
     }
@@ -299,14 +298,3 @@ fn sidecar(plane: &Plane) -> Command {
         .stdin(Stdio::null());
     command
 }
-
-/// Keeps the program from a build that replaces it in the meantime, as long as the directory is there.
-pub fn keep_program() -> TempDir {
-    let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = dir.path().join("sidecar");
-    std::fs::hard_link(env!("CARGO_BIN_EXE_sidecar"), &path).unwrap();
-    PROGRAM.set(path).unwrap();
-    dir
-}
-
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -21,6 +21,8 @@ mod bus;
 #[path = "../reliability/plane.rs"]
 #[allow(dead_code, reason = "the reliability test uses all of it")]
 mod plane;
+#[path = "../all/program.rs"]
+mod program;
 mod proxy;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
@@ -64,7 +66,7 @@ fn arguments() -> Arguments {
 
 #[tokio::main]
 async fn main() {
-    let _program = attempt::keep_program();
+    let _program = program::keep();
     let arguments = arguments();
     let started = Instant::now();
     let mut table = Table::default();

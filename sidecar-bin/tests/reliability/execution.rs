@@ -76,7 +76,7 @@ impl Drop for Sidecar {
 
 /// Starts a sidecar; `None` when it ended before it served.
 async fn start(plane: &Plane, trial: &Trial, failing: bool) -> Option<Sidecar> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut command = Command::new(crate::program::path());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SIDECAR_")) {
         command.env_remove(name);
     }
@@ -265,7 +265,7 @@ async fn check(plane: &Plane, trial: &Trial, receipt: &Value, peak: u64) -> Resu
 
 /// What died before its outcome was decided may have left a proposal that nobody names.
 fn collect_garbage(plane: &Plane) -> Result<(), String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    let mut command = Command::new(crate::program::path());
     command.current_dir(plane.dir.path()).arg("gc");
     command.envs(plane.env.iter().map(|(name, value)| (name, value)));
     let ended = command.output().unwrap();

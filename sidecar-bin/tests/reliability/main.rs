@@ -18,6 +18,8 @@ mod execution;
 #[path = "../all/normal.rs"]
 mod normal;
 mod plane;
+#[path = "../all/program.rs"]
+mod program;
 #[path = "../../../sidecar-core/tests/all/servers.rs"]
 mod servers;
 #[path = "../all/table.rs"]
@@ -61,6 +63,7 @@ fn arguments() -> Arguments {
 
 #[tokio::main]
 async fn main() {
+    let _program = program::keep();
     let arguments = arguments();
     let started = Instant::now();
     let mut rows = Rows::default();

@@ -125,6 +125,12 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Removes blobs; one that is absent is no error.
     async fn delete(&self, keys: &[BlobKey]) -> Result<()>;
 
+    /// Why the store can never take this key, if it cannot; asked before anything is stored.
+    fn refuses(&self, key: &BlobKey) -> Option<String> {
+        let _ = key;
+        None
+    }
+
     /// The key as the store sees it: two keys that are folded together name one blob.
     fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
         Cow::Borrowed(key.as_str())
@@ -176,6 +182,9 @@ macro_rules! forward {
             }
             async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
                 (**self).delete(keys).await
+            }
+            fn refuses(&self, key: &BlobKey) -> Option<String> {
+                (**self).refuses(key)
             }
             fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
                 (**self).folded(key)

@@ -217,6 +217,8 @@ impl Read for Reader {
 pub struct Target {
     place: Place,
     executable: bool,
+    /// The most bytes it takes.
+    limit: u64,
     moved: Moved,
 }
 
@@ -232,13 +234,21 @@ impl Target {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, executable: false, moved: Moved::default() }
+        Self { place, executable: false, limit: u64::MAX, moved: Moved::default() }
     }
 
     /// Whether the file may be executed.
     #[must_use]
     pub fn executable(mut self, executable: bool) -> Self {
         self.executable = executable;
+        self
+    }
+
+    /// Takes no more than these bytes: whoever sends more is not listened to until the disk is full. Then the error's
+    /// kind is `FileTooLarge`.
+    #[must_use]
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.limit = bytes;
         self
     }
 
@@ -272,7 +282,7 @@ impl Target {
             Ok(file)
         };
         let file = create().map_err(Error::io("write", self.path()))?;
-        Ok(Writer { file, moved: self.moved.clone() })
+        Ok(Writer { file, rest: self.limit, moved: self.moved.clone() })
     }
 }
 
@@ -280,12 +290,17 @@ impl Target {
 #[derive(Debug)]
 pub struct Writer {
     file: File,
+    rest: u64,
     moved: Moved,
 }
 
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.rest {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more bytes come than it has"));
+        }
         let n = self.file.write(bytes)?;
+        self.rest -= n as u64;
         self.moved.add(n as u64);
         Ok(n)
     }

@@ -86,6 +86,12 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Removes documents; one that is absent is no error.
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()>;
 
+    /// Why the store can never take this document, if it cannot; asked before anything is stored.
+    fn refuses(&self, document: &Document) -> Option<String> {
+        let _ = document;
+        None
+    }
+
     /// Whether `insert` decides between clients on different machines.
     ///
     /// A store that cannot do so says `false`: then two attempts of one execution must not overlap.
@@ -144,6 +150,14 @@ pub trait Documents: DocumentProvider {
         parse(self, T::KIND, &encoded.id, &stored)
     }
 
+    /// Why the store can never take the document, if it cannot.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it cannot be encoded.
+    fn cannot_take<T: Stored>(&self, document: &T) -> Result<Option<String>> {
+        Ok(self.refuses(&encode(self, document)?))
+    }
+
     /// The next page of documents of one type; see [`DocumentProvider::list`].
     ///
     /// # Errors
@@ -197,6 +211,9 @@ macro_rules! forward {
             }
             async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
                 (**self).delete(kind, ids).await
+            }
+            fn refuses(&self, document: &Document) -> Option<String> {
+                (**self).refuses(document)
             }
             fn decides(&self) -> bool {
                 (**self).decides()

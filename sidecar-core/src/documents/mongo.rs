@@ -35,6 +35,9 @@ const RATE: i32 = 16500;
 /// Two upserts of one new document met: the repeat replaces what the other inserted.
 const DUPLICATE_KEY: i32 = 11000;
 
+/// The largest document, in bytes: MongoDB's limit is 16 MiB, and Cosmos DB's may be set to as much.
+const LARGEST: usize = 16 * 1024 * 1024 - 16 * 1024;
+
 /// Where documents go on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +83,19 @@ impl fmt::Display for Mongo {
 
 #[async_trait]
 impl DocumentProvider for Mongo {
+    fn refuses(&self, document: &Document) -> Option<String> {
+        // Short texts take no more room than as JSON with its line ends; only large ones are worth measuring.
+        if document.json.len() < LARGEST / 2 {
+            return None;
+        }
+        let size = self
+            .encode(Kind::Context, document)
+            .ok()
+            .and_then(|encoded| bson::serialize_to_vec(&encoded).ok());
+        let fits = size.is_some_and(|encoded| encoded.len() <= LARGEST);
+        (!fits).then(|| format!("takes no document of more than {LARGEST} bytes"))
+    }
+
     async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
         let action = format!("look up {}", kind.one());
         let found = self.collection().await?.find_one(doc! { "_id": key(kind, id) }).await;

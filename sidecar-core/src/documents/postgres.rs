@@ -27,6 +27,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what was sent may stay without any sign of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest document, in bytes: jsonb has a limit of 256 MiB for what an array or object holds.
+const LARGEST: usize = 255 * 1024 * 1024;
+
 /// The prefix of the tables where nothing else is said.
 const DEFAULT_TABLE: &str = "sidecar";
 
@@ -58,6 +61,19 @@ impl fmt::Display for Postgres {
 
 #[async_trait]
 impl DocumentProvider for Postgres {
+    fn refuses(&self, document: &Document) -> Option<String> {
+        // jsonb has no text with a NUL, which JSON writes only like this.
+        let mut rest = document.json.as_str();
+        while let Some(at) = rest.find("\\u0000") {
+            let backslashes = rest[..at].bytes().rev().take_while(|byte| *byte == b'\\').count();
+            if backslashes % 2 == 0 {
+                return Some("takes no text with a NUL character".into());
+            }
+            rest = &rest[at + 1..];
+        }
+        (document.json.len() > LARGEST).then(|| format!("takes no document of more than {LARGEST} bytes"))
+    }
+
     async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
         let action = format!("look up {}", kind.one());
         let query = format!("SELECT document::text FROM {} WHERE id = $1", self.table(kind));

@@ -27,6 +27,9 @@ const WINDOW: usize = 256;
 /// The delivery mode of a message that survives a restart of the broker (AMQP 0.9.1, class `basic`).
 const PERSISTENT: u8 = 2;
 
+/// The longest event type, in bytes: a short string of AMQP 0-9-1.
+const LONGEST_TYPE: usize = 255;
+
 /// Where events go on the broker.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,6 +99,12 @@ impl fmt::Display for Amqp {
 
 #[async_trait]
 impl EventProvider for Amqp {
+    fn refuses(&self, event: &Event) -> Option<String> {
+        // It is the routing key.
+        (event.event_type.len() > LONGEST_TYPE)
+            .then(|| format!("takes no event type of more than {LONGEST_TYPE} bytes"))
+    }
+
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let channel = self.channel().await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;

@@ -58,6 +58,12 @@ pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Publishes events.
     async fn publish(&self, events: &[Event]) -> Result<()>;
 
+    /// Why the bus can never take this event, if it cannot; asked before anything is stored.
+    fn refuses(&self, event: &Event) -> Option<String> {
+        let _ = event;
+        None
+    }
+
     /// The bus's stable identity, which records and journals compare: two different buses never have the
     /// same, and one has the same in every process, whatever its credentials. It never contains a secret.
     ///
@@ -86,6 +92,9 @@ macro_rules! forward {
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await
+            }
+            fn refuses(&self, event: &Event) -> Option<String> {
+                (**self).refuses(event)
             }
             fn id(&self) -> String {
                 (**self).id()

@@ -24,6 +24,9 @@ const WINDOW: usize = 256;
 /// How long the stream remembers ids, so that it drops repeats.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
+/// The largest message, in bytes: what a server takes unless it is told otherwise, less room for the headers.
+const LARGEST: usize = 1024 * 1024 - 1024;
+
 /// Where events go on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +77,11 @@ impl fmt::Display for Nats {
 
 #[async_trait]
 impl EventProvider for Nats {
+    fn refuses(&self, event: &Event) -> Option<String> {
+        let size = self.config.format.encode(event).map_or(usize::MAX, |message| message.len());
+        (size > LARGEST).then(|| format!("takes no message of more than {LARGEST} bytes"))
+    }
+
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let context = self.context().await?;
         let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;

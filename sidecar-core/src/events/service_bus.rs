@@ -26,6 +26,9 @@ const BATCH_MESSAGES: usize = 100;
 /// A clock that differs by more than this makes tokens fail.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
+/// The largest message, in bytes: the limit of the standard tier, less room for the properties.
+const LARGEST: usize = 256 * 1024 - 1024;
+
 /// The topic and how to get in.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,6 +99,11 @@ struct BrokerProperties<'e> {
 
 #[async_trait]
 impl EventProvider for ServiceBus {
+    fn refuses(&self, event: &Event) -> Option<String> {
+        let size = self.config.format.encode(event).map_or(usize::MAX, |message| message.len());
+        (size > LARGEST).then(|| format!("takes no message of more than {LARGEST} bytes"))
+    }
+
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
         for batch in batches(messages) {

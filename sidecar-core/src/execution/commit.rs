@@ -10,18 +10,21 @@ use tracing::warn;
 
 use super::journal::{Step, StoredFile, StoredFiles};
 use super::outputs::{self, Outputs};
+use super::problems::Problems;
 use super::record::{AT_ONCE, contents_of, last_committed};
 use super::upload::upload;
 use super::{Execution, gc, ids, now, stores};
 use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{
-    BlobKey, Committed, Contents, Context, EventContext, EventHeader, ExecutionId, ExecutionRecord, FileName,
-    KeyOwner, OutboxChunk, Outcome, OutputEvent, Prepared, PrivateId, Producer, Published, RecordedFile,
+    Blob, BlobKey, Committed, Contents, Context, Digest, Event, EventContext, EventHeader, EventId,
+    ExecutionId, ExecutionRecord, FileName, Insight, KeyOwner, KeyValuePairs, Layout, OutboxChunk, Outcome,
+    OutputEvent, Prepared, PrivateId, Producer, Published, RecordedFile,
 };
 use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::plane::DataPlane;
 
 /// What a record holds itself, and each part of a larger one, in bytes of JSON: every store takes as much.
 const OUTBOX_PART: usize = 1024 * 1024;
@@ -37,6 +40,7 @@ impl Execution {
         };
         let reading = proposal.clone();
         let Outputs { files, insights, events } = blocking(move || outputs::read(&this, &reading)).await?;
+        self.refuse_what_no_store_takes(&execution, &proposal, &files, &insights, &events)?;
         let bytes = files.values().map(Source::size).sum();
         self.progress.start(files.len() as u64, bytes);
 
@@ -75,6 +79,83 @@ impl Execution {
         let step = Step::Deciding { prepared: Some(prepared), record: Box::new(record.clone()) };
         self.advance(step).await?;
         Ok((record, contents))
+    }
+
+    /// Asks each store whether it takes what it is to be given, before the first byte is stored.
+    fn refuse_what_no_store_takes(
+        &self,
+        execution: &ExecutionId,
+        proposal: &PrivateId,
+        files: &outputs::Files,
+        insights: &KeyValuePairs,
+        events: &[(String, OutputEvent)],
+    ) -> Result<()> {
+        let DataPlane { blobs, documents, events: bus } = &self.plane;
+        let (context, mut problems) = (self.context(), Problems::default());
+        for name in files.keys() {
+            let key = BlobKey::of_output(execution, proposal, name).ok();
+            if let Some(why) = key.and_then(|key| blobs.refuses(&key)) {
+                problems.add(&format!("{}/{name}", Layout::OUTPUT_DATA), format!("{blobs} {why}"));
+            }
+        }
+        let insight =
+            Insight { id: ids::insight(execution), context: context.clone(), data: insights.clone() };
+        if let Some(why) = documents.cannot_take(&insight)? {
+            problems.add(Layout::OUTPUT_META, format!("{documents} {why}"));
+        }
+        let named = |name: &FileName| {
+            let (source, key) = (files.get(name)?, BlobKey::of_output(execution, proposal, name).ok()?);
+            // Every digest is as long.
+            let (digest, executable) = (Digest([0; 32]), source.is_executable());
+            Some(Blob { name: name.clone(), key, size: source.size(), digest, executable })
+        };
+        for (file, event) in events {
+            let header = self.header(&ids::event(execution, proposal, file), &context);
+            let message = Event {
+                context: header.clone(),
+                event_type: event.event_type.clone(),
+                previous_stages: Vec::new(),
+                data: KeyValuePairs::default(),
+            };
+            let blobs = event.files.iter().filter_map(named).collect();
+            let document = self.context_of(header, event.clone(), blobs, execution, proposal);
+            let file = format!("{}/{file}", Layout::OUTPUT_EVENTS);
+            if let Some(why) = documents.cannot_take(&document)? {
+                problems.add(&file, format!("{documents} {why}"));
+            }
+            if let Some(why) = bus.refuses(&message) {
+                problems.add(&file, format!("{bus} {why}"));
+            }
+        }
+        problems.check()
+    }
+
+    fn header(&self, event_id: &EventId, context: &Context) -> EventHeader {
+        EventHeader {
+            name: String::new(),
+            event_id: event_id.clone(),
+            correlation_id: context.correlation_id.clone(),
+            parent_event_id: context.event_id.to_string(),
+        }
+    }
+
+    fn context_of(
+        &self,
+        context: EventHeader,
+        event: OutputEvent,
+        blobs: Vec<Blob>,
+        execution: &ExecutionId,
+        proposal: &PrivateId,
+    ) -> EventContext {
+        let (name, run) = (execution.name.clone(), execution.run);
+        EventContext {
+            context,
+            files: event.files,
+            data: event.data,
+            blobs,
+            event_type: None,
+            producer: Some(Producer { name, run, proposal: proposal.clone() }),
+        }
     }
 
     /// Files of earlier proposals of this run, as far as the store still has them with the right size.
@@ -189,24 +270,11 @@ impl Execution {
         }
         committed.outbox = chunks.into_iter().map(|chunk| chunk.id).collect();
 
-        let producer = Producer {
-            name: execution.name.clone(),
-            run: execution.run,
-            proposal: committed.proposal.clone(),
-        };
-        let event_context = |(published, (_, event)): (&Published, (String, OutputEvent))| EventContext {
-            context: EventHeader {
-                name: String::new(),
-                event_id: published.event_id.clone(),
-                correlation_id: context.correlation_id.clone(),
-                parent_event_id: context.event_id.to_string(),
-            },
+        let event_context = |(published, (_, event)): (&Published, (String, OutputEvent))| {
             // Validation saw every named file, and every file was stored.
-            blobs: event.files.iter().filter_map(|name| Some(stored.get(name)?.blob.clone())).collect(),
-            files: event.files,
-            data: event.data,
-            event_type: None,
-            producer: Some(producer.clone()),
+            let blobs = event.files.iter().filter_map(|name| Some(stored.get(name)?.blob.clone())).collect();
+            let header = self.header(&published.event_id, &context);
+            self.context_of(header, event, blobs, execution, &committed.proposal)
         };
         let contexts: Vec<_> = contents.events.iter().zip(events).map(event_context).collect();
         for contexts in contexts.chunks(AT_ONCE) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::record::{self, Found, contents_of, look};
 use super::spec::Settings;
-use super::stage::verify;
+use super::stage::{more_than_named, verify};
 use super::transfer::{groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
@@ -40,12 +40,13 @@ pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied>
     })
     .await?;
     let target = |blob: &Blob| {
-        let target = Target::file(blob.name.below(&staging)).executable(blob.executable);
+        let target = Target::file(blob.name.below(&staging)).executable(blob.executable).at_most(blob.size);
         (blob.key.clone(), target)
     };
     let fetch = async |group: Vec<Blob>| {
         let targets: Vec<_> = group.iter().map(target).collect();
-        let found = plane.blobs.get_all(&targets).await?;
+        let found = plane.blobs.get_all(&targets).await;
+        let found = found.map_err(|error| more_than_named(&*plane.blobs, error))?;
         group.iter().zip(found).try_for_each(|(blob, found)| verify(&*plane.blobs, blob, found))
     };
     let groups = groups(blobs.clone(), Settings::DEFAULT_PARALLEL, |blob| blob.size);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::transfer::{groups, move_groups};
-use super::{Execution, First, Step, now};
+use super::{Execution, First, Step, conflicts, now};
 use crate::blob::Target;
 use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared, RecordedFile};
 use crate::dir::Dir;
@@ -172,22 +172,37 @@ impl Execution {
             Some(blob) => Ok((*blob).clone()),
             None => Err(corrupt(format!("no blob is listed for file {:?}", name.as_str()))),
         };
+        if let Some(problem) = conflicts::nested("", context.files.iter()).pop() {
+            return Err(corrupt(format!("{}: {}", problem.file, problem.message)));
+        }
         context.files.iter().map(find).collect()
     }
 
     async fn fetch(&self, data: &Arc<Dir>, blobs: Vec<Blob>) -> Result<()> {
         let target = |blob: &Blob| {
-            let target = Target::below(data.clone(), blob.name.below(Path::new("")));
+            let target = Target::below(data.clone(), blob.name.below(Path::new(""))).at_most(blob.size);
             (blob.key.clone(), target.executable(blob.executable).counted_by(self.progress.bytes_moved()))
         };
         let targets: Vec<_> = blobs.iter().map(target).collect();
-        let found = self.plane.blobs.get_all(&targets).await?;
+        let found = self.plane.blobs.get_all(&targets).await;
+        let found = found.map_err(|error| more_than_named(&*self.plane.blobs, error))?;
         fault::point("blobs.get");
         for (blob, found) in blobs.iter().zip(found) {
             verify(&*self.plane.blobs, blob, found)?;
             self.progress.file_moved();
         }
         Ok(())
+    }
+}
+
+/// The error of a store that sends more than the event names.
+pub(super) fn more_than_named(store: &dyn crate::BlobProvider, error: Error) -> Error {
+    match error {
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            let what = format!("the blob of {}", path.display());
+            Error::Corrupt { provider: store.to_string(), what, problem: source.to_string() }
+        }
+        error => error,
     }
 }
 

@@ -12,7 +12,8 @@ use super::tree::{self, Tree};
 use super::upload::upload;
 use crate::blob::Source;
 use crate::contract::{
-    Blob, Event, EventContext, EventHeader, EventId, FileName, KeyOwner, KeyValuePairs, PrivateId, Problem,
+    Blob, BlobKey, Digest, Event, EventContext, EventHeader, EventId, FileName, KeyOwner, KeyValuePairs,
+    PrivateId, Problem,
 };
 use crate::dir::Dir;
 use crate::documents::Documents as _;
@@ -111,6 +112,23 @@ impl Submission {
             "",
             keyed.iter().map(|(name, key)| (*name, key.clone())),
         ));
+        let refused = keyed.iter().filter_map(|(name, key)| Some((name, plane.blobs.refuses(key)?)));
+        problems
+            .extend(refused.map(|(name, why)| Problem::of(name.as_str(), format!("{} {why}", plane.blobs))));
+        let blob = |(name, key): &(&FileName, BlobKey)| {
+            let source = &files[*name];
+            let (size, executable) = (source.size(), source.is_executable());
+            // Every digest is as long.
+            Blob { name: (*name).clone(), key: key.clone(), size, digest: Digest([0; 32]), executable }
+        };
+        let context = |blobs| submitted(&id, &event_type, &values, files.keys().cloned().collect(), blobs);
+        let likely = context(keyed.iter().map(blob).collect());
+        if let Some(why) = plane.documents.cannot_take(&likely)? {
+            problems.push(Problem::of("the event", format!("{} {why}", plane.documents)));
+        }
+        if let Some(why) = plane.events.refuses(&message(likely.clone())) {
+            problems.push(Problem::of("the event", format!("{} {why}", plane.events)));
+        }
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
@@ -122,39 +140,48 @@ impl Submission {
         }
         let mut blobs: Vec<Blob> = stored.into_iter().map(|(blob, _)| blob).collect();
         blobs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let header = EventHeader {
-            name: String::new(),
-            event_id: id.clone(),
-            correlation_id: id.to_string(),
-            parent_event_id: String::new(),
-        };
-        let context = EventContext {
-            context: header,
-            files: files.into_keys().collect(),
-            data: values,
-            blobs,
-            event_type: Some(event_type),
-            producer: None,
-        };
+        let context = submitted(&id, &event_type, &values, files.into_keys().collect(), blobs);
         fault::point("submit.decide");
         let stored = plane.documents.decide(&context).await?;
         if let Some(difference) = difference(&context, &stored) {
             let why = format!("{difference}: take another id, or submit the same");
             return Err(Error::refused(&plane.documents, format!("submit event {id} again"), why));
         }
-        let event = Event {
-            context: stored.context,
-            event_type: stored.event_type.unwrap_or_default(),
-            previous_stages: Vec::new(),
-            data: KeyValuePairs::default(),
-        };
-        plane.events.publish(&[event]).await?;
+        plane.events.publish(&[message(stored)]).await?;
         Ok(id)
     }
 
     /// How many files were added.
     pub fn files(&self) -> usize {
         self.files.len()
+    }
+}
+
+/// The context of a first event.
+fn submitted(
+    id: &EventId,
+    event_type: &str,
+    values: &KeyValuePairs,
+    files: Vec<FileName>,
+    blobs: Vec<Blob>,
+) -> EventContext {
+    let context = EventHeader {
+        name: String::new(),
+        event_id: id.clone(),
+        correlation_id: id.to_string(),
+        parent_event_id: String::new(),
+    };
+    let (event_type, data) = (Some(event_type.to_owned()), values.clone());
+    EventContext { context, files, data, blobs, event_type, producer: None }
+}
+
+/// The event that tells of a context.
+fn message(stored: EventContext) -> Event {
+    Event {
+        context: stored.context,
+        event_type: stored.event_type.unwrap_or_default(),
+        previous_stages: Vec::new(),
+        data: KeyValuePairs::default(),
     }
 }
 

@@ -91,6 +91,9 @@ macro_rules! provider {
                 async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
                     self.around(Call::new("remove blobs"), || self.inner.delete(keys)).await
                 }
+                fn refuses(&self, key: &BlobKey) -> Option<String> {
+                    self.inner.refuses(key)
+                }
                 fn folded<'k>(&self, key: &'k BlobKey) -> std::borrow::Cow<'k, str> {
                     self.inner.folded(key)
                 }
@@ -130,6 +133,9 @@ macro_rules! provider {
                     let call = Call::new(format!("remove {}", kind.many()));
                     self.around(call, || self.inner.delete(kind, ids)).await
                 }
+                fn refuses(&self, document: &Document) -> Option<String> {
+                    self.inner.refuses(document)
+                }
                 fn decides(&self) -> bool {
                     self.inner.decides()
                 }
@@ -148,6 +154,9 @@ macro_rules! provider {
             impl<P: EventProvider> EventProvider for $layer<P> {
                 async fn publish(&self, events: &[Event]) -> Result<()> {
                     self.around(Call::new("publish events"), || self.inner.publish(events)).await
+                }
+                fn refuses(&self, event: &Event) -> Option<String> {
+                    self.inner.refuses(event)
                 }
                 async fn check(&self) -> Result<()> {
                     self.around(Call::new("be checked"), || self.inner.check()).await

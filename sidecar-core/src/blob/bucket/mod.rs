@@ -187,6 +187,14 @@ impl BlobProvider for Bucket {
         Ok(state.1.finish())
     }
 
+    fn refuses(&self, key: &BlobKey) -> Option<String> {
+        if key.as_str().chars().any(char::is_control) {
+            // The listings of these stores are XML, which cannot hold them.
+            return Some("takes no name with a control character".into());
+        }
+        self.path(key).err().map(|error| error.chain())
+    }
+
     async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
         let failed = |error| self.error("list", prefix, error);
         // The store lists by whole segments: what is left of the prefix is compared here.
