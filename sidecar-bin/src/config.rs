@@ -11,7 +11,9 @@ use std::time::Duration;
 use sidecar_core::plane::overlaps;
 use sidecar_core::process::Service;
 use sidecar_core::server::Listen;
-use sidecar_core::{Context, EventId, EventTypes, First, Layout, ModuleName, OnFailure, Settings};
+use sidecar_core::{
+    Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings,
+};
 use tracing::level_filters::LevelFilter;
 
 use crate::errors::Errors;
@@ -94,7 +96,17 @@ impl Config {
         let mut settings = settings(options, mode, event_id, development, &mut errors);
         let give_up = errors.switch("give-up", &options.give_up).unwrap_or(false);
         let patience = errors.duration("retry-for", &options.retry_for, Settings::DEFAULT_PATIENCE);
+        let uid = errors.parse("module-uid", &options.module_uid, "a user's number");
+        let gid = errors.parse("module-gid", &options.module_gid, "a group's number");
+        if uid.is_none() && options.module_gid.is_some() {
+            errors.push("module-gid", "has no effect without --module-uid");
+        }
         if let Some(settings) = &mut settings {
+            settings.module_user = match uid {
+                Some(uid) => ModuleUser::Other { uid, gid: gid.unwrap_or(uid) },
+                None if matches!(mode, Mode::Run { .. }) => ModuleUser::Same,
+                None => ModuleUser::Unknown,
+            };
             (settings.first, settings.give_up, settings.patience) = (first, give_up, patience);
         }
         let level = match options.loglevel.as_deref() {

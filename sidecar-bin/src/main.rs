@@ -18,8 +18,9 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use clap::parser::ValueSource;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::process::{self, Ended, Module, Signals};
-use sidecar_core::{Context, Error, EventTypes, Phase, Session, Settings, Start};
+use sidecar_core::{Context, Error, EventTypes, ModuleUser, Phase, Session, Settings, Start};
 use tracing::{error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -28,6 +29,8 @@ use crate::exit::Failure;
 use crate::progress::Bar;
 
 fn main() -> ExitCode {
+    // Before any secret is read: a module of the same user must not find it in /proc.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let Cli { command, options, parent_is_empty } = match parse_cli() {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -142,6 +145,10 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         _ => Start::Resume,
     };
     describe(&settings);
+    let user = match settings.module_user {
+        ModuleUser::Other { uid, gid } => Some((uid, gid)),
+        ModuleUser::Unknown | ModuleUser::Same => None,
+    };
     if matches!(command, Some(Command::Commit)) {
         prepared(&settings).await?;
     }
@@ -162,7 +169,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let (service, hidden) = (config.service, config.plane.hidden);
     let ended = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            let module = Module { command, wrap, hidden, service };
+            let module = Module { command, wrap, user, hidden, service };
             process::run(&session, &module, &mut signals).await
         }
         Some(Command::Prepare { .. }) => tokio::select! {

@@ -134,6 +134,10 @@ options! {
         parallel: "parallel" = "N",
         /// How long the module may go without a call when it is its turn; with `run --wrap`, how long it may take [default: for ever]
         module_timeout: "module-timeout" = "DURATION",
+        /// The user that the module works as; `run` starts it as that one [default: the sidecar's, or whoever reaches the base directory]
+        module_uid: "module-uid" = "UID",
+        /// Its group [default: the number of the user]
+        module_gid: "module-gid" = "GID",
         /// Variables that the module of `run` gets although they begin like a store's credentials, comma-separated
         module_env: "module-env" = "NAMES",
         /// Give up a commit that the state directory remembers and that is not decided yet

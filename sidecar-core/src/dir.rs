@@ -22,6 +22,8 @@ pub(crate) struct Dir {
     fd: OwnedFd,
     /// Where it was found, for messages.
     path: PathBuf,
+    /// The user and group to whom what is made below belongs, if not to those of this directory.
+    heirs: Option<(u32, u32)>,
 }
 
 /// For reading its entries.
@@ -36,7 +38,18 @@ impl Dir {
     /// Opens the directory that a path leads to: the one place that follows links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let fd = sys::openat(CWD, path, READABLE | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(Self { fd, path: path.to_owned(), heirs: None })
+    }
+
+    /// Gives it to another user and group.
+    pub(crate) fn give(&self, uid: u32, gid: u32) -> io::Result<()> {
+        Ok(sys::fchown(&self.fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+    }
+
+    /// Gives what is made below to this user and group.
+    pub(crate) fn for_heirs(mut self, heirs: Option<(u32, u32)>) -> Self {
+        self.heirs = heirs;
+        self
     }
 
     /// Where it was found.
@@ -48,7 +61,7 @@ impl Dir {
     pub(crate) fn dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = name.as_ref();
         let fd = self.open_below(name, READABLE, Mode::empty())?;
-        Ok(Self { fd, path: self.path.join(name) })
+        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs })
     }
 
     /// A directory below that its owner has made unreadable or read-only, made usable if it is the sidecar's own.
@@ -61,7 +74,7 @@ impl Dir {
             let _ = sys::chmod(format!("/proc/self/fd/{}", reached.as_raw_fd()), mode | Mode::RWXU);
         }
         let fd = sys::openat(&reached, ".", READABLE | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd, path: self.path.join(name) })
+        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs })
     }
 
     /// Makes a directory below, and those that lead to it, unless they are there; new ones belong to whoever this
@@ -92,8 +105,9 @@ impl Dir {
     /// Takes over owner, group, mode and setgid bit of another directory, as far as this process may.
     fn inherit(&self, from: &Self) -> io::Result<()> {
         let (have, want) = (sys::fstat(&self.fd)?, sys::fstat(&from.fd)?);
-        if (have.st_uid, have.st_gid) != (want.st_uid, want.st_gid) {
-            let (uid, gid) = (Uid::from_raw(want.st_uid), Gid::from_raw(want.st_gid));
+        let (uid, gid) = from.heirs.unwrap_or((want.st_uid, want.st_gid));
+        if (have.st_uid, have.st_gid) != (uid, gid) {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             // To give something away takes a privilege; to give it to one's own group does not.
             let given = sys::fchown(&self.fd, Some(uid), Some(gid));
             let _ = given.or_else(|_| sys::fchown(&self.fd, None, Some(gid)));
@@ -233,7 +247,7 @@ impl Dir {
 
     /// The same directory under another descriptor.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
+        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone(), heirs: self.heirs })
     }
 
     /// Whether both are one directory.

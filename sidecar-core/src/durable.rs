@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Gid, Mode, Uid};
 use uuid::Uuid;
 
 use crate::dir::Dir;
@@ -48,6 +48,12 @@ impl Staged {
     /// Makes it accessible as `mode` says, whatever the umask.
     pub(crate) fn set_mode(&self, mode: Mode) -> io::Result<()> {
         Ok(rustix::fs::fchmod(&self.file, mode)?)
+    }
+
+    /// Gives it to another user or group.
+    pub(crate) fn give(&self, uid: Option<u32>, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (uid.map(Uid::from_raw), Gid::from_raw(gid));
+        Ok(rustix::fs::fchown(&self.file, uid, Some(gid))?)
     }
 
     /// Gives the file a name below `dir`, replacing what had it; makes its directory if need be.

@@ -51,8 +51,8 @@ pub use error::{Cause, Error, Result};
 pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
-    Collected, Copied, First, OnFailure, Recovered, Session, Settings, ShownFailure, Start, Submission,
-    collect_garbage, copy_out, failures, recover,
+    Collected, Copied, First, ModuleUser, OnFailure, Recovered, Session, Settings, ShownFailure, Start,
+    Submission, collect_garbage, copy_out, failures, recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;

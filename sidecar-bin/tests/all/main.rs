@@ -15,3 +15,4 @@ mod servers;
 #[path = "../../../sidecar-core/tests/all/service_bus_double.rs"]
 mod service_bus_double;
 mod stores;
+mod users;

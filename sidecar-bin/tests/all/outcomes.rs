@@ -115,7 +115,7 @@ fn files_are_readable_and_state_is_private() {
     let blob = &blobs.iter().find(|(name, _)| name.ends_with("/a/x")).unwrap().0;
     assert_eq!(mode(&format!("dev/blobs/{blob}")), 0o644);
     assert_eq!(mode(&format!("dev/blobs/{}", blob.trim_end_matches("/x"))), 0o755);
-    assert_eq!(mode("dev/modules/m/in/meta.json"), 0o644);
+    assert_eq!(mode("dev/modules/m/in/meta.json"), 0o640);
     for kind in ["contexts", "events", "insights"] {
         for entry in fs::read_dir(dir.path().join("dev").join(kind)).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o644);

@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode};
 use tracing::warn;
 use uuid::Uuid;
 
+use super::spec::ModuleUser;
 use crate::contract::Layout;
 use crate::dir::{Dir, os};
 use crate::durable::Staged;
@@ -64,14 +65,26 @@ pub(super) fn input_data(base: &Dir) -> Result<Dir> {
     base.dir(INPUT_DATA).map_err(Error::io("open", base.path().join(INPUT_DATA)))
 }
 
-/// Writes `in/meta.json`; it is there whole or not at all. Blocks.
-pub(super) fn write_meta(base: &Dir, json: &[u8]) -> Result<()> {
+/// Writes `in/meta.json`; it is there whole or not at all. It may hold signed URIs, and so is the module's alone as
+/// far as its user is known, and its group's otherwise. Blocks.
+pub(super) fn write_meta(base: &Dir, user: ModuleUser, json: &[u8]) -> Result<()> {
     let path = base.path().join(INPUT_META);
     let write = || {
         let inputs = base.dir(INPUTS)?;
-        let mode = Mode::from_raw_mode(0o644);
-        let mut staged = Staged::new_in(&inputs, mode)?;
-        staged.set_mode(mode)?;
+        let mut staged = Staged::new_in(&inputs, Mode::RUSR | Mode::WUSR)?;
+        match user {
+            ModuleUser::Same => {}
+            ModuleUser::Other { uid, gid } => staged.give(Some(uid), gid)?,
+            ModuleUser::Unknown => {
+                let of_base = base.own_stat()?;
+                let everybody = Mode::from_raw_mode(of_base.st_mode).contains(Mode::ROTH | Mode::XOTH);
+                staged.set_mode(Mode::from_raw_mode(match staged.give(None, of_base.st_gid) {
+                    // Where the group is not this process's to give, whoever may enter the directory reads it.
+                    Err(_) if everybody => 0o644,
+                    _ => 0o640,
+                }))?;
+            }
+        }
         io::Write::write_all(&mut staged, json)?;
         staged.persist(&inputs, Path::new("meta.json"))
     };
@@ -96,7 +109,7 @@ pub(super) fn clear_outputs(base: &Dir, state: &Dir) -> Result<()> {
             };
             if moved.is_err() {
                 // Another file system: then it takes as long as it takes.
-                from.empty().map_err(Error::io("empty", from.path()))?;
+                from.empty().map_err(|error| foreign("empty", from.path().to_owned(), error))?;
             }
         }
         remove(&out, "meta.json")?;
@@ -159,7 +172,7 @@ pub(super) fn set_outputs_aside(base: &Dir) -> Result<Option<PathBuf>> {
             Err(error) if !is_output(name.as_os_str()) => {
                 warn!("{} is left where it is: {error}", out.path().join(&name).display());
             }
-            Err(error) => return Err(Error::io("move", out.path().join(&name))(error)),
+            Err(error) => return Err(foreign("move", out.path().join(&name), error)),
         }
     }
     if !moved {
@@ -209,6 +222,19 @@ fn copy_tree(from: &Dir, name: &Path, to: &Dir) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The error of a directory that another user has made without a right for this one.
+fn foreign(action: &'static str, path: PathBuf, error: io::Error) -> Error {
+    let error = match error.kind() {
+        io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            "a directory in it belongs to another user, and its group may not write it: let the module work with \
+             umask 002 in a group that both have, or as the sidecar's user",
+        ),
+        _ => error,
+    };
+    Error::io(action, path)(error)
 }
 
 /// A directory of the sidecar's, if it is there, usable whatever the module made of its mode.

@@ -49,7 +49,7 @@ pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
 pub use session::Session;
-pub use spec::{First, Settings, Start};
+pub use spec::{First, ModuleUser, Settings, Start};
 pub use submit::Submission;
 
 /// One attempt at an execution.

@@ -43,9 +43,9 @@ pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
     if !plane.documents.decides() {
         warn!("{} cannot decide between attempts: they must not overlap", plane.documents);
     }
-    let (layout, state_dir) = (spec.layout.clone(), spec.state_dir.clone());
+    let (layout, state_dir, user) = (spec.layout.clone(), spec.state_dir.clone(), spec.module_user);
     let (slot, entry) = blocking(move || {
-        let slot = Slot::open(layout, state_dir)?;
+        let slot = Slot::open(layout, state_dir, user)?;
         let entry = journal::read(&slot.state())?;
         Ok((Arc::new(slot), entry))
     })
@@ -150,7 +150,12 @@ impl Opening {
             None => key.as_str().starts_with(&format!("{}/{}/", execution.event_id, execution.name)),
         };
         let mut keys = committed.contents.outputs.iter().filter_map(|file| file.key.as_ref());
-        record.execution() == execution && committed.stores == self.here && keys.all(own)
+        // What was validated then is what may be published now, unless it was not the sidecar that wrote it.
+        let mut types = committed.contents.events.iter().map(|event| event.event_type.as_str());
+        types.all(|event_type| self.spec.event_types.allow(event_type))
+            && record.execution() == execution
+            && committed.stores == self.here
+            && keys.all(own)
     }
 
     /// What release 0.1 had begun to publish, as a proposal: its ids and keys stay as they are.

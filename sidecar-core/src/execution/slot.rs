@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::directories;
+use super::spec::ModuleUser;
 use crate::contract::{Layout, Phase};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 pub(super) struct Slot {
     layout: Layout,
     state: PathBuf,
+    user: ModuleUser,
     held: Mutex<Arc<Held>>,
 }
 
@@ -42,10 +44,10 @@ impl Slot {
     /// # Errors
     /// [`Error::Busy`] when another sidecar holds one of them, [`Error::Io`] when one cannot be used: also when the
     /// state directory belongs to another user, or others may write it.
-    pub(super) fn open(layout: Layout, state: PathBuf) -> Result<Self> {
-        let base = lock_base(layout.base())?;
+    pub(super) fn open(layout: Layout, state: PathBuf, user: ModuleUser) -> Result<Self> {
+        let base = lock_base(layout.base(), user)?;
         let held = Mutex::new(Arc::new(hold(base, layout.base(), &state)?));
-        Ok(Self { layout, state, held })
+        Ok(Self { layout, state, user, held })
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -84,7 +86,7 @@ impl Slot {
 
     /// Writes `in/meta.json`. Blocks.
     pub(super) fn write_meta(&self, json: &[u8]) -> Result<()> {
-        directories::write_meta(&self.base(), json)
+        directories::write_meta(&self.base(), self.user, json)
     }
 
     /// Whether a module wiped the base directory after it was ready, as one that starts again does.
@@ -158,7 +160,7 @@ impl Slot {
         let mut held = self.held();
         let base = match Dir::open(self.layout.base()) {
             Ok(now) if now.is(&held.base) => held.base.clone(),
-            _ => lock_base(self.layout.base())?,
+            _ => lock_base(self.layout.base(), self.user)?,
         };
         let state = Dir::open(&self.state).is_ok_and(|now| now.is(&held.state));
         if state && Arc::ptr_eq(&base, &held.base) {
@@ -192,7 +194,8 @@ impl Slot {
 }
 
 /// Makes and locks the base directory.
-fn lock_base(path: &Path) -> Result<Arc<Dir>> {
+fn lock_base(path: &Path, user: ModuleUser) -> Result<Arc<Dir>> {
+    let is_new = !path.exists();
     fs::create_dir_all(path).map_err(|error| {
         let is_file = error.kind() == io::ErrorKind::AlreadyExists;
         let error = if is_file { io::Error::other("it is not a directory") } else { error };
@@ -200,16 +203,27 @@ fn lock_base(path: &Path) -> Result<Arc<Dir>> {
     })?;
     let base = Dir::open(path).map_err(Error::io("lock", path))?;
     lock(base.as_fd(), path, "--basedir")?;
-    Ok(Arc::new(base))
+    let heirs = match user {
+        ModuleUser::Other { uid, gid } => Some((uid, gid)),
+        ModuleUser::Unknown | ModuleUser::Same => None,
+    };
+    if let Some((uid, gid)) = heirs.filter(|_| is_new) {
+        base.give(uid, gid).map_err(Error::io("give away", path))?;
+    }
+    Ok(Arc::new(base.for_heirs(heirs)))
 }
 
 /// Makes and locks the state directory.
 fn hold(base: Arc<Dir>, base_path: &Path, path: &Path) -> Result<Held> {
-    let use_it = |error| Error::io("use", path)(error);
+    let use_it = |error: io::Error| {
+        let is_other = error.kind() == io::ErrorKind::NotADirectory;
+        let why = "it is a link or a file, or lies in one, and must be a directory";
+        Error::io("use", path)(if is_other { io::Error::other(why) } else { error })
+    };
     let name = path.file_name().map(Path::new).ok_or_else(|| use_it(io::ErrorKind::InvalidInput.into()))?;
     // Below the base directory the module may have put a link anywhere.
     let (dir, name) = match path.strip_prefix(base_path) {
-        Ok(below) => (base.try_clone().map_err(use_it)?, below),
+        Ok(below) => (base.try_clone().map_err(use_it)?.for_heirs(None), below),
         Err(_) => {
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));

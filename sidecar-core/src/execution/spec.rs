@@ -21,6 +21,8 @@ pub struct Settings {
     pub layout: Layout,
     /// Where the journal lives; private to the sidecar, and on a disk that outlives it.
     pub state_dir: PathBuf,
+    /// As which user the module works.
+    pub module_user: ModuleUser,
     /// Which events the module may publish.
     pub event_types: EventTypes,
     /// How many files are moved at once.
@@ -31,6 +33,24 @@ pub struct Settings {
     pub give_up: bool,
     /// What becomes of the outputs when it fails.
     pub on_failure: OnFailure,
+}
+
+/// As which user a module works: what the sidecar makes for it must be its own to read and write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ModuleUser {
+    /// Perhaps another one, who reaches the base directory by its owner, group or mode: what is made below inherits
+    /// them.
+    #[default]
+    Unknown,
+    /// The sidecar's own.
+    Same,
+    /// This user and group; to give them what is made takes a privilege.
+    Other {
+        /// The user's number.
+        uid: u32,
+        /// The group's number.
+        gid: u32,
+    },
 }
 
 /// Whether an event may begin a graph.
@@ -75,6 +95,7 @@ impl Settings {
             patience: Self::DEFAULT_PATIENCE,
             state_dir: layout.base().join(".sidecar"),
             layout,
+            module_user: ModuleUser::Unknown,
             event_types: EventTypes::Any,
             parallel: Self::DEFAULT_PARALLEL,
             start: Start::Resume,

@@ -27,6 +27,8 @@ pub struct Module {
     /// Whether the inputs are staged before it starts and the outputs committed when it has ended well: it need not
     /// call anybody.
     pub wrap: bool,
+    /// The user and group that it runs as, if they are not the sidecar's; to change them takes a privilege.
+    pub user: Option<(u32, u32)>,
     /// The variables that it does not inherit: settings and credentials of the sidecar.
     pub hidden: Vec<String>,
     /// Where and for how long it is served.
@@ -63,6 +65,9 @@ impl Module {
             .env("SIDECAR_CORRELATION_ID", context.correlation_id)
             .env("SIDECAR_MODULE_NAME", context.name.as_str())
             .kill_on_drop(true);
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
         // In a group of its own a module gets each signal once, from the sidecar, and is ended with all that it
         // started. With a terminal as its input it must stay in the foreground group, which the terminal signals.
         let leads = !io::stdin().is_terminal();

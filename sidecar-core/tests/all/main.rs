@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod amqp;
+mod boundary;
 mod buckets;
 mod conformance;
 mod decide;
