@@ -47,6 +47,29 @@ async fn a_client_that_sends_slowly_or_nothing_is_cut_off() {
     }
 }
 
+/// Connections that speak HTTP/2 and then nothing, as many as there may be.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let mut limits = quick();
+    (limits.connections, limits.idle_timeout) = (4, Duration::from_millis(300));
+    let (_scene, _session, address) = served(limits).await;
+    let mut silent = Vec::new();
+    for i in 0..4 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        // An empty SETTINGS frame follows the preface; every other one has asked once.
+        let begin: &[u8] = match i % 2 {
+            0 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            _ => b"GET /healthz HTTP/1.1\r\n\r\n",
+        };
+        stream.write_all(begin).await.unwrap();
+        silent.push(stream);
+    }
+    let started = Instant::now();
+    let answer = reqwest::get(format!("http://{address}/healthz")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let (_scene, _session, address) = served(Limits::default()).await;
