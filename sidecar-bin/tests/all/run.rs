@@ -9,7 +9,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::examples::available;
-use crate::process::{CONTEXT, DEADLINE, Serving, as_nobody, base, blobs, committed, ended, files, sidecar};
+use crate::process::{
+    CONTEXT, DEADLINE, Serving, as_nobody, base, blobs, committed, ended, files, sidecar, skip,
+};
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
     let mut command = sidecar(dir, &["run"]);
@@ -389,4 +391,42 @@ fn what_began_to_publish_is_finished_though_the_module_does_not_ask_again() {
         assert_eq!(files(dir.path().join("dev/events")).len(), 1);
         assert_eq!(files(base(&dir).join("out")), []);
     }
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_enough() {
+    let dir = TempDir::new().unwrap();
+    let event = "[{\\\"key\\\":\\\"eventType\\\",\\\"value\\\":\\\"t\\\"}]";
+    let script = format!(
+        "ulimit -Hn 256; exec \"$0\" run --wrap --development=true --context.name=m -- sh -c \
+         'cd $SIDECAR_BASE_DIR/out; for i in $(seq 1000); do echo $i > data/$i; echo \"{event}\" > events/$i.json; done'"
+    );
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_sidecar")]).current_dir(dir.path());
+    let (code, _, log) = ended(&command.output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(files(dir.path().join("dev/events")).len(), 1000);
+}
+
+/// As in a container without an init: orphans of the module become the sidecar's children.
+#[test]
+fn as_process_1_it_leaves_no_zombies() {
+    let dir = TempDir::new().unwrap();
+    let script =
+        "for i in 1 2 3; do (sleep 0.05 & ); done; sleep 0.5; cat /proc/[0-9]*/stat | grep -c ' Z '; exit 9";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        env!("CARGO_BIN_EXE_sidecar"),
+        "run",
+        "--development=true",
+    ]);
+    command.args(["--context.name=m", "--", "sh", "-c", script]).current_dir(dir.path());
+    let (code, out, log) = ended(&command.output().unwrap());
+    if log.contains("unshare") {
+        return skip("process 1", "run as root, where namespaces can be made");
+    }
+    assert_eq!((code, out.trim()), (9, "0"), "{log}");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::record::{self, Found, contents_of, look};
 use super::spec::Settings;
-use super::stage::{more_than_named, verify};
+use super::stage;
 use super::transfer::{groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
@@ -39,15 +39,8 @@ pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied>
         move || stage(&dir)
     })
     .await?;
-    let target = |blob: &Blob| {
-        let target = Target::file(blob.name.below(&staging)).executable(blob.executable).at_most(blob.size);
-        (blob.key.clone(), target)
-    };
     let fetch = async |group: Vec<Blob>| {
-        let targets: Vec<_> = group.iter().map(target).collect();
-        let found = plane.blobs.get_all(&targets).await;
-        let found = found.map_err(|error| more_than_named(&*plane.blobs, error))?;
-        group.iter().zip(found).try_for_each(|(blob, found)| verify(&*plane.blobs, blob, found))
+        stage::fetch(&*plane.blobs, &group, |blob| Target::file(blob.name.below(&staging))).await
     };
     let groups = groups(blobs.clone(), Settings::DEFAULT_PARALLEL, |blob| blob.size);
     let (_, failed) = move_groups(groups, Settings::DEFAULT_PARALLEL, fetch).await;

@@ -180,45 +180,48 @@ impl Execution {
 
     async fn fetch(&self, data: &Arc<Dir>, blobs: Vec<Blob>) -> Result<()> {
         let target = |blob: &Blob| {
-            let target = Target::below(data.clone(), blob.name.below(Path::new(""))).at_most(blob.size);
-            (blob.key.clone(), target.executable(blob.executable).counted_by(self.progress.bytes_moved()))
+            Target::below(data.clone(), blob.name.below(Path::new("")))
+                .counted_by(self.progress.bytes_moved())
         };
-        let targets: Vec<_> = blobs.iter().map(target).collect();
-        let found = self.plane.blobs.get_all(&targets).await;
-        let found = found.map_err(|error| more_than_named(&*self.plane.blobs, error))?;
+        fetch(&*self.plane.blobs, &blobs, target).await?;
         fault::point("blobs.get");
-        for (blob, found) in blobs.iter().zip(found) {
-            verify(&*self.plane.blobs, blob, found)?;
-            self.progress.file_moved();
-        }
+        blobs.iter().for_each(|_| self.progress.file_moved());
         Ok(())
     }
 }
 
-/// The error of a store that sends more than the event names.
-pub(super) fn more_than_named(store: &dyn crate::BlobProvider, error: Error) -> Error {
-    match error {
-        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
-            let what = format!("the blob of {}", path.display());
-            Error::Corrupt { provider: store.to_string(), what, problem: source.to_string() }
-        }
-        error => error,
-    }
-}
-
-/// Checks that what was fetched is what the manifest names.
-pub(super) fn verify(
+/// Fetches blobs into their targets, and checks that each is what the manifest names. No more is written of one than
+/// its size.
+pub(super) async fn fetch(
     store: &dyn crate::BlobProvider,
-    blob: &Blob,
-    found: crate::blob::Descriptor,
+    blobs: &[Blob],
+    target: impl Fn(&Blob) -> Target,
 ) -> Result<()> {
-    let problem = match () {
-        () if found.size != blob.size => format!("{} bytes instead of {}", found.size, blob.size),
-        () if found.digest != blob.digest => format!("digest {} instead of {}", found.digest, blob.digest),
-        () => return Ok(()),
+    let limited = |blob: &Blob| target(blob).executable(blob.executable).at_most(blob.size);
+    let targets: Vec<_> = blobs.iter().map(|blob| (blob.key.clone(), limited(blob))).collect();
+    let damaged = |blob: &Blob, problem| {
+        let what = format!("blob {:?}", blob.key.as_str());
+        Error::Corrupt { provider: store.to_string(), what, problem }
     };
-    let what = format!("blob {:?}", blob.key.as_str());
-    Err(Error::Corrupt { provider: store.to_string(), what, problem })
+    let too_much = |path: &Path| {
+        let at = targets.iter().position(|(_, target)| target.path() == path)?;
+        Some(damaged(&blobs[at], format!("more than its {} bytes", blobs[at].size)))
+    };
+    let found = store.get_all(&targets).await.map_err(|error| match &error {
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            too_much(path).unwrap_or(error)
+        }
+        _ => error,
+    })?;
+    for (blob, found) in blobs.iter().zip(found) {
+        if found.size != blob.size {
+            return Err(damaged(blob, format!("{} bytes instead of {}", found.size, blob.size)));
+        }
+        if found.digest != blob.digest {
+            return Err(damaged(blob, format!("digest {} instead of {}", found.digest, blob.digest)));
+        }
+    }
+    Ok(())
 }
 
 fn recorded(blob: &Blob) -> RecordedFile {

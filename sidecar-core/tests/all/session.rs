@@ -117,7 +117,9 @@ async fn a_damaged_blob_is_never_staged() {
     let blobs = dir.path().join("blobs");
     let name = files(&blobs).into_iter().find(|name| name.ends_with("/a/x")).unwrap();
     let stored = blobs.join(&name);
-    for (content, problem) in [("AX", "digest"), ("truncated not", "13 bytes instead of 2")] {
+    for (content, problem) in
+        [("AX", "digest"), ("truncated not", "more than its 2 bytes"), ("A", "1 bytes instead of 2")]
+    {
         std::fs::write(&stored, content).unwrap();
         let second = first.next("second", &receipt.events[0].event_id);
         let error = second.open().await.ready().await.unwrap_err();
