@@ -82,9 +82,10 @@ impl Staged {
         }
     }
 
-    fn link(&mut self, dir: &Dir, dest: &Path) -> io::Result<()> {
-        if let Some((_, name)) = &self.name {
-            dir.rename(name, dir, dest)?;
+    /// The same where its directory is there.
+    pub(crate) fn link(&mut self, dir: &Dir, dest: &Path) -> io::Result<()> {
+        if let Some((there, name)) = &self.name {
+            there.rename(name, dir, dest)?;
             self.name = None;
             return Ok(());
         }

@@ -1,7 +1,5 @@
 //! What an event provider let through, seen from outside.
 
-use std::time::Duration;
-
 use async_nats::jetstream::{self, consumer::pull};
 use futures_util::TryStreamExt;
 use lapin::options::BasicGetOptions;
@@ -44,17 +42,11 @@ impl Bus {
                 let context = jetstream::new(async_nats::connect(server).await.unwrap());
                 // It is made by the sidecar's first check.
                 let Ok(stream) = context.get_stream(stream).await else { return Vec::new() };
-                // A server under load may refuse one and take the next.
-                let mut attempts = 0;
-                let consumer = loop {
-                    attempts += 1;
-                    match stream.create_consumer(pull::Config::default()).await {
-                        Err(_) if attempts < 50 => tokio::time::sleep(Duration::from_millis(100)).await,
-                        made => break made.unwrap(),
-                    }
-                };
+                let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
                 let messages = consumer.fetch().max_messages(1000).messages().await.unwrap();
                 let messages: Vec<_> = messages.try_collect().await.unwrap();
+                // A stream has room for so many, and many trials look at it.
+                stream.delete_consumer(&consumer.cached_info().name).await.unwrap();
                 messages.iter().map(|message| serde_json::from_slice(&message.payload).unwrap()).collect()
             }
             Self::Amqp { connection, queue, taken } => {

@@ -48,7 +48,12 @@ impl BlobProvider for Local {
     // Handing work to another thread costs as much as moving a small file: it is done once for many.
     async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
         let (store, files) = (self.clone(), files.to_vec());
-        blocking(move || files.iter().map(|(key, source)| store.store(key, source)).collect()).await
+        blocking(move || {
+            let root = Dir::open(&store.root).map_err(store_error(&store, "open", &store.root))?;
+            let mut last = None;
+            files.iter().map(|(key, source)| store.store(&root, &mut last, key, source)).collect()
+        })
+        .await
     }
 
     async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
@@ -103,12 +108,18 @@ impl Local {
         Ok(Self { home, root })
     }
 
-    fn store(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
+    /// Stores one of many files. `last` is the directory of the one before: most lie where that lies.
+    fn store(
+        &self,
+        root: &Dir,
+        last: &mut Option<(PathBuf, Dir)>,
+        key: &BlobKey,
+        source: &Source,
+    ) -> Result<Descriptor> {
         let path = key.below(&self.root);
         let mut reader = source.open()?;
         let mode = Mode::from_raw_mode(if source.is_executable() { 0o755 } else { 0o644 });
-        let root = Dir::open(&self.root).map_err(store_error(self, "open", &self.root))?;
-        let mut staged = Staged::new_in(&root, mode).map_err(store_error(self, "write", &path))?;
+        let mut staged = Staged::new_in(root, mode).map_err(store_error(self, "write", &path))?;
         let (copied, synced) = match source.size() {
             ..LARGE => (copy(&mut reader, &mut staged, source.size()), Ok(())),
             size => staged.write_behind(|mut writer| copy(&mut reader, &mut writer, size)),
@@ -119,7 +130,22 @@ impl Local {
         })?;
         synced.map_err(store_error(self, "write", &path))?;
         reader.finish()?;
-        staged.persist(&root, &key.below(Path::new(""))).map_err(store_error(self, "write", &path))?;
+        let mut persist = || {
+            let name = key.below(Path::new(""));
+            let (Some(above), Some(file)) = (name.parent(), name.file_name()) else {
+                return staged.persist(root, &name);
+            };
+            if let Some((_, dir)) = last.as_ref().filter(|(of, _)| of == above)
+                && staged.link(dir, Path::new(file)).is_ok()
+            {
+                return Ok(());
+            }
+            // It is the first of its directory, or somebody removed that while it was empty.
+            staged.persist(root, &name)?;
+            *last = root.dir(above).ok().map(|dir| (above.to_owned(), dir));
+            Ok(())
+        };
+        persist().map_err(store_error(self, "write", &path))?;
         Ok(descriptor)
     }
 

@@ -16,7 +16,7 @@ pub use api::{ErrorBody, Phase, Prepared, Published, Receipt, Status};
 pub use context::Context;
 pub use documents::{Blob, Culprit, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer};
 pub use layout::Layout;
-#[cfg(feature = "bucket")]
+#[cfg(any(feature = "bucket", feature = "engine"))]
 pub(crate) use names::MAX_KEY;
 pub use names::{
     BlobKey, EventId, ExecutionId, FailureId, FileName, InsightId, InvalidName, KeyOwner, ModuleName,

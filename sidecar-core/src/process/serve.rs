@@ -102,11 +102,12 @@ pub(super) async fn finish_within(session: &Session, grace: Duration, signal: i3
 }
 
 /// The same where the module is beyond the sidecar's sight, as it is for `serve`, `prepare` and `commit`: it may have
-/// crashed, and so a failure document is left.
+/// crashed, and so a failure document is left where it was its turn when the signal came.
 pub async fn stopped(session: &Session, grace: Duration, signal: i32) -> Ended {
     let deadline = Instant::now() + grace;
+    let began = session.phase() == Phase::Ready;
     let ended = finish_within(session, grace, signal).await;
-    if matches!(ended, Ended::Stopped(_)) && session.phase() == Phase::Ready {
+    if began && matches!(ended, Ended::Stopped(_)) && session.phase() == Phase::Ready {
         // A store that is away must not keep a sidecar that is to end.
         let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let _ = tokio::time::timeout(patience, session.report_stop(signal)).await;
