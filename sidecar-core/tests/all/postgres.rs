@@ -7,9 +7,11 @@ use tokio::sync::OnceCell;
 use crate::servers;
 
 fn open(query: &str) -> Option<Postgres> {
-    let url = format!("{}{query}", servers::postgres()?);
-    // It listens a moment before it answers.
-    Some(Postgres::open(&url.parse().unwrap(), None).unwrap())
+    Some(at(&servers::postgres()?, query))
+}
+
+fn at(server: &str, query: &str) -> Postgres {
+    Postgres::open(&format!("{server}{query}").parse().unwrap(), None).unwrap()
 }
 
 /// The tables are made by the first check, which waits until the server answers.
@@ -22,6 +24,17 @@ async fn provider() -> Option<Postgres> {
 
 mod postgres_server {
     sidecar_core::conformance_documents!(optional: super::provider().await);
+}
+
+async fn pooled() -> Option<Postgres> {
+    static MADE: OnceCell<()> = OnceCell::const_new();
+    let provider = at(&servers::pgbouncer()?, "?table=conformance_pooled");
+    MADE.get_or_init(async || servers::answering(|| provider.check()).await).await;
+    Some(provider)
+}
+
+mod postgres_behind_a_pooler_of_transactions {
+    sidecar_core::conformance_documents!(optional: super::pooled().await);
 }
 
 #[tokio::test]

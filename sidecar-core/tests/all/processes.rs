@@ -90,6 +90,12 @@ async fn eight_processes_have_one_view_of_postgres() {
     decide(servers::postgres().map(|url| format!("{url}?table=decided"))).await;
 }
 
+/// Nothing relies on the state of a connection: behind a pooler the next call may have another one.
+#[tokio::test]
+async fn eight_processes_have_one_view_of_postgres_behind_a_pooler_of_transactions() {
+    decide(servers::pgbouncer().map(|url| format!("{url}?table=pooled"))).await;
+}
+
 #[tokio::test]
 async fn eight_processes_have_one_view_of_mongodb() {
     let url = servers::secantusdb().map(|url| {

@@ -41,6 +41,10 @@ fn dir() -> PathBuf {
     TempDir::with_prefix("sidecar-test-").unwrap().keep()
 }
 
+fn as_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0)
+}
+
 fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
@@ -162,7 +166,7 @@ server!(
             let mut script = "initdb -D d -U postgres -A trust --no-sync -E UTF8 --locale=C".to_owned();
             script += &format!(" && exec postgres -D d -p {port} -k . -c listen_addresses=127.0.0.1 -c fsync=off");
             // It refuses to run as root.
-            if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+            if !as_root() {
                 let mut command = Command::new("sh");
                 command.arg("-c").arg(script);
                 return command;
@@ -177,6 +181,37 @@ server!(
             command
         })?;
         Some(url.unwrap_or_else(|| format!("postgres://postgres@127.0.0.1:{port}/postgres")))
+    }
+);
+
+server!(
+    /// PgBouncer before PostgreSQL, which hands out another connection for each transaction.
+    pgbouncer,
+    {
+        let behind = postgres()?;
+        let (port, url) = start("PGBOUNCER", "pgbouncer", "apt install pgbouncer", |port, dir| {
+            let server: url::Url = behind.parse().unwrap();
+            let (host, at) = (server.host_str().unwrap(), server.port().unwrap_or(5432));
+            let users = dir.join("users").display().to_string();
+            let config = format!(
+                "[databases]\n* = host={host} port={at}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+                 unix_socket_dir =\nauth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 4\n\
+                 max_client_conn = 1000\n"
+            );
+            std::fs::write(&users, format!("\"{}\" \"\"\n", server.username())).unwrap();
+            std::fs::write(dir.join("pgbouncer.ini"), config).unwrap();
+            std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            // It refuses to run as root.
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
+            if !as_root() {
+                command = Command::new("env");
+            }
+            command.arg("pgbouncer").arg(dir.join("pgbouncer.ini"));
+            command
+        })?;
+        let user = |url: &str| url.parse::<url::Url>().unwrap().username().to_owned();
+        Some(url.unwrap_or_else(|| format!("postgres://{}@127.0.0.1:{port}/postgres", user(&behind))))
     }
 );
 
