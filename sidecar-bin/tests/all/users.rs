@@ -161,3 +161,27 @@ fn mounted_directories_are_emptied_in_place() {
     }
     assert_eq!((code, &*out), (0, "x\n"), "{log}");
 }
+
+/// As under `readOnlyRootFilesystem`: only the volume can be written.
+#[test]
+fn a_read_only_root_is_enough() {
+    let Some(place) = place() else { return };
+    let dir = place.path();
+    make(dir, "vol", SIDECAR, SIDECAR, 0o700);
+    let flags = "--blobs=file:vol/store --documents=file:vol/store --events=file:vol/store --first --wrap \
+                 --context.name=m --context.eventid=e --basedir=vol/base";
+    let script = format!(
+        "mount --bind . . && cd \"$PWD\" && mount --bind vol vol && mount -o remount,bind,ro . && \
+         mount -o remount,bind,ro / && ! touch /x 2>/dev/null && ! touch x 2>/dev/null && \
+         exec setpriv --reuid={SIDECAR} --regid={SIDECAR} --clear-groups ./sidecar run {flags} -- \
+         sh -c 'echo x > $SIDECAR_BASE_DIR/out/data/x'"
+    );
+    let output =
+        Command::new("unshare").args(["--mount", "sh", "-c", &script]).current_dir(dir).output().unwrap();
+    let (code, _, log) = ended(&output);
+    if log.contains("unshare failed") || log.contains("permission denied") {
+        return skip("a read-only root", "run as root in a user namespace that may mount");
+    }
+    assert_eq!(code, 0, "{log}");
+    assert!(fs::read_dir(dir.join("vol/store/executions")).unwrap().next().is_some());
+}
