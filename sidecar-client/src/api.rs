@@ -1,12 +1,13 @@
 //! The calls to the sidecar over HTTP, which the client and the module share.
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::header::{HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use sidecar_core::ErrorBody;
 
 use crate::error::{Cause, Error};
@@ -23,46 +24,59 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(crate) struct Api {
     http: reqwest::Client,
     url: String,
+    /// Where the sidecar is, for messages.
+    address: String,
     secret: HeaderValue,
     retry: Retry,
 }
 
 impl Api {
-    /// The sidecar at `url`; no connection is opened yet.
+    /// The sidecar at `url`, or at the unix socket `socket`; no connection is opened yet.
     ///
     /// # Errors
     /// [`Error::Config`] when no HTTP header can carry the secret.
-    pub(crate) fn new(url: &str, secret: &str, retry: Retry) -> Result<Self, Error> {
+    pub(crate) fn new(url: &str, socket: Option<&Path>, secret: &str, retry: Retry) -> Result<Self, Error> {
         let mut secret = HeaderValue::from_str(secret).map_err(|_| {
             Error::Config("SHARED_SECRET has characters that no HTTP header can carry".into())
         })?;
         secret.set_sensitive(true);
-        let http = reqwest::Client::builder()
+        let url = url.trim_end_matches('/').to_owned();
+        let mut address = url.clone();
+        let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             // A sidecar whose machine is gone would otherwise be waited for without end.
             .tcp_keepalive(KEEPALIVE)
             // The sidecar is a neighbour; a proxy for the outside world does not know it.
-            .no_proxy()
-            .build()
-            .map_err(|error| Error::Config(format!("cannot make an HTTP client: {error}")))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), secret, retry })
+            .no_proxy();
+        if let Some(socket) = socket {
+            address = format!("unix:{}", socket.display());
+            #[cfg(unix)]
+            {
+                http = http.unix_socket(socket);
+            }
+            #[cfg(not(unix))]
+            return Err(Error::Config(format!("{address}: there are no unix sockets on this system")));
+        }
+        let http =
+            http.build().map_err(|error| Error::Config(format!("cannot create an HTTP client: {error}")))?;
+        Ok(Self { http, url, address, secret, retry })
     }
 
     /// Where the sidecar is.
     #[cfg(test)]
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Calls until there is an answer, whose body is returned; the original's sidecar answers without one.
-    pub(crate) async fn call(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         call: &'static str,
         method: Method,
         body: Option<&str>,
-    ) -> Result<Value, Error> {
+    ) -> Result<Option<T>, Error> {
         let body = body.map(str::to_owned);
-        retry::retry(&self.retry, call, async || {
+        retry::retry(&self.retry, call, &self.address, async || {
             let mut request = self
                 .http
                 .request(method.clone(), format!("{}/{call}", self.url))
@@ -85,7 +99,7 @@ fn module_start() -> &'static str {
     START.get_or_init(|| format!("{:016x}{:016x}", random(), random()))
 }
 
-async fn send(request: RequestBuilder) -> Result<Value, Attempt> {
+async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, Attempt> {
     let transport = |error: reqwest::Error| Attempt {
         // A URL that cannot be used stays so; anything else may be a sidecar that is not there yet.
         transient: !error.is_builder(),
@@ -97,7 +111,13 @@ async fn send(request: RequestBuilder) -> Result<Value, Attempt> {
     let (status, retry_after) = (response.status(), retry_after(&response));
     let body = response.bytes().await.map_err(transport)?;
     if status.is_success() {
-        return Ok(serde_json::from_slice(&body).unwrap_or_default());
+        let decoded = if body.is_empty() { Ok(None) } else { serde_json::from_slice(&body).map(Some) };
+        return decoded.map_err(|error| Attempt {
+            cause: Cause::Decode(error),
+            transient: false,
+            reached: true,
+            retry_after: None,
+        });
     }
     let (answer, transient) = match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(answer) => {

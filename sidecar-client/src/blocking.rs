@@ -3,7 +3,8 @@
 //! ```no_run
 //! # fn main() -> Result<(), sidecar_client::Error> {
 //! let module = sidecar_client::blocking::Client::from_env()?.ready()?;
-//! module.insight("files", module.files()?.len());
+//! let work = module.workspace();
+//! work.insight("files", work.files()?.len());
 //! module.done()?;
 //! # Ok(())
 //! # }
@@ -28,15 +29,14 @@
 //! # }
 //! ```
 
-use std::fmt::Display;
-use std::ops::Deref;
+use std::error::Error as StdError;
 use std::process::ExitCode;
 
-use sidecar_core::Receipt;
+use sidecar_core::{Context, Prepared, Receipt, Status};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::client;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::module;
 use crate::refused::Refused;
 use crate::workspace::Workspace;
@@ -79,6 +79,29 @@ pub struct Module {
 }
 
 impl Module {
+    /// The inputs and outputs.
+    pub fn workspace(&self) -> &Workspace {
+        self.module.workspace()
+    }
+
+    /// See [`Module::context`](crate::Module::context).
+    pub fn context(&self) -> Option<&Context> {
+        self.module.context()
+    }
+
+    /// See [`Module::prepared`](crate::Module::prepared).
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.module.prepared()
+    }
+
+    /// See [`Module::status`](crate::Module::status).
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn status(&self) -> Result<Option<Status>, Error> {
+        self.runtime.block_on(self.module.status())
+    }
+
     /// See [`Module::done`](crate::Module::done).
     ///
     /// # Errors
@@ -103,15 +126,8 @@ impl Module {
     }
 }
 
-impl Deref for Module {
-    type Target = Workspace;
-    fn deref(&self) -> &Workspace {
-        &self.module
-    }
-}
-
 /// See [`run`](crate::run). No async runtime is entered while `work` is running.
-pub fn run<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> ExitCode {
+pub fn run<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), E>) -> ExitCode {
     match ended(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -121,10 +137,10 @@ pub fn run<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> ExitCo
     }
 }
 
-fn ended<E: Display>(work: impl FnOnce(&Workspace) -> Result<(), E>) -> Result<(), String> {
+fn ended<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), E>) -> Result<(), String> {
     let module = Client::from_env().and_then(Client::ready).map_err(|error| error.chain())?;
     if let Err(error) = work(&module) {
-        let reason = error.to_string();
+        let reason = chain(&*error.into());
         if let Err(error) = module.fail(&reason) {
             eprintln!("error: {}", error.chain());
         }

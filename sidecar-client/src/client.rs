@@ -31,12 +31,14 @@ pub struct ClientBuilder {
     secret: Option<String>,
     url: Option<String>,
     port: Option<u16>,
+    socket: Option<PathBuf>,
     base_dir: Option<PathBuf>,
     retry: Retry,
 }
 
 impl Client {
-    /// A client as the environment says: `SHARED_SECRET`, `SIDECAR_PORT` (8080) and `SIDECAR_BASE_DIR` (`/ion`).
+    /// A client as the environment says: `SHARED_SECRET`, `SIDECAR_PORT` (8080) or `SIDECAR_SOCKET` (a unix socket),
+    /// and `SIDECAR_BASE_DIR` (`/ion`).
     ///
     /// Without a secret it is the one that a sidecar in development mode keeps in `dev/secret`.
     ///
@@ -56,9 +58,9 @@ impl Client {
     /// # Errors
     /// [`Error::Call`] when it cannot, or cannot be reached within the budget of [`Retry`].
     pub async fn ready(self) -> Result<Module, Error> {
-        self.api.call("ready", Method::GET, None).await?;
+        let answer = self.api.call("ready", Method::GET, None).await?;
         let workspace = Workspace::open(self.layout)?;
-        Ok(Module::new(workspace, self.api))
+        Ok(Module::new(workspace, self.api, answer))
     }
 }
 
@@ -79,6 +81,7 @@ impl ClientBuilder {
                     .map_err(|_| Error::Config(format!("SIDECAR_PORT is {port:?}, not a port number")))?,
             ),
         };
+        self.socket = var("SIDECAR_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.base_dir = var("SIDECAR_BASE_DIR").map(PathBuf::from);
         Ok(self)
     }
@@ -94,6 +97,13 @@ impl ClientBuilder {
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
+        self
+    }
+
+    /// The sidecar's unix socket, which is preferred to its port.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
         self
     }
 
@@ -129,7 +139,7 @@ impl ClientBuilder {
         let port = self.port.unwrap_or(DEFAULT_PORT);
         let url = self.url.unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
         let layout = Layout::new(self.base_dir.unwrap_or_else(|| Layout::DEFAULT_BASE.into()));
-        let api = Api::new(&url, &secret, self.retry)?;
+        let api = Api::new(&url, self.socket.as_deref(), &secret, self.retry)?;
         Ok(Client { api: Arc::new(api), layout })
     }
 }
@@ -139,6 +149,7 @@ impl std::fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("url", &self.url)
             .field("port", &self.port)
+            .field("socket", &self.socket)
             .field("base_dir", &self.base_dir)
             .field("retry", &self.retry)
             .finish_non_exhaustive()
@@ -157,10 +168,13 @@ mod tests {
             Client::builder().read_env(var).and_then(ClientBuilder::build)
         };
         let client = build(&[("SHARED_SECRET", "s")]).unwrap();
-        assert_eq!((client.api.url(), client.layout.base()), ("http://127.0.0.1:8080", "/ion".as_ref()));
+        assert_eq!((client.api.address(), client.layout.base()), ("http://127.0.0.1:8080", "/ion".as_ref()));
         let client =
             build(&[("SHARED_SECRET", "s"), ("SIDECAR_PORT", "9"), ("SIDECAR_BASE_DIR", "/b")]).unwrap();
-        assert_eq!((client.api.url(), client.layout.base()), ("http://127.0.0.1:9", "/b".as_ref()));
+        assert_eq!((client.api.address(), client.layout.base()), ("http://127.0.0.1:9", "/b".as_ref()));
+        let client =
+            build(&[("SHARED_SECRET", "s"), ("SIDECAR_SOCKET", "/s"), ("SIDECAR_PORT", "9")]).unwrap();
+        assert_eq!(client.api.address(), "unix:/s");
         for (vars, name) in [
             (&[][..], "SHARED_SECRET is not set"),
             (&[("SHARED_SECRET", "")][..], "SHARED_SECRET is not set"),

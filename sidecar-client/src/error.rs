@@ -17,10 +17,12 @@ pub enum Error {
     #[error("{0}")]
     Config(String),
     /// A call to the sidecar failed for good.
-    #[error("{call} failed after {attempts} attempt(s) in {elapsed:.1?}")]
+    #[error("{call} failed at {address} after {attempts} attempt(s) in {elapsed:.1?}")]
     Call {
-        /// The call: `ready`, `done` or `fail`.
+        /// The call: `ready`, `done`, `fail` or `status`.
         call: &'static str,
+        /// Where the sidecar was called, as a URL or `unix:PATH`.
+        address: String,
         /// How often it was tried.
         attempts: u32,
         /// From the first attempt to the last answer.
@@ -69,28 +71,53 @@ impl Error {
 
     /// The error and its causes in one line, outermost first; then one line a problem.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        for problem in self.problems() {
-            text.push_str("\n  ");
-            text.push_str(&problem.to_string());
-        }
-        text
+        chain(self)
     }
 }
 
+/// An error and its causes in one line, outermost first, without what is said twice; then one line for each problem
+/// of the module's outputs.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut problems = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let said = error.to_string();
+        // Many errors repeat their cause in their own text.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        for problem in error.downcast_ref::<Error>().map_or(&[][..], Error::problems) {
+            problems.push_str("\n  ");
+            problems.push_str(&problem.to_string());
+        }
+        next = error.source();
+    }
+    text + &problems
+}
+
 /// Why one attempt failed.
+#[non_exhaustive]
 #[derive(Debug)]
 pub enum Cause {
     /// The sidecar answered with an error.
     Answer(ErrorBody),
     /// No answer came.
     Transport(Box<dyn StdError + Send + Sync>),
+    /// The answer was a success, but its body is not one of a sidecar.
+    Decode(serde_json::Error),
+}
+
+impl Cause {
+    /// The innermost cause, which says what is the matter in the fewest words.
+    pub(crate) fn root(&self) -> String {
+        let mut root: &dyn StdError = self;
+        while let Some(cause) = root.source() {
+            root = cause;
+        }
+        root.to_string()
+    }
 }
 
 impl std::fmt::Display for Cause {
@@ -98,6 +125,7 @@ impl std::fmt::Display for Cause {
         match self {
             Self::Answer(body) => write!(f, "the sidecar answered {}: {}", body.status_code, body.message),
             Self::Transport(_) => f.write_str("the sidecar cannot be reached"),
+            Self::Decode(_) => f.write_str("the answer is not one of a sidecar"),
         }
     }
 }
@@ -107,6 +135,29 @@ impl StdError for Cause {
         match self {
             Self::Answer(_) => None,
             Self::Transport(error) => Some(&**error),
+            Self::Decode(error) => Some(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let model = || io::Error::new(io::ErrorKind::NotFound, "no file model.bin");
+        let error = anyhow::Error::new(model()).context("cannot load the model").context("the module failed");
+        let error: Box<dyn StdError> = error.into();
+        assert_eq!(chain(&*error), "the module failed: cannot load the model: no file model.bin");
+
+        // One that repeats its cause.
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot load the model: {0}")]
+        struct Repeats(#[source] io::Error);
+        assert_eq!(chain(&Repeats(model())), "cannot load the model: no file model.bin");
+
+        let text: Box<dyn StdError> = "only a text".into();
+        assert_eq!(chain(&*text), "only a text");
     }
 }

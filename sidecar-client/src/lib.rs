@@ -7,6 +7,7 @@ mod module;
 mod refused;
 mod retry;
 mod run;
+pub mod testing;
 mod workspace;
 
 #[cfg(feature = "blocking")]
@@ -18,7 +19,10 @@ pub use module::Module;
 pub use refused::Refused;
 pub use retry::Retry;
 pub use run::run;
-pub use sidecar_core::{FileName, KeyValuePair, KeyValuePairs, Layout, Problem, Receipt};
+pub use sidecar_core::{
+    Context, FileName, KeyValuePair, KeyValuePairs, Layout, OutputEvent, Phase, Prepared, Problem, Receipt,
+    Status,
+};
 pub use workspace::{EventBuilder, Output, Workspace};
 
 // The examples of the guides compile.

@@ -1,26 +1,53 @@
 //! A module that is ready.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use reqwest::Method;
-use sidecar_core::Receipt;
+use sidecar_core::{Context, Prepared, ReadyAnswer, Receipt, Status};
 
 use crate::api::Api;
 use crate::error::Error;
 use crate::refused::Refused;
 use crate::workspace::Workspace;
 
-/// A module whose inputs are staged; its files are those of the [`Workspace`] it dereferences to.
+/// A module whose inputs are staged: its files are in its [`workspace`](Module::workspace).
 #[derive(Debug)]
 pub struct Module {
     workspace: Workspace,
     api: Arc<Api>,
+    /// Absent where the sidecar is the original one.
+    answer: Option<ReadyAnswer>,
 }
 
 impl Module {
-    pub(crate) fn new(workspace: Workspace, api: Arc<Api>) -> Self {
-        Self { workspace, api }
+    pub(crate) fn new(workspace: Workspace, api: Arc<Api>, answer: Option<ReadyAnswer>) -> Self {
+        Self { workspace, api, answer }
+    }
+
+    /// The inputs and outputs.
+    pub fn workspace(&self) -> &Workspace {
+        &self.workspace
+    }
+
+    /// The execution: event, correlation, parent event and module. The original sidecar does not say.
+    pub fn context(&self) -> Option<&Context> {
+        self.answer.as_ref()?.context.as_ref()
+    }
+
+    /// How much was staged. The original sidecar does not say.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.answer.as_ref().map(|answer| &answer.prepared)
+    }
+
+    /// Where the execution stands; `None` with the original sidecar.
+    ///
+    /// Each call is a heartbeat as well: a module that works longer than `--module-timeout` calls this more often
+    /// than that, and keeps its lease.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub async fn status(&self) -> Result<Option<Status>, Error> {
+        self.api.call("status", Method::GET, None).await
     }
 
     /// Commits the outputs.
@@ -37,7 +64,7 @@ impl Module {
     ///     }
     ///     let (again, error) = refused.into_parts();
     ///     for problem in error.problems() {
-    ///         // … fix or remove the file again.layout().base().join(&problem.file) …
+    ///         // … fix or remove the file again.workspace().layout().base().join(&problem.file) …
     ///     }
     ///     module = again;
     /// }
@@ -71,7 +98,7 @@ impl Module {
     /// [`Refused`] with [`Error::Call`]; its status is 409 when the outputs are committed already, and then
     /// `done` of the module that it holds returns the receipt.
     pub async fn fail(self, reason: impl AsRef<str>) -> Result<(), Refused<Self>> {
-        match self.api.call("fail", Method::POST, Some(reason.as_ref())).await {
+        match self.api.call::<Status>("fail", Method::POST, Some(reason.as_ref())).await {
             Ok(_) => Ok(()),
             Err(error) => Err(Refused::new(self, error)),
         }
@@ -79,14 +106,6 @@ impl Module {
 
     async fn commit(&self) -> Result<Option<Receipt>, Error> {
         self.workspace.write_insights()?;
-        let answer = self.api.call("done", Method::GET, None).await?;
-        Ok(serde_json::from_value(answer).ok())
-    }
-}
-
-impl Deref for Module {
-    type Target = Workspace;
-    fn deref(&self) -> &Workspace {
-        &self.workspace
+        self.api.call("done", Method::GET, None).await
     }
 }

@@ -56,6 +56,9 @@ impl Retry {
     }
 }
 
+/// After how long without success a call says on the standard error that it is waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// One failed attempt.
 #[derive(Debug)]
 pub(crate) struct Attempt {
@@ -70,11 +73,13 @@ pub(crate) struct Attempt {
 pub(crate) async fn retry<T>(
     policy: &Retry,
     call: &'static str,
+    address: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, Attempt>,
 ) -> Result<T, Error> {
     let started = Instant::now();
     let mut backoff = policy.backoff();
     let mut spent = Duration::ZERO;
+    let mut waiting = false;
     for attempts in 1.. {
         let attempted = Instant::now();
         let failed = match attempt().await {
@@ -87,12 +92,29 @@ pub(crate) async fn retry<T>(
         let wait = backoff.next_backoff().unwrap_or(policy.longest_wait);
         let wait = failed.retry_after.map_or(wait, |asked| asked.max(wait));
         spent += wait;
-        match failed.transient && spent <= policy.budget {
-            true => tokio::time::sleep(wait).await,
-            false => {
-                return Err(Error::Call { call, attempts, elapsed: started.elapsed(), source: failed.cause });
+        if !failed.transient || spent > policy.budget {
+            let elapsed = started.elapsed();
+            if waiting {
+                eprintln!("sidecar-client: {call}: gave up waiting for {address} after {elapsed:.1?}");
             }
+            return Err(Error::Call {
+                call,
+                address: address.to_owned(),
+                attempts,
+                elapsed,
+                source: failed.cause,
+            });
         }
+        // A module that hangs at its start must say what for.
+        if !waiting && spent >= PATIENCE {
+            waiting = true;
+            let budget = policy.budget;
+            eprintln!(
+                "sidecar-client: {call}: waiting up to {budget:.0?} for {address}: {}",
+                failed.cause.root()
+            );
+        }
+        tokio::time::sleep(wait).await;
     }
     unreachable!("the loop ends by returning")
 }
@@ -109,7 +131,7 @@ mod tests {
     async fn transient_failures_are_repeated_until_success() {
         let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
         let mut calls = 0;
-        let answer = retry(&policy, "ready", async || {
+        let answer = retry(&policy, "ready", "a", async || {
             calls += 1;
             if calls < 4 { Err(attempt(true)) } else { Ok(calls) }
         });
@@ -118,8 +140,10 @@ mod tests {
 
     #[tokio::test]
     async fn permanent_failures_are_not_repeated() {
-        let error = retry::<()>(&Retry::default(), "done", async || Err(attempt(false))).await.unwrap_err();
-        assert!(error.to_string().starts_with("done failed after 1 attempt(s) in"), "{error}");
+        let error = retry::<()>(&Retry::default(), "done", "http://a", async || Err(attempt(false)))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().starts_with("done failed at http://a after 1 attempt(s) in"), "{error}");
         assert!(error.chain().ends_with("the sidecar cannot be reached: refused"), "{}", error.chain());
     }
 
@@ -131,10 +155,11 @@ mod tests {
             ..Retry::default()
         };
         let started = Instant::now();
-        let error = retry::<()>(&policy, "ready", async || Err(attempt(true))).await.unwrap_err();
+        let error = retry::<()>(&policy, "ready", "a", async || Err(attempt(true))).await.unwrap_err();
         let Error::Call { attempts, .. } = error else { panic!("{error:?}") };
         assert!(attempts > 1 && started.elapsed() < Duration::from_secs(2), "{attempts}");
-        let error = retry::<()>(&Retry::never(), "ready", async || Err(attempt(true))).await.unwrap_err();
+        let error =
+            retry::<()>(&Retry::never(), "ready", "a", async || Err(attempt(true))).await.unwrap_err();
         assert!(matches!(error, Error::Call { attempts: 1, .. }));
     }
 
@@ -143,7 +168,7 @@ mod tests {
         let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
         let mut first = true;
         let started = Instant::now();
-        let answer = retry(&policy, "ready", async || match std::mem::take(&mut first) {
+        let answer = retry(&policy, "ready", "a", async || match std::mem::take(&mut first) {
             true => Err(Attempt { retry_after: Some(Duration::from_millis(100)), ..attempt(true) }),
             false => Ok(()),
         });

@@ -1,31 +1,35 @@
 //! A whole module in one call.
 
-use std::fmt::Display;
+use std::error::Error as StdError;
 use std::process::ExitCode;
 
 use crate::client::Client;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::module::Module;
 
 /// Runs a module: ready, then `work`, then done if it succeeded; otherwise fail, and a non-zero exit code.
+///
+/// An error is printed with all its causes, and they are the reason in the failure document: of `work` too, whose
+/// error may be any [`std::error::Error`], `anyhow::Error`, a `Box<dyn Error>` or a text.
 ///
 /// ```no_run
 /// #[tokio::main(flavor = "current_thread")]
 /// async fn main() -> std::process::ExitCode {
 ///     sidecar_client::run(async |module| {
-///         module.insight("files", module.files()?.len());
+///         let work = module.workspace();
+///         work.insight("files", work.files()?.len());
 ///         Ok::<_, sidecar_client::Error>(())
 ///     })
 ///     .await
 /// }
 /// ```
-pub async fn run<E: Display>(work: impl AsyncFnOnce(&Module) -> Result<(), E>) -> ExitCode {
+pub async fn run<E: Into<Box<dyn StdError>>>(work: impl AsyncFnOnce(&Module) -> Result<(), E>) -> ExitCode {
     let module = match ready().await {
         Ok(module) => module,
         Err(error) => return failed(&error.chain()),
     };
     if let Err(error) = work(&module).await {
-        let reason = error.to_string();
+        let reason = chain(&*error.into());
         if let Err(error) = module.fail(&reason).await {
             failed(&error.chain());
         }

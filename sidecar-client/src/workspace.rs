@@ -25,7 +25,13 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    pub(crate) fn open(layout: Layout) -> Result<Self, Error> {
+    /// The workspace in a base directory, whose inputs are staged already.
+    ///
+    /// A module gets its own from [`Module::workspace`](crate::Module::workspace); this is for tools and tests.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no `in/meta.json`, or it cannot be read.
+    pub fn open(layout: Layout) -> Result<Self, Error> {
         let meta = layout.input_meta();
         let values = read_pairs(&meta)?.ok_or_else(|| {
             let why = "the sidecar is ready, but not here: is SIDECAR_BASE_DIR its --basedir?";
@@ -56,26 +62,7 @@ impl Workspace {
     /// # Errors
     /// [`Error::Io`] when `in/data` cannot be read.
     pub fn files(&self) -> Result<Vec<FileName>, Error> {
-        let root = self.layout.input_data();
-        let mut names = Vec::new();
-        let mut dirs = vec![root.clone()];
-        while let Some(dir) = dirs.pop() {
-            let entries = match fs::read_dir(&dir) {
-                Err(error) if dir == root && error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.map_err(Error::io("read", &dir))?,
-            };
-            for entry in entries {
-                let path = entry.map_err(Error::io("read", &dir))?.path();
-                if path.is_dir() {
-                    dirs.push(path);
-                } else if let Some(name) = path.strip_prefix(&root).ok().and_then(Path::to_str) {
-                    let invalid = |error| Error::io("name", &path)(io::Error::other(error));
-                    names.push(FileName::parse(name).map_err(invalid)?);
-                }
-            }
-        }
-        names.sort();
-        Ok(names)
+        names_below(&self.layout.input_data())
     }
 
     /// Where an input file lies.
@@ -150,6 +137,29 @@ impl Workspace {
         let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
         Ok(Output { file, dest })
     }
+}
+
+/// The names of the files below a directory, sorted; none where there is no directory.
+pub(crate) fn names_below(root: &Path) -> Result<Vec<FileName>, Error> {
+    let mut names = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if dir == root && error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(Error::io("read", &dir))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(Error::io("read", &dir))?.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
+                let invalid = |error| Error::io("name", &path)(io::Error::other(error));
+                names.push(FileName::parse(name).map_err(invalid)?);
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The pairs of a file, if there is one.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, Uid};
 use uuid::Uuid;
 
-use crate::dir::Dir;
+use crate::dir::{Dir, os};
 
 /// Up to this many files are made durable one by one, more by syncing their file system once.
 ///
@@ -212,4 +212,17 @@ pub(crate) fn sync(root: &Path, files: &[PathBuf]) -> io::Result<()> {
 
 fn sibling(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{}.tmp", Uuid::new_v4().simple()))
+}
+
+/// Removes what processes left that died while they replaced a file of this directory. Nobody may be at it.
+pub(crate) fn remove_leftovers(dir: &Dir) -> io::Result<()> {
+    let mut left = Vec::new();
+    dir.entries(|name, _| {
+        let name = os(name);
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp")) {
+            left.push(PathBuf::from(name));
+        }
+        Ok(true)
+    })?;
+    left.iter().try_for_each(|name| dir.remove_file(name))
 }

@@ -13,27 +13,27 @@ const CELL: u32 = 144;
 const COLUMNS: u32 = 4;
 
 fn main() -> ExitCode {
-    blocking::run(sheet)
+    blocking::run(|module| sheet(module.workspace()))
 }
 
-fn sheet(module: &Workspace) -> Result<(), Box<dyn std::error::Error>> {
-    let names = module.files()?;
+fn sheet(work: &Workspace) -> Result<(), Box<dyn std::error::Error>> {
+    let names = work.files()?;
     let count = u32::try_from(names.len())?.max(1);
     let mut sheet =
         RgbImage::from_pixel(COLUMNS.min(count) * CELL, count.div_ceil(COLUMNS) * CELL, Rgb([250; 3]));
     for (i, name) in (0..).zip(&names) {
-        let picture = ImageReader::open(module.input(name))?.with_guessed_format()?.decode()?;
+        let picture = ImageReader::open(work.input(name))?.with_guessed_format()?.decode()?;
         let picture = picture.thumbnail(CELL - 16, CELL - 16).to_rgb8();
         let (x, y) = (i % COLUMNS * CELL, i / COLUMNS * CELL);
         let (left, top) = (x + (CELL - picture.width()) / 2, y + (CELL - picture.height()) / 2);
         imageops::replace(&mut sheet, &picture, left.into(), top.into());
     }
-    let mut output = module.output("contact-sheet.png")?;
+    let mut output = work.output("contact-sheet.png")?;
     sheet.write_to(&mut BufWriter::new(&mut output), ImageFormat::Png)?;
     output.finish()?;
 
-    module.insight("pictures", names.len());
-    module.event("contact_sheet_created").file("contact-sheet.png").write()?;
+    work.insight("pictures", names.len());
+    work.event("contact_sheet_created").file("contact-sheet.png").write()?;
     println!("{} pictures on one sheet", names.len());
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::io::BufWriter;
 use std::process::ExitCode;
 
 use image::{ImageFormat, ImageReader};
-use sidecar_client::Module;
+use sidecar_client::Workspace;
 
 /// The longer side of a thumbnail, in pixels.
 const SIZE: u32 = 128;
@@ -16,13 +16,13 @@ type Error = Box<dyn std::error::Error>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    sidecar_client::run(async |module| thumbnails(module)).await
+    sidecar_client::run(async |module| thumbnails(module.workspace())).await
 }
 
-fn thumbnails(module: &Module) -> Result<(), Error> {
+fn thumbnails(work: &Workspace) -> Result<(), Error> {
     let mut thumbnails = Vec::new();
-    for name in module.files()? {
-        let reader = ImageReader::open(module.input(&name))?.with_guessed_format()?;
+    for name in work.files()? {
+        let reader = ImageReader::open(work.input(&name))?.with_guessed_format()?;
         if reader.format().is_none() {
             println!("{name}: not a picture this module can read");
             continue;
@@ -31,17 +31,17 @@ fn thumbnails(module: &Module) -> Result<(), Error> {
         let thumbnail = picture.thumbnail(SIZE, SIZE);
 
         let small = format!("{name}.thumb.png");
-        let mut output = module.output(&small)?;
+        let mut output = work.output(&small)?;
         thumbnail.write_to(&mut BufWriter::new(&mut output), ImageFormat::Png)?;
         output.finish()?;
 
         let size = format!("{}x{}", picture.width(), picture.height());
         println!("{name}: {size} to {}x{}", thumbnail.width(), thumbnail.height());
-        module.insight(name.as_str(), &size);
-        module.event("thumbnail_created").file(&small).value("picture", &name).value("size", size).write()?;
+        work.insight(name.as_str(), &size);
+        work.event("thumbnail_created").file(&small).value("picture", &name).value("size", size).write()?;
         thumbnails.push(small);
     }
-    let all = module.event("thumbnails_created").value("count", thumbnails.len());
+    let all = work.event("thumbnails_created").value("count", thumbnails.len());
     thumbnails.iter().fold(all, |event, name| event.file(name)).name("all").write()?;
     Ok(())
 }

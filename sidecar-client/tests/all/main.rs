@@ -6,6 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use sidecar_client::testing::TestWorkspace;
 use sidecar_client::{Client, Error, KeyValuePairs, Module, Refused, Retry};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,6 +78,9 @@ fn answer(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 
+/// What serves as the answer to `ready` and `done` of a sidecar of release 0.1.
+const OK: &str = r#"{"files":0,"bytes":0,"values":0,"insight":null,"events":[]}"#;
+
 /// The answer to `done` of a module whose first event is invalid.
 fn invalid_event() -> String {
     let body = r#"{"statusCode":422,"message":"the module's outputs are invalid","retryable":false,
@@ -87,7 +91,7 @@ fn invalid_event() -> String {
 #[tokio::test]
 async fn ready_and_done_carry_the_secret() {
     let receipt = r#"{"files":1,"bytes":2,"insight":null,"events":[]}"#;
-    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &answer("200 OK", receipt)]).await;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", OK), &answer("200 OK", receipt)]).await;
     let module = sidecar.client().ready().await.unwrap();
     assert_eq!(module.done().await.unwrap().unwrap().bytes, 2);
     assert_eq!(sidecar.requests(), ["GET /ready HTTP/1.1", "GET /done HTTP/1.1"]);
@@ -107,7 +111,7 @@ async fn transient_answers_are_repeated() {
         &answer("503 Service Unavailable", away),
         &answer("502 Bad Gateway", "a proxy says so"),
         "HTTP/1.1 200 OK\r\ncontent-le",
-        &answer("200 OK", "{}"),
+        &answer("200 OK", OK),
     ])
     .await;
     sidecar.client().ready().await.unwrap();
@@ -130,7 +134,7 @@ async fn permanent_answers_are_not_repeated() {
 
 #[tokio::test]
 async fn invalid_outputs_come_with_their_problems() {
-    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &invalid_event()]).await;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", OK), &invalid_event()]).await;
     let error = sidecar.client().ready().await.unwrap().done().await.unwrap_err();
     assert_eq!(error.status(), Some(422));
     assert_eq!(error.problems()[0].to_string(), "out/events/000001.json:2:3: no");
@@ -139,18 +143,18 @@ async fn invalid_outputs_come_with_their_problems() {
 
 #[tokio::test]
 async fn a_refused_module_goes_on_where_it_was() {
-    let (ok, refused) = (answer("200 OK", "{}"), invalid_event());
+    let (ok, refused) = (answer("200 OK", OK), invalid_event());
     let sidecar = Sidecar::answering(&[&ok, &refused, &refused, &ok]).await;
     let mut module = sidecar.client().ready().await.unwrap();
     for n in 1..=2 {
-        module.event("counted").value("n", n).write().unwrap();
-        module.insight("n", n);
+        module.workspace().event("counted").value("n", n).write().unwrap();
+        module.workspace().insight("n", n);
         module = module.done().await.unwrap_err().into_module();
     }
     // Whatever became of the file in the meantime.
     fs::remove_file(sidecar.base.path().join("out/meta.json")).unwrap();
-    module.event("counted").value("n", 3).write().unwrap();
-    module.insight("n", 3);
+    module.workspace().event("counted").value("n", 3).write().unwrap();
+    module.workspace().insight("n", 3);
     module.done().await.unwrap();
     assert_eq!(sidecar.events(), ["000001.json", "000002.json", "000003.json"]);
     for (name, n) in [("000001", "1"), ("000002", "2"), ("000003", "3")] {
@@ -163,20 +167,20 @@ async fn a_refused_module_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn a_refused_module_can_replace_and_withdraw_what_it_wrote() {
-    let ok = answer("200 OK", "{}");
+    let ok = answer("200 OK", OK);
     let sidecar = Sidecar::answering(&[&ok, &invalid_event(), &ok]).await;
     let module = sidecar.client().ready().await.unwrap();
     for event_type in ["wrong", "unwanted", "right"] {
-        module.event(event_type).write().unwrap();
+        module.workspace().event(event_type).write().unwrap();
     }
-    module.insight("wrong", 1);
+    module.workspace().insight("wrong", 1);
     let (module, error) = module.done().await.unwrap_err().into_parts();
-    let file = module.layout().base().join(&error.problems()[0].file);
-    assert_eq!(file, module.layout().output_events().join("000001.json"));
-    module.event("fixed").name("000001").write().unwrap();
-    fs::remove_file(module.layout().output_events().join("000002.json")).unwrap();
-    module.event("last").write().unwrap();
-    module.clear_insights();
+    let file = module.workspace().layout().base().join(&error.problems()[0].file);
+    assert_eq!(file, module.workspace().layout().output_events().join("000001.json"));
+    module.workspace().event("fixed").name("000001").write().unwrap();
+    fs::remove_file(module.workspace().layout().output_events().join("000002.json")).unwrap();
+    module.workspace().event("last").write().unwrap();
+    module.workspace().clear_insights();
     module.done().await.unwrap();
     assert_eq!(sidecar.events(), ["000001.json", "000003.json", "000005.json"]);
     assert_eq!(sidecar.pairs("out/events/000001.json").get("eventType"), Some("fixed"));
@@ -185,11 +189,11 @@ async fn a_refused_module_can_replace_and_withdraw_what_it_wrote() {
 
 #[tokio::test]
 async fn a_module_comes_back_when_no_answer_came() {
-    let ok = answer("200 OK", "{}");
+    let ok = answer("200 OK", OK);
     let sidecar = Sidecar::answering(&[&ok, "HTTP/1.1 200 OK\r\ncontent-le", &ok]).await;
     let module = sidecar.client_with(Retry::never()).ready().await.unwrap();
-    module.event("e").write().unwrap();
-    module.insight("i", 1);
+    module.workspace().event("e").write().unwrap();
+    module.workspace().insight("i", 1);
     let refused = module.done().await.unwrap_err();
     assert!(refused.is_unreachable() && refused.problems().is_empty(), "{refused:?}");
     refused.into_module().done().await.unwrap();
@@ -199,10 +203,10 @@ async fn a_module_comes_back_when_no_answer_came() {
 
 #[tokio::test]
 async fn a_module_comes_back_when_its_insights_cannot_be_written() {
-    let ok = answer("200 OK", "{}");
+    let ok = answer("200 OK", OK);
     let sidecar = Sidecar::answering(&[&ok, &ok]).await;
     let module = sidecar.client().ready().await.unwrap();
-    module.insight("i", 1);
+    module.workspace().insight("i", 1);
     let in_the_way = sidecar.base.path().join("out/meta.json");
     fs::create_dir_all(&in_the_way).unwrap();
     let (module, error) = module.done().await.unwrap_err().into_parts();
@@ -215,8 +219,7 @@ async fn a_module_comes_back_when_its_insights_cannot_be_written() {
 
 #[tokio::test]
 async fn a_module_comes_back_when_fail_was_refused() {
-    let (ok, late) =
-        (answer("200 OK", "{}"), answer("409 Conflict", r#"{"statusCode":409,"message":"late"}"#));
+    let (ok, late) = (answer("200 OK", OK), answer("409 Conflict", r#"{"statusCode":409,"message":"late"}"#));
     let receipt = answer("200 OK", r#"{"files":1,"bytes":2,"insight":null,"events":[]}"#);
     let sidecar = Sidecar::answering(&[&ok, &late, &receipt]).await;
     let refused = sidecar.client().ready().await.unwrap().fail("because").await.unwrap_err();
@@ -234,7 +237,7 @@ async fn a_refusal_is_its_error() {
         module.done().await?;
         Ok(())
     }
-    let ok = answer("200 OK", "{}");
+    let ok = answer("200 OK", OK);
     let answers = [&*ok, "", &ok, "", &ok, ""];
     let sidecar = Sidecar::answering(&answers).await;
     fs::write(sidecar.base.path().join("in/meta.json"), r#"[{"key":"a","value":"swordfish"}]"#).unwrap();
@@ -243,7 +246,7 @@ async fn a_refusal_is_its_error() {
     let error = as_the_error(ready().await).await.unwrap_err();
     assert!(matches!(error, Error::Call { call: "done", .. }), "{error:?}");
     let error = boxed(ready().await).await.unwrap_err();
-    assert!(error.to_string().starts_with("done failed after 1 attempt(s)"), "{error}");
+    assert!(error.to_string().starts_with("done failed at http://127.0.0.1:"), "{error}");
     assert_eq!(error.source().unwrap().to_string(), "the sidecar cannot be reached");
     let refused: Refused<Module> = ready().await.done().await.unwrap_err();
     assert_eq!(refused.to_string(), format!("{}", *refused));
@@ -265,7 +268,7 @@ async fn a_sidecar_that_is_not_there_is_told_within_the_budget() {
 
 #[tokio::test]
 async fn a_base_directory_that_is_not_the_sidecars_is_told() {
-    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}")]).await;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", OK)]).await;
     fs::remove_file(sidecar.base.path().join("in/meta.json")).unwrap();
     let error = sidecar.client().ready().await.unwrap_err();
     assert!(error.chain().contains("SIDECAR_BASE_DIR"), "{}", error.chain());
@@ -273,39 +276,39 @@ async fn a_base_directory_that_is_not_the_sidecars_is_told() {
 
 #[tokio::test]
 async fn outputs_appear_whole_or_not_at_all() {
-    let sidecar = Sidecar::answering(&[&answer("200 OK", "{}"), &answer("200 OK", "")]).await;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", OK), &answer("200 OK", "")]).await;
     let input = sidecar.base.path().join("in/data/sub");
     fs::create_dir_all(&input).unwrap();
     fs::write(input.join("a"), "input").unwrap();
     fs::write(sidecar.base.path().join("in/meta.json"), r#"[{"key":"k","value":"v"}]"#).unwrap();
 
     let module = sidecar.client().ready().await.unwrap();
-    assert_eq!(module.values().get("k"), Some("v"));
-    let files = module.files().unwrap();
+    assert_eq!(module.workspace().values().get("k"), Some("v"));
+    let files = module.workspace().files().unwrap();
     assert_eq!(files.iter().map(|name| name.as_str()).collect::<Vec<_>>(), ["sub/a"]);
-    assert_eq!(fs::read_to_string(module.input(&files[0])).unwrap(), "input");
+    assert_eq!(fs::read_to_string(module.workspace().input(&files[0])).unwrap(), "input");
 
     let data = sidecar.base.path().join("out/data");
-    let mut output = module.output("x/y.txt").unwrap();
+    let mut output = module.workspace().output("x/y.txt").unwrap();
     output.write_all(b"half").unwrap();
     assert!(!data.exists());
     output.write_all(b" and half").unwrap();
     output.finish().unwrap();
     assert_eq!(fs::read_to_string(data.join("x/y.txt")).unwrap(), "half and half");
-    drop(module.output("never").unwrap());
+    drop(module.workspace().output("never").unwrap());
     assert!(!data.join("never").exists());
-    assert!(module.output("../escape").is_err());
-    assert!(module.event("t").name("../escape").write().is_err());
+    assert!(module.workspace().output("../escape").is_err());
+    assert!(module.workspace().event("t").name("../escape").write().is_err());
 
-    module.event("created").file("x/y.txt").file("a,b").value("n", 3).write().unwrap();
-    module.event("created").name("last").write().unwrap();
+    module.workspace().event("created").file("x/y.txt").file("a,b").value("n", 3).write().unwrap();
+    module.workspace().event("created").name("last").write().unwrap();
     let event = sidecar.pairs("out/events/000002.json");
     let expected = [("eventType", "created"), ("files", "x/y.txt"), ("files", "a,b"), ("n", "3")];
     assert_eq!(event, KeyValuePairs::from_iter(expected));
     assert_eq!(sidecar.pairs("out/events/last.json").len(), 1);
 
     fs::write(sidecar.base.path().join("out/meta.json"), r#"[{"key":"old","value":"try"}]"#).unwrap();
-    module.insight("pictures", 2);
+    module.workspace().insight("pictures", 2);
     let base = sidecar.base.path().to_owned();
     module.done().await.unwrap();
     assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("pictures", "2")]));
@@ -316,9 +319,9 @@ async fn outputs_appear_whole_or_not_at_all() {
 #[test]
 fn the_same_without_an_async_runtime() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let sidecar = runtime.block_on(Sidecar::answering(&[&answer("200 OK", "{}"), &answer("200 OK", "{}")]));
+    let sidecar = runtime.block_on(Sidecar::answering(&[&answer("200 OK", OK), &answer("200 OK", "")]));
     let module = sidecar_client::blocking::Client::from(sidecar.client()).ready().unwrap();
-    module.event("t").write().unwrap();
+    module.workspace().event("t").write().unwrap();
     module.fail("because").unwrap();
     assert_eq!(sidecar.requests(), ["GET /ready HTTP/1.1", "POST /fail HTTP/1.1"]);
     assert!(sidecar.requests.lock().unwrap()[1].ends_with("because"));
@@ -335,13 +338,13 @@ fn a_refused_module_goes_on_without_an_async_runtime() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let late = answer("409 Conflict", r#"{"statusCode":409,"message":"late"}"#);
-    let (ok, refused) = (answer("200 OK", "{}"), invalid_event());
+    let (ok, refused) = (answer("200 OK", OK), invalid_event());
     let answers = [&*ok, &refused, &refused, &late];
     let sidecar = runtime.block_on(Sidecar::answering(&answers));
     let mut module = sidecar_client::blocking::Client::from(sidecar.client()).ready().unwrap();
     for n in 1..=2 {
-        module.event("counted").value("n", n).write().unwrap();
-        module.insight("n", n);
+        module.workspace().event("counted").value("n", n).write().unwrap();
+        module.workspace().insight("n", n);
         let refused = module.done().unwrap_err();
         assert_eq!(refused.problems().len(), 1);
         module = refused.into_module();
@@ -349,4 +352,71 @@ fn a_refused_module_goes_on_without_an_async_runtime() {
     assert_eq!(sidecar.events(), ["000001.json", "000002.json"]);
     assert_eq!(sidecar.pairs("out/meta.json"), KeyValuePairs::from_iter([("n", "1"), ("n", "2")]));
     assert!(boxed(module).unwrap_err().to_string().starts_with("fail failed"));
+}
+
+#[tokio::test]
+async fn a_module_knows_what_it_works_for() {
+    let body = r#"{"files":1,"bytes":2,"values":3,
+        "context":{"name":"m","eventId":"e","correlationId":"c","parentEventId":"p"}}"#;
+    let sidecar = Sidecar::answering(&[&answer("200 OK", body)]).await;
+    let module = sidecar.client().ready().await.unwrap();
+    let context = module.context().unwrap();
+    assert_eq!((context.name.as_str(), context.event_id.as_str()), ("m", "e"));
+    assert_eq!((&*context.correlation_id, &*context.parent_event_id), ("c", "p"));
+    assert_eq!(module.prepared().unwrap().values, 3);
+}
+
+#[tokio::test]
+async fn an_answer_of_somebody_else_is_an_error() {
+    for body in ["<html>welcome</html>", "{}", "[]"] {
+        let sidecar = Sidecar::answering(&[&answer("200 OK", body)]).await;
+        let error = sidecar.client().ready().await.unwrap_err();
+        assert!(error.chain().contains("the answer is not one of a sidecar"), "{}", error.chain());
+        let sidecar = Sidecar::answering(&[&answer("200 OK", OK), &answer("200 OK", body)]).await;
+        let refused = sidecar.client().ready().await.unwrap().done().await.unwrap_err();
+        assert!(refused.chain().contains("the answer is not one of a sidecar"), "{}", refused.chain());
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_a_way_too() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("in")).unwrap();
+    fs::write(dir.path().join("in/meta.json"), "[]").unwrap();
+    let socket = dir.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 8192];
+        let _ = stream.read(&mut request).await.unwrap();
+        stream.write_all(answer("200 OK", OK).as_bytes()).await.unwrap();
+    });
+    let builder = Client::builder().secret("s3cret").socket(&socket).base_dir(dir.path());
+    builder.build().unwrap().ready().await.unwrap();
+    let gone = Client::builder().secret("s").socket("/nowhere/socket").retry(Retry::never()).build().unwrap();
+    let error = gone.ready().await.unwrap_err();
+    assert!(error.to_string().starts_with("ready failed at unix:/nowhere/socket"), "{error}");
+}
+
+#[test]
+fn a_module_is_tested_without_a_sidecar() {
+    let test = TestWorkspace::new().input("deep/a.txt", "one two").value("language", "en");
+    let work = test.workspace();
+    let name = work.files().unwrap().remove(0);
+    assert_eq!((name.as_str(), work.values().get("language")), ("deep/a.txt", Some("en")));
+    let mut output = work.output("count.txt").unwrap();
+    let words = fs::read_to_string(work.input(&name)).unwrap().split(' ').count();
+    write!(output, "{words}").unwrap();
+    output.finish().unwrap();
+    work.insight("words", words);
+    work.event("counted").file("count.txt").value("language", "en").write().unwrap();
+    let outputs = test.outputs().unwrap();
+    assert_eq!((outputs.text("count.txt"), outputs.insights().get("words")), ("2", Some("2")));
+    assert_eq!(outputs.events()[0].event_type, "counted");
+
+    work.event("counted").file("absent.txt").write().unwrap();
+    let error = test.outputs().unwrap_err();
+    assert_eq!(error.status(), Some(422));
+    assert!(error.problems()[0].message.contains("absent.txt"), "{:?}", error.problems());
 }

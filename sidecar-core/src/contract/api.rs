@@ -17,6 +17,17 @@ pub struct Prepared {
     pub values: u64,
 }
 
+/// The body of the answer to `/ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadyAnswer {
+    /// What was staged.
+    #[serde(flatten)]
+    pub prepared: Prepared,
+    /// The execution that the module works for; absent where the sidecar is one of release 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Context>,
+}
+
 /// What `done` answers: everything that one commit made durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

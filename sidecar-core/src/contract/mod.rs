@@ -12,7 +12,7 @@ mod outputs;
 mod pairs;
 mod record;
 
-pub use api::{ErrorBody, Phase, Prepared, Published, Receipt, Status};
+pub use api::{ErrorBody, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
 pub use context::Context;
 pub use documents::{Blob, Culprit, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer};
 pub use layout::Layout;

@@ -14,6 +14,7 @@ use super::directories;
 use super::spec::ModuleUser;
 use crate::contract::{Layout, Phase};
 use crate::dir::Dir;
+use crate::durable;
 use crate::error::{Error, Result};
 
 /// A base directory and a state directory that no other sidecar uses while this lives.
@@ -46,7 +47,9 @@ impl Slot {
     /// state directory belongs to another user, or others may write it.
     pub(super) fn open(layout: Layout, state: PathBuf, user: ModuleUser) -> Result<Self> {
         let base = lock_base(layout.base(), user)?;
-        let held = Mutex::new(Arc::new(hold(base, layout.base(), &state)?));
+        let held = hold(base, layout.base(), &state)?;
+        durable::remove_leftovers(&held.state).map_err(Error::io("tidy up", &state))?;
+        let held = Mutex::new(Arc::new(held));
         Ok(Self { layout, state, user, held })
     }
 

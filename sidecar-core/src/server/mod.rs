@@ -12,7 +12,7 @@ use axum::routing::{MethodFilter, get, on};
 use axum::{Extension, Json, Router};
 use tracing::warn;
 
-use crate::contract::{Prepared, Receipt, Status};
+use crate::contract::{ReadyAnswer, Receipt, Status};
 use crate::execution::Session;
 
 mod error;
@@ -105,12 +105,13 @@ async fn not_allowed() -> HttpError {
 async fn ready(
     Extension(session): Extension<Session>,
     request: Request,
-) -> Result<Json<Prepared>, HttpError> {
+) -> Result<Json<ReadyAnswer>, HttpError> {
     // Whatever it is, it is only ever compared.
     let module_start = request.headers().get("module-start").map(|value| {
         String::from_utf8_lossy(&value.as_bytes()[..value.len().min(MODULE_START)]).into_owned()
     });
-    Ok(Json(session.ready_for(module_start.as_deref()).await?))
+    let prepared = session.ready_for(module_start.as_deref()).await?;
+    Ok(Json(ReadyAnswer { prepared, context: Some(session.status().context) }))
 }
 
 async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, HttpError> {

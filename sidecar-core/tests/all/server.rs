@@ -38,7 +38,9 @@ async fn api() -> (Scripted, Scene, Router) {
 #[tokio::test]
 async fn ready_and_done_answer_get_and_post() {
     let (_, scene, router) = api().await;
-    assert_eq!(get(&router, "/ready").await, (StatusCode::OK, json!({"files": 0, "bytes": 0, "values": 0})));
+    let context = json!({"name": "first", "eventId": "e1", "correlationId": "c1", "parentEventId": ""});
+    let staged = json!({"files": 0, "bytes": 0, "values": 0, "context": context});
+    assert_eq!(get(&router, "/ready").await, (StatusCode::OK, staged));
     scene.write_outputs();
     let (status, receipt) = get(&router, "/done").await;
     assert_eq!(status, StatusCode::OK);

@@ -588,3 +588,15 @@ async fn a_commit_that_is_finished_unasked_has_told_nobody() {
     session.done().await.unwrap();
     session.result_delivered().await;
 }
+
+#[tokio::test]
+async fn a_start_removes_what_a_death_left_beside_the_journal() {
+    let scripted = Scripted::default();
+    let scene = Scene::new(scripted.plane());
+    drop(scene.ready().await);
+    let left = scene.path(".sidecar/.0123456789abcdef0123456789abcdef.tmp");
+    std::fs::write(&left, "half a journal").unwrap();
+    let session = scene.open().await;
+    assert!(!left.exists());
+    assert_eq!(session.phase(), Phase::Ready);
+}
