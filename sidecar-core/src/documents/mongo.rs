@@ -173,7 +173,7 @@ impl DocumentProvider for Mongo {
     }
 
     async fn check(&self) -> Result<()> {
-        let action = "make the indexes";
+        let action = "create the indexes";
         let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
         let Connected { client, collection, .. } = self.connected().await?;
         let made = collection.create_indexes([index("id"), index("correlationId")]).await;
@@ -305,12 +305,28 @@ impl Mongo {
             }
         };
         // The driver's own text may repeat the connection string's host, never its password.
-        let cause: Cause = error.to_string().into();
+        let cause: Cause = brief(&error).into();
         if !transient {
             return Error::refused(self, action, cause);
         }
         let retry_after = retry_after(&cause.to_string());
         Error::Unavailable { provider: self.to_string(), action: action.into(), retry_after, source: cause }
+    }
+}
+
+/// The error in one short sentence, without the driver's picture of the servers.
+fn brief(error: &mongodb::error::Error) -> String {
+    let text = error.to_string();
+    tracing::debug!(%text, "the driver's whole error");
+    match &*error.kind {
+        ErrorKind::ServerSelection { .. } => {
+            let why = text.split_once("Error: Kind: ").and_then(|(_, rest)| rest.split_once(", labels"));
+            format!("no server can be reached: {}", why.map_or("none answers in time", |(why, _)| why))
+        }
+        _ => {
+            let text = text.strip_prefix("Kind: ").unwrap_or(&text);
+            text.split_once(", labels: {").map_or(text, |(text, _)| text).to_owned()
+        }
     }
 }
 
