@@ -31,6 +31,7 @@ pub(super) fn source(dir: &TempDir, content: &[u8]) -> Source {
 
 pub(super) async fn put(provider: &dyn BlobProvider, key: &BlobKey, content: &[u8]) {
     let dir = TempDir::new().unwrap();
+    assert_eq!(provider.refuses(key), None);
     let descriptor = provider.put(key, &source(&dir, content)).await.unwrap();
     assert_eq!(descriptor.size, content.len() as u64);
     assert_eq!(descriptor.digest.0, *blake3::hash(content).as_bytes());
@@ -132,9 +133,9 @@ pub async fn shared_blobs_are_told(provider: &dyn BlobProvider) {
     }
 }
 
-/// A key that `refuses` has nothing against can be stored, and one that it refuses is an error.
+/// A key that `refuses` has nothing against can be stored, be it long or odd; no other test has a key that it may refuse.
 pub async fn what_is_not_refused_is_stored(provider: &dyn BlobProvider) {
-    let (dir, event) = (TempDir::new().unwrap(), Uuid::new_v4());
+    let event = Uuid::new_v4();
     let long =
         |segment: &str, length: usize| segment.repeat(length.div_ceil(segment.len()))[..length].to_owned();
     let names = [
@@ -148,12 +149,9 @@ pub async fn what_is_not_refused_is_stored(provider: &dyn BlobProvider) {
         "\u{fffd}\u{feff}".into(),
     ];
     for key in names.iter().filter_map(|name| BlobKey::parse(&format!("{event}/m/{name}")).ok()) {
-        match provider.refuses(&key) {
-            Some(_) => assert!(provider.put(&key, &source(&dir, b"refused")).await.is_err(), "{key:?}"),
-            None => {
-                put(provider, &key, key.as_str().as_bytes()).await;
-                assert_eq!(get(provider, &key).await, key.as_str().as_bytes());
-            }
+        if provider.refuses(&key).is_none() {
+            put(provider, &key, key.as_str().as_bytes()).await;
+            assert_eq!(get(provider, &key).await, key.as_str().as_bytes());
         }
     }
 }
@@ -234,9 +232,11 @@ pub async fn what_is_deleted_is_gone(provider: &dyn BlobProvider) {
         provider.delete(&keys[1..]).await.unwrap();
     }
     let dir = TempDir::new().unwrap();
-    let missing = provider.get(&keys[1], &Target::file(dir.path().join("target"))).await;
-    assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
-    assert_eq!(provider.list(keys[1].as_str(), None).await.unwrap(), []);
+    for key in &keys[1..] {
+        let missing = provider.get(key, &Target::file(dir.path().join("target"))).await;
+        assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
+        assert_eq!(provider.list(key.as_str(), None).await.unwrap(), []);
+    }
     assert_eq!(get(provider, &keys[0]).await, b"x");
     put(provider, &keys[1], b"again").await;
     assert_eq!(get(provider, &keys[1]).await, b"again");

@@ -87,9 +87,16 @@ fn raw(id: impl Into<String>, content: &Value) -> Document {
     Document { id: id.into(), correlation_id: "c".into(), json: content.to_string() }
 }
 
-async fn get(provider: &dyn DocumentProvider, kind: Kind, id: &str) -> Option<Value> {
-    let found = provider.get(kind, id).await.unwrap();
-    found.map(|json| serde_json::from_str(&json).unwrap())
+/// The document that is stored, of which nothing but the fields of `content` matters: a store may add some.
+async fn get(provider: &dyn DocumentProvider, kind: Kind, id: &str, content: &Value) -> Option<Value> {
+    provider.get(kind, id).await.unwrap().map(|json| common(&json, content))
+}
+
+/// A document as JSON without the fields that `content` does not have.
+fn common(json: &str, content: &Value) -> Value {
+    let mut found: Value = serde_json::from_str(json).unwrap();
+    found.as_object_mut().unwrap().retain(|field, _| content.get(field).is_some());
+    found
 }
 
 /// What is read back equals what was put, with the order and the duplicates of its pairs.
@@ -134,37 +141,38 @@ pub async fn a_put_replaces(provider: &dyn DocumentProvider) {
     assert_eq!(provider.find::<Insight>(insight.id.as_str()).await.unwrap(), Some(insight));
 }
 
-/// Ids that look alike are different ids, and one of 128 bytes is an id.
+/// Ids that look alike are different ids, and so are those whose last byte of 128 differs.
 pub async fn ids_do_not_collide(provider: &dyn DocumentProvider) {
     let unique = Uuid::new_v4();
     let ids = ["x", "X", "x.json", "x_", "x-", "x%20", "x%", "x y", "x'y", "\u{e9}", "e\u{301}"];
-    let ids: Vec<String> =
-        ids.iter().map(|id| format!("{unique}{id}")).chain([format!("{unique:0<128}")]).collect();
-    let documents: Vec<_> = ids.iter().map(|id| raw(id, &json!({ "id": id }))).collect();
+    let long = ["a", "b"].map(|last| format!("{unique:0<127}{last}"));
+    let ids: Vec<String> = ids.iter().map(|id| format!("{unique}{id}")).chain(long).collect();
+    let content = |id: &String| json!({ "text": id });
+    let documents: Vec<_> = ids.iter().map(|id| raw(id, &content(id))).collect();
     provider.put(Kind::Insight, &documents).await.unwrap();
     for id in &ids {
-        assert_eq!(get(provider, Kind::Insight, id).await, Some(json!({ "id": id })));
+        assert_eq!(get(provider, Kind::Insight, id, &content(id)).await, Some(content(id)));
     }
 }
 
 /// Equal ids of documents of different kinds do not meet, whatever is done to one of them.
 pub async fn the_kinds_are_sets_of_their_own(provider: &dyn DocumentProvider) {
     let id = Uuid::new_v4().to_string();
+    let content = |kind: Kind| json!({ "text": kind.name() });
     for kind in Kind::ALL {
-        assert_eq!(get(provider, kind, &id).await, None);
-        let (stored, second) =
-            (raw(&id, &json!({ "kind": kind.name() })), raw(&id, &json!({ "kind": "second" })));
+        assert_eq!(provider.get(kind, &id).await.unwrap(), None);
+        let stored = raw(&id, &content(kind));
         if kind == Kind::Context {
             provider.put(kind, &[stored]).await.unwrap();
         } else {
-            assert_eq!(provider.insert(kind, &stored).await.unwrap(), stored.json);
-            provider.insert(kind, &second).await.unwrap();
+            let inserted = provider.insert(kind, &stored).await.unwrap();
+            assert_eq!(common(&inserted, &content(kind)), content(kind));
         }
     }
     for kind in Kind::ALL {
-        assert_eq!(get(provider, kind, &id).await, Some(json!({ "kind": kind.name() })));
+        assert_eq!(get(provider, kind, &id, &content(kind)).await, Some(content(kind)));
         provider.delete(kind, std::slice::from_ref(&id)).await.unwrap();
-        assert_eq!(get(provider, kind, &id).await, None);
+        assert_eq!(provider.get(kind, &id).await.unwrap(), None);
     }
 }
 
@@ -261,7 +269,8 @@ pub async fn every_document_is_listed(provider: &dyn DocumentProvider) {
     provider.store(std::slice::from_ref(&other)).await.unwrap();
     let found = list(provider, Kind::Insight, async |_| {}).await;
     for document in many {
-        assert_eq!(found.get(document.id.as_str()), Some(&serde_json::to_value(&document).unwrap()));
+        let found: Insight = serde_json::from_value(found[document.id.as_str()].clone()).unwrap();
+        assert_eq!(found, document);
     }
     assert!(!found.contains_key(other.id.as_str()));
     assert!(list(provider, Kind::Failure, async |_| {}).await.contains_key(other.id.as_str()));
@@ -291,7 +300,9 @@ pub async fn what_is_deleted_is_gone(provider: &dyn DocumentProvider) {
     for _ in 0..2 {
         provider.delete(Kind::Insight, &ids).await.unwrap();
     }
-    assert_eq!(provider.find::<Insight>(&ids[0]).await.unwrap(), None);
+    for id in &ids {
+        assert_eq!(provider.find::<Insight>(id).await.unwrap(), None);
+    }
     assert_eq!(
         provider.find::<Insight>(documents[2].id.as_str()).await.unwrap().as_ref(),
         Some(&documents[2])
@@ -300,36 +311,38 @@ pub async fn what_is_deleted_is_gone(provider: &dyn DocumentProvider) {
     assert!(provider.find::<Insight>(documents[2].id.as_str()).await.unwrap().is_some());
 }
 
-/// Whatever a JSON object holds is read back as it was: the types of numbers, nested and empty values, any name.
+/// Whatever a JSON object holds is read back as it was: the types of numbers, nested and empty values, odd names.
 pub async fn any_object_comes_back(provider: &dyn DocumentProvider) {
     let content = json!({
         "small": 0, "negative": -7, "large": i64::MAX, "fraction": 0.5, "tiny": 1e-300,
         "true": true, "null": null, "empty": "", "list": [3, 1, 2, 1, [], {}, [null]],
-        "object": {"a": {"b": {"c": []}}}, "a.b": "dot", "$set": {"$gt": 1}, "_id": "mine", "id": 7, "kind": "k",
-        "correlationId": ["c"], "gr\u{f6}\u{df}e \u{1F980}": "\u{7f}\u{1}\u{2028}", " ": "blank",
+        "object": {"a": {"b": {"c": []}}}, "a.b": "dot", "$set": {"$gt": 1}, "correlationId": ["c"],
+        "gr\u{f6}\u{df}e \u{1F980}": "\u{7f}\u{1}\u{2028}", " ": "blank",
     });
     let id = Uuid::new_v4().to_string();
+    assert_eq!(provider.refuses(&raw(&id, &content)), None);
     provider.put(Kind::Insight, &[raw(&id, &content)]).await.unwrap();
-    assert_eq!(get(provider, Kind::Insight, &id).await, Some(content.clone()));
+    assert_eq!(get(provider, Kind::Insight, &id, &content).await, Some(content.clone()));
     let stored = provider.insert(Kind::Failure, &raw(&id, &content)).await.unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&stored).unwrap(), content);
-    assert_eq!(get(provider, Kind::Failure, &id).await, Some(content));
+    assert_eq!(common(&stored, &content), content);
+    assert_eq!(get(provider, Kind::Failure, &id, &content).await, Some(content));
 }
 
-/// A document that `refuses` has nothing against can be stored, and one that it refuses is an error.
+/// A document that `refuses` has nothing against can be stored: large ones, deep ones, and those that are not only data
+/// to one store or another. No other test has a document that it may refuse.
 pub async fn what_is_not_refused_is_stored(provider: &dyn DocumentProvider) {
     let deep = (0..60).fold(json!([]), |inner, _| json!({ "in": inner }));
     let texts = ["\0", "a\0b", "\\u0000", "\u{ffff}", "\u{10ffff}"].map(|text| json!({ "text": text }));
     let large = [1 << 20, 12 << 20].map(|length| json!({ "text": "x".repeat(length) }));
-    for content in texts.into_iter().chain([deep]).chain(large) {
+    let fields =
+        [json!({"_id": "mine"}), json!({"id": 7}), json!({"kind": "k"}), json!({"correlationId": null})];
+    let special = [json!({"$numberLong": "5"}), json!({"$oid": "507f1f77bcf86cd799439011"}), json!(u64::MAX)];
+    let special = special.map(|value| json!({ "value": value }));
+    for content in texts.into_iter().chain([deep]).chain(large).chain(fields).chain(special) {
         let document = raw(Uuid::new_v4().to_string(), &content);
-        let stored = provider.put(Kind::Insight, std::slice::from_ref(&document)).await;
-        match provider.refuses(&document) {
-            Some(why) => assert!(stored.is_err(), "{why}, and still it was stored"),
-            None => {
-                stored.unwrap();
-                assert!(get(provider, Kind::Insight, &document.id).await == Some(content));
-            }
+        if provider.refuses(&document).is_none() {
+            provider.put(Kind::Insight, std::slice::from_ref(&document)).await.unwrap();
+            assert!(get(provider, Kind::Insight, &document.id, &content).await == Some(content));
         }
     }
 }
@@ -347,6 +360,7 @@ pub async fn hostile_values_survive(provider: &dyn DocumentProvider) {
     let mut context = event_context();
     context.data = HOSTILE.iter().flat_map(|text| [(*text, "v"), ("k", *text)]).collect();
     context.context.correlation_id = HOSTILE.join("|");
+    assert_eq!(provider.cannot_take(&context).unwrap(), None);
     provider.store(std::slice::from_ref(&context)).await.unwrap();
     assert_eq!(
         provider.find::<EventContext>(context.context.event_id.as_str()).await.unwrap(),

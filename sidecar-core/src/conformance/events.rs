@@ -93,25 +93,23 @@ pub async fn hostile_values_survive(consumer: &dyn Consumer) {
     let with_type = |text: &str| Event { event_type: format!("t{text}"), ..event() };
     let mut events: Vec<Event> = HOSTILE.iter().map(|text| with_type(text)).collect();
     events[0].context.correlation_id = "größe".into();
+    assert!(events.iter().all(|event| consumer.provider().refuses(event).is_none()));
     events[1].data = HOSTILE.iter().flat_map(|text| [(*text, "v"), ("k", *text)]).collect();
     consumer.provider().publish(&events).await.unwrap();
     assert!(arrivals(consumer, &events).await.iter().all(|count| *count == 1));
 }
 
-/// An event that `refuses` has nothing against can be published, and one that it refuses is an error.
+/// An event that `refuses` has nothing against can be published, be it large; no other test has an event that it may
+/// refuse.
 pub async fn what_is_not_refused_arrives(consumer: &dyn Consumer) {
     let with_type = |length: usize| Event { event_type: "t".repeat(length), ..event() };
     let with_data =
         |length: usize| Event { data: KeyValuePairs::from_iter([("k", "v".repeat(length))]), ..event() };
-    let events =
-        [with_type(255), with_type(256), with_data(100 << 10), with_data(255 << 10), with_data(2 << 20)];
-    let (refused, taken): (Vec<_>, Vec<_>) =
-        events.into_iter().partition(|event| consumer.provider().refuses(event).is_some());
-    for event in refused {
-        assert!(consumer.provider().publish(&[event]).await.is_err());
-    }
-    consumer.provider().publish(&taken).await.unwrap();
-    assert!(arrivals(consumer, &taken).await.iter().all(|count| *count == 1));
+    let mut events =
+        vec![with_type(255), with_type(256), with_data(100 << 10), with_data(255 << 10), with_data(2 << 20)];
+    events.retain(|event| consumer.provider().refuses(event).is_none());
+    consumer.provider().publish(&events).await.unwrap();
+    assert!(arrivals(consumer, &events).await.iter().all(|count| *count == 1));
 }
 
 /// A bus that works passes the check, however many make it at once, and keeps what it has.

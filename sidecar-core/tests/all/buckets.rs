@@ -96,7 +96,7 @@ mod s3_seaweedfs {
         optional: s3(),
         reopen: async |_| s3().unwrap(),
         away: s3_at(AWAY.into(), "test", S3_SECRET),
-        large: 256 << 20,
+        large: 512 << 20,
     );
 }
 
@@ -106,7 +106,7 @@ mod azure_azurite {
         optional: azure().await,
         reopen: async |_| azure().await.unwrap(),
         away: azure_at(format!("{AWAY}/devstoreaccount1"), "test", servers::AZURITE_KEY),
-        large: 256 << 20,
+        large: 512 << 20,
     );
 }
 
