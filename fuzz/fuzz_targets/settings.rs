@@ -12,12 +12,16 @@ mod config;
 mod errors;
 #[path = "../../sidecar-bin/src/exit.rs"]
 mod exit;
+#[path = "../../sidecar-bin/src/help.rs"]
+mod help;
 #[path = "../../sidecar-bin/src/ion.rs"]
 mod ion;
 #[path = "../../sidecar-bin/src/options.rs"]
 mod options;
 #[path = "../../sidecar-bin/src/plane.rs"]
 mod plane;
+#[path = "../../sidecar-bin/src/usage.rs"]
+mod usage;
 
 use clap::FromArgMatches;
 use config::{Config, Mode};
@@ -41,7 +45,7 @@ fuzz_target!(|text: &str| {
         let holds = HOLDERS.iter().any(|holder| line.starts_with(holder));
         if holds { line.replace(":SECRET@", &format!(":{SECRET}@")) } else { line.to_owned() }
     });
-    let Ok(matches) = cli::command().try_get_matches_from(arguments.chain(flags)) else { return };
+    let Ok(matches) = help::command().try_get_matches_from(arguments.chain(flags)) else { return };
     let Ok(mut cli) = cli::Cli::from_arg_matches(&matches) else { return };
     // Nothing of this machine is read.
     let options = &mut cli.options;

@@ -2,12 +2,11 @@
 
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use sidecar_core::Start;
 
 use crate::options::Options;
-use crate::{help, options};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -120,9 +119,4 @@ fn rerun(text: &str) -> Result<Start, String> {
             number.parse().map(Start::Run).map_err(|_| "say --rerun, or --rerun=N with a number".into())
         }
     }
-}
-
-/// The whole command line.
-pub(crate) fn command() -> clap::Command {
-    help::arrange(options::complete(Cli::command()))
 }

@@ -3,7 +3,7 @@
 use sidecar_core::plane::nearest;
 use toml::{Table, Value};
 
-use crate::cli;
+use crate::help;
 
 /// The file's settings as flags, less those that the environment sets.
 ///
@@ -19,7 +19,7 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
     let mut settings = Vec::new();
     flatten("", table, &mut settings);
 
-    let command = cli::command();
+    let command = help::command();
     let (mut flags, mut errors) = (Vec::new(), Vec::new());
     for (key, value) in settings {
         // `azureblobprovider` is both a switch and a table; in TOML the switch is called `enabled`.

@@ -1,9 +1,10 @@
 //! What `--help` and `sidecar help` show: the settings that people use, and where the rest is.
 
-use clap::Command;
+use clap::{Command, CommandFactory};
 use sidecar_core::plane::nearest;
 
-use crate::{cli, exit};
+use crate::cli::Cli;
+use crate::{exit, options};
 
 /// The settings of most command lines, which `sidecar --help` shows.
 const COMMON: [&str; 10] = [
@@ -49,8 +50,13 @@ Exit codes:   sidecar help exit-codes";
 
 const REST: &str = "More settings: sidecar help settings [TOPIC]";
 
+/// The whole command line.
+pub(crate) fn command() -> Command {
+    arrange(options::complete(Cli::command()))
+}
+
 /// Lets each command show the settings that concern it.
-pub(crate) fn arrange(command: Command) -> Command {
+fn arrange(command: Command) -> Command {
     let showing = |command: Command, shown: &'static [&str]| {
         command.mut_args(|argument| {
             let hidden = argument.get_help_heading().is_some()
@@ -95,7 +101,7 @@ sidecar --help lists the commands and settings";
 /// # Errors
 /// When there is no such page.
 pub(crate) fn page(topics: &[String]) -> Result<String, String> {
-    let mut command = cli::command();
+    let mut command = command();
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     match topics[..] {
         [] => Ok(command.render_help().to_string()),
@@ -128,7 +134,7 @@ pub(crate) fn page(topics: &[String]) -> Result<String, String> {
 fn settings(name: &str, about: &str) -> String {
     let of_topic = |argument: &clap::Arg| argument.get_help_heading() == Some(name);
     let arguments =
-        cli::command().get_arguments().filter(|argument| of_topic(argument)).cloned().collect::<Vec<_>>();
+        command().get_arguments().filter(|argument| of_topic(argument)).cloned().collect::<Vec<_>>();
     let page = Command::new("settings")
         .disable_help_flag(true)
         .help_template("{options}")

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     if let Err(failure) = logging::start(&config.log) {
         return configuration(&[failure.message]);
     }
-    for (name, meant) in options::unknown_variables(&cli::command()) {
+    for (name, meant) in options::unknown_variables(&help::command()) {
         let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
         warn!("the environment variable {name} is not a setting and is ignored{meant}");
     }
@@ -89,7 +89,7 @@ fn parse_cli() -> Result<Cli, ExitCode> {
         let mut arguments = std::env::args_os();
         let program = arguments.next().into_iter();
         let arguments = program.chain(flags.into_iter().map(Into::into)).chain(arguments);
-        let matches = cli::command().try_get_matches_from(arguments);
+        let matches = help::command().try_get_matches_from(arguments);
         let parsed = matches.and_then(|matches| {
             let mut cli = Cli::from_arg_matches(&matches)?;
             // An empty variable is no flag: it is how many environments spell "not set".
