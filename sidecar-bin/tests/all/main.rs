@@ -4,6 +4,7 @@
 mod configuration;
 mod crash;
 mod examples;
+mod guides;
 mod normal;
 mod one_shot;
 mod outcomes;
