@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use sidecar_core::Start;
 
 use crate::options::Options;
-use crate::{exit, options};
+use crate::{help, options};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -15,13 +15,23 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Runs beside a module that works on plain files: stages its inputs, commits its outputs.
+/// Runs beside a batch program (a module) that reads and writes plain files: stages its inputs from a data plane, and
+/// commits its outputs to it.
 ///
-/// Without a command it serves: the module calls GET /ready, works, and calls GET /done, each with the header
-/// `secret`. Flags win over environment variables, and those over the file given by --config.
+/// Without a command, the sidecar serves: the module calls GET /ready, works, and calls GET /done.
 #[derive(Parser)]
-#[command(name = "sidecar", version, styles = STYLES, after_help = exit::HELP, args_override_self = true)]
+#[command(
+    name = "sidecar",
+    version,
+    styles = STYLES,
+    args_override_self = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
+    /// Print this help
+    #[arg(short, long, global = true, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     #[command(flatten)]
@@ -33,65 +43,72 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serves, starts a module, and exits with its code
+    /// Start a module, serve it, and exit with its exit code
+    #[command(override_usage = "sidecar run [OPTIONS] -- COMMAND...")]
     Run {
-        /// Stage the inputs before the command and commit the outputs after it: the module needs no sidecar code
+        /// Stage the inputs before COMMAND and commit its outputs afterwards: the module needs no sidecar code
         #[arg(long)]
         wrap: bool,
-        /// Run again what has an outcome: as the first run that has none, or as run N, which is the same again when
-        /// it is repeated
+        /// Run an execution again that has an outcome, as its next run or as run N
         #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "next", value_parser = rerun)]
         rerun: Option<Start>,
-        /// The command and its arguments
+        /// The module: a command and its arguments
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
     },
-    /// Stages the inputs and exits
+    /// Stage the inputs and exit
     Prepare {
-        /// Begin again what has an outcome: as the first run that has none, or as run N
+        /// Prepare an execution again that has an outcome, as its next run or as run N
         #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "next", value_parser = rerun)]
         rerun: Option<Start>,
     },
-    /// Commits the outputs of a prepared module and exits
+    /// Commit the outputs of a module that `sidecar prepare` prepared
     Commit,
-    /// Checks that the data plane can be used, and exits
+    /// Check that the data plane can be used
     Check,
-    /// Copies the files of an event, or the outputs of an execution, out of the data plane
+    /// Copy the files of an event, or the outputs of an execution, out of the data plane
     Get {
         /// EVENT, EVENT/MODULE, or EVENT/MODULE/RUN
         #[arg(value_name = "ID")]
         id: String,
-        /// Where to: a directory that is absent or empty [default: named like the id, with - for /]
+        /// The destination, a new or empty directory [default: the id, with - for /]
         #[arg(value_name = "DIR")]
         dir: Option<std::path::PathBuf>,
     },
-    /// Lists the failures that attempts left, with those that a later outcome has overcome, and exits
+    /// List failed attempts, and whether a later attempt succeeded
     Failures,
-    /// Publishes what is decided and not published, whoever decided it, and exits
+    /// Publish what was committed but not published yet, by any sidecar
     Recover,
-    /// Removes what no outcome names, and exits; an attempt that is at work beside it stores its outputs again
+    /// Delete leftovers of attempts that were not committed
     Gc {
-        /// Leave runs alone whose youngest file is younger
+        /// Keep the leftovers of runs that stored a file within this time
         #[arg(long, value_name = "DURATION", default_value = "0s")]
         older_than: humantime::Duration,
-        /// Also remove what belongs to events that the document store does not know
+        /// Also delete the files of events that the document store does not know
         #[arg(long)]
         unknown: bool,
     },
-    /// Puts files and values into the data plane as a first event and prints its id
+    /// Store files and values as the first event of a graph, and print its id
     Submit {
-        /// The event's id instead of a new one, so that the same can be submitted again
+        /// The event's id, which makes the command repeatable [default: a new id]
         #[arg(long, value_name = "ID")]
         id: Option<String>,
         /// The event's type
         #[arg(long = "type", value_name = "TYPE", default_value = "submitted")]
         event_type: String,
-        /// A value for the consumer's in/meta.json; may be repeated
+        /// A value for the in/meta.json of the consumer; may be repeated
         #[arg(long = "value", value_name = "KEY=VALUE")]
         values: Vec<String>,
-        /// Files, and directories whose files are taken with their names in them
+        /// Files and directories; a file in a directory keeps its path below that directory
         #[arg(value_name = "FILE")]
         files: Vec<std::path::PathBuf>,
+    },
+    /// Explain a command, the settings, or the exit codes
+    #[command(name = "help")]
+    Help {
+        /// A command, `exit-codes`, or `settings` and one of its topics
+        #[arg(value_name = "TOPIC")]
+        topics: Vec<String>,
     },
 }
 
@@ -107,5 +124,5 @@ fn rerun(text: &str) -> Result<Start, String> {
 
 /// The whole command line.
 pub(crate) fn command() -> clap::Command {
-    options::complete(Cli::command())
+    help::arrange(options::complete(Cli::command()))
 }

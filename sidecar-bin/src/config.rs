@@ -113,7 +113,7 @@ impl Config {
             None => LevelFilter::INFO,
             Some("warning") => LevelFilter::WARN,
             Some(text) => text.to_ascii_lowercase().parse().unwrap_or_else(|_| {
-                errors.push("loglevel", format!("{text:?} is none of error, warn, info, debug, trace"));
+                errors.push("loglevel", format!("{text:?} is not one of error, warn, info, debug, trace"));
                 LevelFilter::INFO
             }),
         };
@@ -198,7 +198,7 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
         let Some(file) = file else { continue };
         let flag_file = format!("{flag}-file");
         if value.is_some() {
-            errors.push(&flag_file, format!("says the same as --{flag}: leave one out"));
+            errors.push(&flag_file, format!("and --{flag} are both given; give one of them"));
             continue;
         }
         match std::fs::read_to_string(file) {
@@ -226,7 +226,7 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
         }),
         None => {
             if *mode == Mode::Serve {
-                errors.push("sharedsecret", "is required; the module sends it in the header `secret`");
+                errors.push("sharedsecret", "is required: the module sends it in the HTTP header `secret`");
             }
             uuid::Uuid::new_v4().to_string()
         }
@@ -237,7 +237,7 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
     let lease = options.module_timeout.as_ref();
     let lease = lease.map(|_| errors.duration("module-timeout", &options.module_timeout, Duration::MAX));
     if lease.is_some_and(|lease| lease.is_zero()) {
-        errors.push("module-timeout", "is no time at all; leave it out to wait for ever");
+        errors.push("module-timeout", "must be longer than zero; leave it out to wait without limit");
     }
     let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
     let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
@@ -275,7 +275,7 @@ fn settings(
         (Some(name), _) | (None, Mode::Run { name }) => Some(name),
         (None, Mode::NoEvent) => None,
         (None, Mode::Serve | Mode::OneShot) => {
-            errors.push("context.name", "is required; the module's name");
+            errors.push("context.name", "is required: the name of the module");
             None
         }
     };
@@ -284,7 +284,7 @@ fn settings(
     let event_id = match mode {
         Mode::Run { .. } => event_id.or_else(|| Some(EventId::from(uuid::Uuid::new_v4()))),
         Mode::Serve | Mode::OneShot if options.context_eventid.is_none() => {
-            errors.push("context.eventid", "is required; the event that the module processes");
+            errors.push("context.eventid", "is required: the event to process");
             None
         }
         _ => event_id,

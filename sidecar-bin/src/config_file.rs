@@ -1,5 +1,6 @@
 //! The file given by `--config`: TOML whose keys are the long flags, turned into those flags.
 
+use sidecar_core::plane::nearest;
 use toml::{Table, Value};
 
 use crate::cli;
@@ -25,7 +26,10 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
         let key = key.strip_suffix(".enabled").unwrap_or(&key);
         let known = |arg: &&clap::Arg| arg.get_long() == Some(key) && key != "config";
         let Some(arg) = command.get_arguments().find(known) else {
-            errors.push(format!("--config {path}: there is no setting {key:?}"));
+            let names = command.get_arguments().filter_map(clap::Arg::get_long);
+            let meant =
+                nearest(key, names).map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
+            errors.push(format!("--config {path}: {key:?} is not a setting{meant}"));
             continue;
         };
         let value = match value {

@@ -33,7 +33,7 @@ impl Errors {
     pub(crate) fn duration(&mut self, flag: &str, text: &Option<String>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         humantime::parse_duration(text).unwrap_or_else(|error| {
-            self.push(flag, format!("{text:?} is no duration such as 30s or 5m: {error}"));
+            self.push(flag, format!("{text:?} is not a duration such as 30s or 5m: {error}"));
             default
         })
     }

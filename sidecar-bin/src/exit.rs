@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use sidecar_core::process::{Ended, Stop};
 use sidecar_core::{Context, Error};
 
+use crate::usage;
+
 /// The module failed: it called `/fail`, or exited without `done`. `run` passes the module's own code on.
 pub(crate) const MODULE_FAILED: u8 = 1;
 /// The configuration is wrong; nothing was started.
@@ -26,19 +28,21 @@ const NOT_FOUND: u8 = 127;
 /// A signal ended the sidecar before the outputs were committed: its number is added.
 const SIGNALLED: u8 = 128;
 
-/// The table for `--help`.
+/// The table for `sidecar help exit-codes`.
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  the outputs are committed
     1  the module failed (`run` exits with the module's own code)
-   64  the configuration is wrong
-   65  the module's outputs are invalid
+   64  a setting is wrong; nothing was started
+   65  the module's outputs are invalid; nothing was published
    66  the inputs could not be staged
-   69  a provider cannot be used, or failed during the commit; repeat it
+   69  a provider cannot be used, or failed during the commit; repeat the command
    71  a local file, directory or socket cannot be used
   126  `run`: the command cannot be executed
-  127  `run`: there is no such command
-128+N  ended by signal N before the outputs were committed (143 is SIGTERM, 130 Ctrl-C); `run`: signal N ended the module";
+  127  `run`: the command does not exist
+128+N  signal N ended the sidecar before the outputs were committed (143: SIGTERM, 130: Ctrl-C); `run`: signal N ended
+       the module
+";
 
 /// Why the program ends early: the code, and what to tell.
 #[derive(Debug)]
@@ -114,8 +118,8 @@ pub(crate) fn print(line: &str) -> Result<(), Failure> {
 pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
     match ended {
         Ended::Committed => Ok(0),
-        Ended::Failed { code, reason: None } => Ok(code),
-        Ended::Failed { code, reason: Some(reason) } => Err(Failure::new(code, reason)),
+        // The session has logged why.
+        Ended::Failed { code, .. } => Ok(code),
         Ended::Stopped(Stop { code: Some(code @ 1..), .. }) => Ok(code),
         Ended::Stopped(Stop { signal, .. }) => {
             Ok(SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)))
@@ -125,14 +129,20 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
             };
-            Err(Failure::new(code, format!("cannot start {program}: {error}")))
+            let why = if code == NOT_FOUND { "command not found".to_owned() } else { error.to_string() };
+            Err(Failure::new(code, format!("cannot start {program}: {why}")))
         }
-        Ended::NotPrepared(error) => Err(Failure::at_ready(&error)),
+        // The session has logged it.
+        Ended::NotPrepared(_) => Ok(INPUTS_FAILED),
         Ended::NotCommitted(error) => {
             let Failure { code, message } = Failure::at_done(&error);
-            let Context { name, event_id, .. } = context;
-            let again = format!("sidecar commit --context.name={name} --context.eventid={event_id}");
-            Err(Failure::new(code, format!("{message}; with the other settings as they were: {again}")))
+            // The session has logged the error, and each problem of the outputs.
+            let what =
+                if matches!(*error, Error::Invalid(_)) { message } else { "nothing is lost".to_owned() };
+            Err(Failure::new(
+                code,
+                format!("{what}; to repeat the commit: {}", usage::again("commit", context)),
+            ))
         }
         Ended::Local(error @ Error::Io { action: "listen on", .. }) => Err(Failure::new(
             LOCAL_FAILED,
@@ -146,7 +156,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
 fn describe(error: &Error) -> String {
     match error {
         Error::Invalid(problems) => format!(
-            "nothing was committed: {} with the module's outputs; fix them and commit again",
+            "nothing was committed: {} with the module's outputs",
             if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) }
         ),
         other => other.chain(),

@@ -41,7 +41,7 @@ struct Flags<'o> {
 /// What the switches say; what is missing or contradicts goes to `errors`.
 pub(crate) fn switches(options: &Options, errors: &mut Errors) -> Switches {
     if let Some(port) = options.mongodbdocprovider_port.as_ref().filter(|port| port.parse::<u16>().is_err()) {
-        errors.push("mongodbdocprovider.port", format!("{port:?} is no port number"));
+        errors.push("mongodbdocprovider.port", format!("{port:?} is not a port number"));
     }
     let azure = Flags {
         switch: ("azureblobprovider", &options.azureblobprovider),

@@ -5,6 +5,7 @@ mod config;
 mod config_file;
 mod errors;
 mod exit;
+mod help;
 mod ion;
 mod logging;
 mod maintain;
@@ -12,6 +13,7 @@ mod options;
 mod plane;
 mod progress;
 mod submit;
+mod usage;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::process::{self, Ended, Module, Signals};
 use sidecar_core::{Context, Error, EventTypes, ModuleUser, Phase, Session, Settings, Start};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
@@ -31,7 +33,7 @@ use crate::progress::Bar;
 fn main() -> ExitCode {
     // Before any secret is read: a module of the same user must not find it in /proc.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let Cli { command, options, parent_is_empty } = match parse_cli() {
+    let Cli { command, options, parent_is_empty, .. } = match parse_cli() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -47,7 +49,12 @@ fn main() -> ExitCode {
             | Command::Recover
             | Command::Gc { .. },
         ) => Mode::NoEvent,
+        Some(Command::Help { topics }) => return help(topics),
     };
+    if std::env::args_os().len() == 1 && options.all().all(Option::is_none) {
+        eprintln!("{}", help::BEGIN);
+        return ExitCode::from(exit::CONFIGURATION);
+    }
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
         Err(errors) => return configuration(&errors),
@@ -59,8 +66,8 @@ fn main() -> ExitCode {
         return configuration(&[failure.message]);
     }
     for (name, meant) in options::unknown_variables(&cli::command()) {
-        let meant = meant.map(|meant| format!(": {meant} may be meant")).unwrap_or_default();
-        warn!("the variable {name} is no setting, and has no effect{meant}");
+        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        warn!("the environment variable {name} is not a setting and is ignored{meant}");
     }
     process::raise_file_limit();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -68,7 +75,7 @@ fn main() -> ExitCode {
         Err(error) => return configuration(&[format!("cannot start: {error}")]),
     };
     let code = runtime.block_on(start(command, config)).unwrap_or_else(|failure| {
-        error!("{}", failure.message);
+        failure.message.lines().for_each(|line| error!("{line}"));
         failure.code
     });
     // A transfer that was cut short must not keep the process.
@@ -91,6 +98,10 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             Ok(cli)
         });
         parsed.map_err(|error| {
+            let arguments: Vec<_> = std::env::args_os().collect();
+            if let Some(hint) = usage::hint(&error, &arguments) {
+                return configuration(&[hint]);
+            }
             // Where stdout or stderr is closed nobody can be told.
             let _ = error.print();
             ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
@@ -105,11 +116,19 @@ fn parse_cli() -> Result<Cli, ExitCode> {
     }
 }
 
+fn help(topics: &[String]) -> ExitCode {
+    match help::page(topics).map(|page| exit::print(page.trim_end())) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => ExitCode::from(failure.code),
+        Err(problem) => configuration(&[problem]),
+    }
+}
+
 fn configuration(errors: &[String]) -> ExitCode {
     for error in errors {
         eprintln!("error: {error}");
     }
-    eprintln!("sidecar --help lists every flag");
+    eprintln!("sidecar --help lists the commands and settings");
     ExitCode::from(exit::CONFIGURATION)
 }
 
@@ -121,6 +140,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     })?;
     match command {
         Some(Command::Check) => {
+            for provider in [plane.blobs.to_string(), plane.documents.to_string(), plane.events.to_string()] {
+                info!("{provider}: usable");
+            }
             info!(
                 "release 0.1 shares keys between attempts: drain it before this one processes the same events"
             );
@@ -194,22 +216,24 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
 async fn prepared(settings: &Settings) -> Result<(), Failure> {
     let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
+    let base = settings.layout.base().display();
     let found = match other {
         Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
-        Some(other) => format!("was prepared for event {} of module {}", other.event_id, other.name),
-        None => "was never prepared".to_owned(),
+        Some(other) => format!("{base} was prepared for event {} of module {}", other.event_id, other.name),
+        None => format!("nothing was prepared in {base}"),
     };
-    let base = settings.layout.base().display();
     let (event, module) = (&context.event_id, &context.name);
+    let prepare = usage::again("prepare", context);
     let message =
-        format!("{base} {found}, not for event {event} of module {module}: run sidecar prepare first");
+        format!("cannot commit event {event} of module {module}: {found}; prepare it first: {prepare}");
     Err(Failure::new(exit::CONFIGURATION, message))
 }
 
 fn describe(settings: &Settings) {
     let context = &settings.context;
-    info!(module = %context.name, event = %context.event_id, base = %settings.layout.base().display(), "sidecar {}", env!("CARGO_PKG_VERSION"));
+    let (base, version) = (settings.layout.base().display(), env!("CARGO_PKG_VERSION"));
+    info!("sidecar {version}: module {}, event {}, base directory {base}", context.name, context.event_id);
     if settings.event_types == EventTypes::Any {
-        info!("--valideventtypes is not set: any event type is allowed");
+        debug!("--valideventtypes is not set: any event type is allowed");
     }
 }

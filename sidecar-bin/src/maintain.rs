@@ -57,7 +57,7 @@ pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
 pub(crate) async fn recover(plane: &DataPlane) -> Result<u8, Failure> {
     let recovered = sidecar_core::recover(plane).await.map_err(|error| Failure::at_open(&error))?;
     let Recovered { published, failed, oldest_seconds } = recovered;
-    info!(published, failed, oldest_seconds, "recovered");
+    info!(published, failed, oldest_seconds, "published what was left");
     match failed {
         0 => Ok(0),
         failed => {
@@ -74,7 +74,7 @@ pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Re
     let collected =
         collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
-    info!(blobs, bytes, documents, abandoned, young, "removed what no outcome names");
+    info!(blobs, bytes, documents, abandoned, young, "deleted leftovers");
     if unknown > 0 {
         warn!(
             "{unknown} executions were left alone: {} knows neither them nor their events, and may not be the one \

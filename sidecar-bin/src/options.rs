@@ -1,11 +1,12 @@
 //! Every setting: one list, from which flags, environment variables and keys of the configuration file follow.
 
 use clap::{Arg, Args, Command};
+use sidecar_core::plane::nearest;
 
 /// Declares the settings as options of text, so that `config` can judge them all at once.
 macro_rules! options {
     ($($heading:literal { $($(#[$doc:meta])+ $field:ident: $long:literal = $value:literal,)+ })+) => {
-        /// What was said of each setting. Deliberately without `Debug`: some are secrets.
+        /// The text given for each setting. Deliberately without `Debug`: some are secrets.
         #[derive(Clone, Default, Args)]
         pub(crate) struct Options {
             $($(
@@ -16,7 +17,12 @@ macro_rules! options {
         }
 
         impl Options {
-            /// Every setting, to be mended where it stands.
+            /// Every setting.
+            pub(crate) fn all(&self) -> impl Iterator<Item = &Option<String>> {
+                [$($(&self.$field,)+)+].into_iter()
+            }
+
+            /// Every setting, to be changed in place.
             pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Option<String>> {
                 [$($(&mut self.$field,)+)+].into_iter()
             }
@@ -65,6 +71,10 @@ pub(crate) fn complete(command: Command) -> Command {
         let switch = |argument: &Arg| {
             argument.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == SWITCH))
         };
+        // Those that are no setting: flags of one command.
+        if argument.get_help_heading().is_none() {
+            return argument;
+        }
         let argument = argument.env(variable).hide_env_values(true);
         if switch(&argument) {
             return argument.num_args(0..=1).require_equals(true).default_missing_value("true");
@@ -98,159 +108,157 @@ pub(crate) fn unknown_variables(command: &Command) -> Vec<(String, Option<String
             && !for_modules.contains(&&**name)
             && !of_tests(name)
     });
-    let nearest = |name: &str| {
-        let likeness = |known: &&String| strsim::jaro_winkler(known, name);
-        let best = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
-        (likeness(&best) > ALIKE).then(|| best.clone())
-    };
+    let nearest = |name: &str| nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
     unknown.map(|name| (name.clone(), nearest(&name))).collect()
 }
 
-/// From this likeness on one name may be meant by another.
-const ALIKE: f64 = 0.9;
-
 options! {
     "Context" {
-        /// The event being processed; `run` makes one up for the first event of a graph
+        /// The event to process [default: `run` creates the first event of a graph]
         context_eventid: "context.eventid" = "ID",
-        /// Shared by all events of one graph [default: what the event says, or its id]
+        /// The id that all events of one graph share [default: taken from the event, else its id]
         context_correlationid: "context.correlationid" = "ID",
-        /// The event that led to this one [default: where that is not given either, what the event says]
+        /// The event whose processing published this one [default: taken from the event]
         context_parenteventid: "context.parenteventid" = "ID",
-        /// The event begins a graph and needs no context; so it is in development mode, and with an empty
-        /// --context.parenteventid
+        /// Accept an event id that has no event context, as the first event of a graph has none; implied by --development=true
         first: "first" = "BOOL",
-        /// The module's name; `run` takes the command's
+        /// The module's name [default: `run` takes the name of the command]
         context_name: "context.name" = "NAME",
     }
     "Module" {
-        /// The directory shared with the module [default: /ion]
+        /// The directory that sidecar and module share [default: /ion]
         basedir: "basedir" = "DIR",
-        /// Where the journal lives [default: .sidecar in the base directory]
+        /// The directory of the journal [default: .sidecar in the base directory]
         statedir: "statedir" = "DIR",
-        /// Event types the module may publish, comma-separated [default: any]
+        /// The event types that the module may publish, comma-separated [default: any]
         valideventtypes: "valideventtypes" = "LIST",
-        /// Files moved at once [default: 16]
-        parallel: "parallel" = "N",
-        /// How long the module may go without a call when it is its turn; with `run --wrap`, how long it may take [default: for ever]
+        /// The longest time between two calls of a module; with `run --wrap`, the longest run [default: unlimited]
         module_timeout: "module-timeout" = "DURATION",
-        /// The user that the module works as; `run` starts it as that one [default: the sidecar's, or whoever reaches the base directory]
+        /// The user id of the module; `run` starts the module as this user [default: the sidecar's]
         module_uid: "module-uid" = "UID",
-        /// Its group [default: the number of the user]
+        /// The group id of the module [default: the same number as --module-uid]
         module_gid: "module-gid" = "GID",
-        /// Variables that the module of `run` gets although they begin like a store's credentials, comma-separated
+        /// Environment variables that `run` passes to the module although they hold a store's credentials, comma-separated
         module_env: "module-env" = "NAMES",
-        /// Give up a commit that the state directory remembers and that is not decided yet
+        /// Abandon a commit that an earlier start left undecided
         give_up: "give-up" = "BOOL",
-        /// What becomes of the outputs of a module that failed: keep, upload [default: keep]
+        /// What happens to the outputs of a failed module: keep (on disk), upload [default: keep]
         on_failure: "on-failure" = "WHAT",
     }
     "Server" {
-        /// What the module sends in the header `secret`; `run` makes one up
+        /// The secret that the module sends in the HTTP header `secret` [default: `run` creates one]
         sharedsecret: "sharedsecret" = "SECRET",
-        /// A file with the secret
+        /// A file that holds the shared secret
         sharedsecret_file: "sharedsecret-file" = "FILE",
-        /// The port to listen on [default: 8080; `run`: a free one]
+        /// The TCP port to listen on [default: 8080; a free one under `run`]
         serverport: "serverport" = "PORT",
-        /// The address to listen on [default: 127.0.0.1]
+        /// The IP address to listen on [default: 127.0.0.1]
         serveraddress: "serveraddress" = "IP",
         /// A unix socket to listen on as well
         socket: "socket" = "PATH",
-        /// The user that may use the socket besides root [default: this one]
+        /// The user id that may use the unix socket, besides root [default: the sidecar's]
         socket_uid: "socket-uid" = "UID",
-        /// End after a successful done [default: true]
+        /// Exit after a successful /done [default: true]
         exit_on_done: "exit-on-done" = "BOOL",
-        /// How long to answer repeats before ending [default: 2s]
+        /// How long the sidecar answers repeated calls before it exits [default: 2s]
         linger: "linger" = "DURATION",
-        /// How long a running commit may go on after SIGTERM [default: 30s]
+        /// How long a running commit may continue after SIGTERM [default: 30s]
         grace: "grace" = "DURATION",
     }
-    "Data plane" {
-        /// Where files go: file:///DIR, memory:, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX
+    "Blobs" {
+        /// The blob provider, for files: file:///DIR, memory:, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX
         blobs: "blobs" = "URL",
-        /// Where insights and event contexts go: file:///DIR, memory:, mongodb://HOST/DATABASE.COLLECTION, postgres://USER@HOST/DATABASE?table=PREFIX
-        documents: "documents" = "URL",
-        /// A file with that URL, where it holds a password
-        documents_file: "documents-file" = "FILE",
-        /// Where events go: file:///DIR, memory:, nats://HOST/SUBJECT?stream=NAME, amqp://HOST/EXCHANGE, servicebus://NAMESPACE/TOPIC?rule=NAME
-        events: "events" = "URL",
-        /// A file with that URL, where it holds a password
-        events_file: "events-file" = "FILE",
-        /// What events look like on the bus: ion, cloudevents [default: ion]
-        event_format: "event-format" = "FORMAT",
-        /// How long a provider may go without an answer, or a transfer without finishing a part [default: 1m]
-        timeout: "timeout" = "DURATION",
-        /// How long a provider that is away, or the context of an event, is tried again [default: 1m]
-        retry_for: "retry-for" = "DURATION",
-        /// Failures in a row after which a provider is left alone for a second; 0 never [default: 5]
-        circuit_breaker: "circuit-breaker" = "N",
-        /// The most calls a second to each provider [default: none]
-        rate_limit: "rate-limit" = "N",
-        /// How long signed URIs are valid [default: 1h]
-        uri_expiry: "uri-expiry" = "DURATION",
-        /// The id of the access key for s3: [default: from the environment, or the machine's role]
+        /// The access key id for s3: [default: from the environment, or the machine's role]
         s3_accesskeyid: "s3.accesskeyid" = "ID",
-        /// Its secret
+        /// The secret access key for s3:
         s3_secretaccesskey: "s3.secretaccesskey" = "SECRET",
-        /// A file with the secret
+        /// A file that holds the secret access key for s3:
         s3_secretaccesskey_file: "s3.secretaccesskey-file" = "FILE",
-        /// Certificates to trust besides the system's, as PEM
-        ca_file: "ca-file" = "FILE",
-        /// Keep everything in ./dev, also the secret it serves with (dev/secret); nothing else is needed but a context
-        development: "development" = "BOOL",
+        /// How long the signed URIs in in/meta.json are valid [default: 1h]
+        uri_expiry: "uri-expiry" = "DURATION",
     }
-    "Azure, as the original spells it" {
-        /// Keep files in Azure Blob Storage
+    "Documents" {
+        /// The document provider, for records, event contexts and insights: file:///DIR, memory:, mongodb://HOST/DATABASE.COLLECTION or postgres://USER@HOST/DATABASE?table=PREFIX
+        documents: "documents" = "URL",
+        /// A file that holds the URL of --documents, for a URL with a password
+        documents_file: "documents-file" = "FILE",
+    }
+    "Events" {
+        /// The event provider: file:///DIR, memory:, nats://HOST/SUBJECT?stream=NAME, amqp://HOST/EXCHANGE or servicebus://NAMESPACE/TOPIC?rule=NAME
+        events: "events" = "URL",
+        /// A file that holds the URL of --events, for a URL with a password
+        events_file: "events-file" = "FILE",
+        /// The format of events on the bus: ion, cloudevents [default: ion]
+        event_format: "event-format" = "FORMAT",
+    }
+    "Calls" {
+        /// How long a provider may leave a call unanswered, or a transfer without progress [default: 1m]
+        timeout: "timeout" = "DURATION",
+        /// How long a call to an unavailable provider is retried [default: 1m]
+        retry_for: "retry-for" = "DURATION",
+        /// Consecutive failures after which calls to a provider pause for one second; 0 disables this [default: 5]
+        circuit_breaker: "circuit-breaker" = "N",
+        /// The maximum number of calls per second to each provider [default: unlimited]
+        rate_limit: "rate-limit" = "N",
+        /// The number of files transferred at the same time [default: 16]
+        parallel: "parallel" = "N",
+        /// A PEM file of certificates to trust besides the system's
+        ca_file: "ca-file" = "FILE",
+    }
+    "Ion" {
+        /// Store files in Azure Blob Storage
         azureblobprovider: "azureblobprovider" = "BOOL",
-        /// The storage account
+        /// The storage account for blobs
         azureblobprovider_blobaccountname: "azureblobprovider.blobaccountname" = "NAME",
-        /// Its access key
+        /// The access key of the storage account
         azureblobprovider_blobaccountkey: "azureblobprovider.blobaccountkey" = "KEY",
-        /// A shared access signature instead of a key
-        azureblobprovider_sas: "azureblobprovider.sas" = "SAS",
-        /// A file with the signature
-        azureblobprovider_sas_file: "azureblobprovider.sas-file" = "FILE",
-        /// Account, key or signature, and endpoint as the portal shows them together
-        azureblobprovider_connectionstring: "azureblobprovider.connectionstring" = "TEXT",
-        /// A file with the connection string
-        azureblobprovider_connectionstring_file: "azureblobprovider.connectionstring-file" = "FILE",
-        /// A file with the key
+        /// A file that holds the access key of the storage account
         azureblobprovider_blobaccountkey_file: "azureblobprovider.blobaccountkey-file" = "FILE",
-        /// The container
+        /// A shared access signature for the storage account, instead of its key
+        azureblobprovider_sas: "azureblobprovider.sas" = "SAS",
+        /// A file that holds the shared access signature
+        azureblobprovider_sas_file: "azureblobprovider.sas-file" = "FILE",
+        /// The connection string of the storage account, as the Azure portal shows it
+        azureblobprovider_connectionstring: "azureblobprovider.connectionstring" = "TEXT",
+        /// A file that holds the connection string of the storage account
+        azureblobprovider_connectionstring_file: "azureblobprovider.connectionstring-file" = "FILE",
+        /// The blob container
         azureblobprovider_containername: "azureblobprovider.containername" = "NAME",
-        /// Keep documents in MongoDB or Cosmos DB
+        /// Store documents in MongoDB or Azure Cosmos DB
         mongodbdocprovider: "mongodbdocprovider" = "BOOL",
-        /// The account, which is also the database
+        /// The Cosmos DB account, which is also the name of the database
         mongodbdocprovider_name: "mongodbdocprovider.name" = "NAME",
-        /// Its password
+        /// The password of the Cosmos DB account
         mongodbdocprovider_password: "mongodbdocprovider.password" = "PASSWORD",
-        /// A file with the password
+        /// A file that holds the password of the Cosmos DB account
         mongodbdocprovider_password_file: "mongodbdocprovider.password-file" = "FILE",
-        /// The collection
+        /// The collection for documents
         mongodbdocprovider_collection: "mongodbdocprovider.collection" = "NAME",
-        /// The port of the account's server [default: 10255]
+        /// The port of the Cosmos DB account [default: 10255]
         mongodbdocprovider_port: "mongodbdocprovider.port" = "PORT",
         /// Publish events to Azure Service Bus
         servicebuseventprovider: "servicebuseventprovider" = "BOOL",
-        /// The namespace
+        /// The Service Bus namespace
         servicebuseventprovider_namespace: "servicebuseventprovider.namespace" = "NAME",
-        /// The topic
+        /// The Service Bus topic
         servicebuseventprovider_topic: "servicebuseventprovider.topic" = "NAME",
-        /// The key of the authorization rule
+        /// The key of the Service Bus authorization rule
         servicebuseventprovider_key: "servicebuseventprovider.key" = "KEY",
-        /// A file with the key
+        /// A file that holds the key of the authorization rule
         servicebuseventprovider_key_file: "servicebuseventprovider.key-file" = "FILE",
-        /// The authorization rule
+        /// The Service Bus authorization rule
         servicebuseventprovider_authorizationrulename: "servicebuseventprovider.authorizationrulename" = "NAME",
     }
     "Program" {
-        /// A TOML file whose keys are these flags; flags and environment win
+        /// Keep files, documents, events and the secret in ./dev; needs no server
+        development: "development" = "BOOL",
+        /// A TOML file of settings; flags and environment variables take precedence
         config: "config" = "FILE",
-        /// Print the settings in force, without secrets, and go on
+        /// Print the effective settings without secrets, then continue
         printconfig: "printconfig" = "BOOL",
-        /// error, warn, info, debug or trace [default: info]
+        /// The log level: error, warn, info, debug or trace [default: info]
         loglevel: "loglevel" = "LEVEL",
-        /// Log to this file [default: the terminal]
+        /// A file for the log [default: standard error]
         logfile: "logfile" = "FILE",
     }
 }

@@ -45,6 +45,11 @@ pub(crate) async fn submit(
     let stores = unopened.directories().into_iter().filter_map(|(_, dir)| dir.canonicalize().ok());
     let stores: Vec<_> = stores.collect();
     for path in files {
+        if path.to_str().is_some_and(|path| path.contains("://")) && !path.exists() {
+            let path = path.display();
+            let message = format!("{path} is a URL: submit takes local files, and stores them in --blobs");
+            return Err(Failure::new(exit::CONFIGURATION, message));
+        }
         if let Ok(real) = path.canonicalize()
             && let Some(dir) = stores.iter().find(|dir| dir.starts_with(&real))
         {

@@ -52,8 +52,8 @@ pub enum Error {
     },
     /// An event that was named has no context: its id is wrong, or this is not its data plane.
     #[error(
-        "{provider} has no context of event {event:?}: check its id and the data plane; an event that begins a \
-         graph without one is said with --first"
+        "{provider} has no context of event {event:?}: check its id and the data plane; the first \
+         event of a graph needs --first"
     )]
     UnknownEvent {
         /// The document provider's short name.
@@ -150,13 +150,17 @@ impl Error {
         matches!(self, Self::Unavailable { .. } | Self::DiskFull { .. } | Self::Abandoned { .. })
     }
 
-    /// The error and its causes in one line, outermost first.
+    /// The error and its causes in one line, outermost first, without what an outer one says already.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = self.source();
         while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let said = error.to_string();
+            // Many errors repeat their cause in their own text.
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
             cause = error.source();
         }
         text

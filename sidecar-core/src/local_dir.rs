@@ -128,11 +128,19 @@ fn name(path: &Path) -> &Path {
 /// Documents are no secrets of their store.
 const MODE: Mode = Mode::from_raw_mode(0o644);
 
-/// Reads a file; `None` when there is none. Blocks.
+/// Whether the directory is there: in one that is gone, as a disk that is not mounted, nothing is known to be absent.
+/// Blocks.
+pub(crate) fn present(provider: &impl std::fmt::Display, dir: &Path) -> Result<()> {
+    Dir::open(dir).map(drop).map_err(store_error(provider, "open", dir))
+}
+
+/// Reads a file; `None` when there is none in a directory that is there. Blocks.
 pub(crate) fn read(provider: &impl std::fmt::Display, path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            present(provider, path.parent().unwrap_or(path)).map(|()| None)
+        }
         Err(error) => Err(store_error(provider, "read", path)(error)),
     }
 }

@@ -6,11 +6,23 @@ use sidecar_core::events::EventFormat;
 use sidecar_core::{Context, DataPlane, Layout, ModuleName, Phase, Session, Settings, Submission};
 
 mod blobs {
-    sidecar_core::conformance_blob!(crate::Blobs::open(&crate::Server::start(), "files"));
+    use crate::{Blobs, Server};
+
+    sidecar_core::conformance_blob!(
+        Blobs::open(&Server::start(), "files"),
+        reopen: async |store| Blobs::clone(store),
+        away: Blobs::open(&Server::down(), "files"),
+    );
 }
 
 mod documents {
-    sidecar_core::conformance_documents!(crate::Documents::open(&crate::Server::start(), "papers"));
+    use crate::{Documents, Server};
+
+    sidecar_core::conformance_documents!(
+        Documents::open(&Server::start(), "papers"),
+        reopen: async |store| Documents::clone(store),
+        away: Documents::open(&Server::down(), "papers"),
+    );
 }
 
 mod events {
@@ -37,7 +49,11 @@ mod events {
         }
     }
 
-    sidecar_core::conformance_events!(Bus(Events::open(&Server::start(), "topic")));
+    sidecar_core::conformance_events!(
+        Bus(Events::open(&Server::start(), "topic")),
+        reopen: async |bus| bus.0.clone(),
+        away: Events::open(&Server::down(), "topic"),
+    );
 }
 
 #[tokio::test]

@@ -47,7 +47,10 @@ fn commit_needs_prepare() {
     write_outputs(&dir);
     let (code, log) = step(&dir, "commit");
     assert_eq!(code, 64);
-    assert!(log.contains("was never prepared") && log.contains("run sidecar prepare first"), "{log}");
+    assert!(
+        log.contains("nothing was prepared in") && log.contains("prepare it first: sidecar prepare "),
+        "{log}"
+    );
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn an_event_that_nobody_made_is_told_of() {
         )
     };
     let (code, _, log) = run("typo");
-    assert!(code == 0 && log.contains("there is no event typo in local documents"), "{log}");
+    assert!(code == 0 && log.contains("event typo has no event context in local documents"), "{log}");
     let (code, _, log) = run("");
     assert!(code == 64 && log.contains("--context.eventid: is empty"), "{log}");
     let (code, _, log) = output(&dir, &["run", "--wrap", "--development=true", "--", "true"]);
@@ -247,7 +250,7 @@ fn a_missing_context_is_waited_for_and_then_final() {
     for flag in ["--first", "--context.parenteventid="] {
         let (code, _, log) = run(&["--retry-for=1s", "--rerun", flag]);
         assert_eq!(code, 0, "{flag}: {log}");
-        assert_eq!(log.matches("there is no event typo").count(), 1, "{log}");
+        assert_eq!(log.matches("event typo has no event context").count(), 1, "{log}");
     }
 }
 

@@ -77,6 +77,8 @@ impl Serving {
     /// Lets `take` have the child before it is waited for.
     pub fn spawn_with(mut command: Command, take: impl FnOnce(&mut Child)) -> Self {
         let dir = command.get_current_dir().unwrap().to_owned();
+        // Under `run` the address is only told to those who look closely.
+        command.env("SIDECAR_LOGLEVEL", "debug");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         take(&mut child);
         let stderr = child.stderr.take().unwrap();

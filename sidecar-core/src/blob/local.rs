@@ -76,7 +76,11 @@ impl BlobProvider for Local {
 
     async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
         let (store, keys) = (self.clone(), keys.to_vec());
-        blocking(move || keys.iter().try_for_each(|key| store.remove(key))).await
+        blocking(move || {
+            keys.iter().try_for_each(|key| store.remove(key))?;
+            local_dir::present(&store, &store.root)
+        })
+        .await
     }
 
     async fn uri(&self, key: &BlobKey) -> Result<Url> {
@@ -91,6 +95,11 @@ impl BlobProvider for Local {
 
     fn directories(&self) -> Vec<PathBuf> {
         vec![self.root.clone()]
+    }
+
+    async fn check(&self) -> Result<()> {
+        let store = self.clone();
+        blocking(move || local_dir::present(&store, &store.root)).await
     }
 }
 
@@ -180,7 +189,9 @@ impl Local {
     fn names(&self, dir: &str, prefix: &str, after: &str) -> Result<Vec<String>> {
         let path = self.root.join(dir);
         let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return local_dir::present(self, &self.root).map(|()| Vec::new());
+            }
             entries => entries.map_err(store_error(self, "read", &path))?,
         };
         let mut names = Vec::new();
@@ -214,7 +225,10 @@ impl Local {
 
     fn fetch(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
         let path = key.below(&self.root);
-        let not_found = || Error::NotFound { provider: self.to_string(), key: key.to_string() };
+        let not_found = || match local_dir::present(self, &self.root) {
+            Ok(()) => Error::NotFound { provider: self.to_string(), key: key.to_string() },
+            Err(away) => away,
+        };
         let mut file = match File::open(&path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(not_found());

@@ -32,6 +32,8 @@ pub use bucket::{Bucket, DEFAULT_EXPIRY};
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+#[cfg(feature = "conformance")]
+pub(crate) use transfer::Watch;
 pub use transfer::{Hasher, Reader, Source, Target, Writer};
 pub(crate) use transfer::{Identity, Moved};
 

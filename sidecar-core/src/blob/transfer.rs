@@ -76,6 +76,19 @@ impl Moved {
     }
 }
 
+/// Called before each read of a [`Source`], with the bytes read since it was opened: where a test of a provider lets
+/// a transfer break off or wait.
+#[cfg(feature = "conformance")]
+#[derive(Clone)]
+pub(crate) struct Watch(pub(crate) Arc<dyn Fn(u64) -> io::Result<()> + Send + Sync>);
+
+#[cfg(feature = "conformance")]
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
 /// A regular file that can be opened, and opened again, as long as it stays what it was.
 ///
 /// A file that was swapped or written to since the source was made is an error, never another content.
@@ -85,6 +98,8 @@ pub struct Source {
     identity: Identity,
     executable: bool,
     moved: Moved,
+    #[cfg(feature = "conformance")]
+    watch: Option<Watch>,
 }
 
 impl Source {
@@ -107,7 +122,19 @@ impl Source {
     /// A source for a regular file that was seen there.
     pub(crate) fn found(place: Place, stat: &Stat) -> Self {
         let executable = Mode::from_raw_mode(stat.st_mode).contains(Mode::XUSR);
-        Self { place, identity: Identity::of(stat), executable, moved: Moved::default() }
+        Self {
+            place,
+            identity: Identity::of(stat),
+            executable,
+            moved: Moved::default(),
+            #[cfg(feature = "conformance")]
+            watch: None,
+        }
+    }
+
+    #[cfg(feature = "conformance")]
+    pub(crate) fn watched(self, watch: Watch) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// The counter of its bytes.
@@ -150,7 +177,13 @@ impl Source {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => self.changed("it is not where it was"),
             _ => Error::io("read", self.path())(error),
         })?;
-        let reader = Reader { file, source: self.clone(), counts: true };
+        let reader = Reader {
+            file,
+            source: self.clone(),
+            counts: true,
+            #[cfg(feature = "conformance")]
+            read: 0,
+        };
         reader.finish()?;
         Ok(reader)
     }
@@ -185,6 +218,9 @@ pub struct Reader {
     file: File,
     source: Source,
     counts: bool,
+    /// The bytes so far.
+    #[cfg(feature = "conformance")]
+    read: u64,
 }
 
 impl Reader {
@@ -204,7 +240,15 @@ impl Reader {
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "conformance")]
+        if let Some(Watch(watch)) = &self.source.watch {
+            watch(self.read)?;
+        }
         let n = self.file.read(buffer)?;
+        #[cfg(feature = "conformance")]
+        {
+            self.read += n as u64;
+        }
         if self.counts {
             self.source.moved.add(n as u64);
         }

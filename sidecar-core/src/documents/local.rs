@@ -86,9 +86,15 @@ impl DocumentProvider for Local {
                     _ => {}
                 }
             }
-            Ok(())
+            local_dir::present(&store, &dir)
         })
         .await
+    }
+
+    async fn check(&self) -> Result<()> {
+        let store = self.clone();
+        blocking(move || Kind::ALL.iter().try_for_each(|kind| local_dir::present(&store, &store.dir(*kind))))
+            .await
     }
 
     fn id(&self) -> String {

@@ -51,7 +51,8 @@ pub struct Document {
 /// - A document put under an id that exists replaces the old one; there are never two.
 /// - `insert` stores the document if there is none under its id, and returns whichever is stored then. However many
 ///   clients insert under one id at once, all of them get the same document, and so does every later `get`.
-/// - What is read back equals what was put: the order of arrays survives, that of an object's fields need not.
+/// - What is read back has every field that was put, unchanged: the order of arrays survives, that of an object's
+///   fields need not. A store may add fields; readers ignore those that they do not know.
 /// - An id that was never put is `Ok(None)`; a store that cannot answer is an error.
 /// - Kinds are sets of their own: equal ids of two kinds do not meet. A kind is known by its name alone.
 /// - `list` returns each document that was there before it was called and is not deleted, page by page.

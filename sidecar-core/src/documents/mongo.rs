@@ -1,5 +1,6 @@
 //! Documents in MongoDB, and in Azure Cosmos DB through its interface for MongoDB.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -17,6 +18,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, IndexModel};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{Document, DocumentProvider, Kind, PAGE};
@@ -84,16 +86,18 @@ impl fmt::Display for Mongo {
 #[async_trait]
 impl DocumentProvider for Mongo {
     fn refuses(&self, document: &Document) -> Option<String> {
-        // Short texts take no more room than as JSON with its line ends; only large ones are worth measuring.
-        if document.json.len() < LARGEST / 2 {
-            return None;
+        let encoded = match self.encode(Kind::Context, document) {
+            Ok(encoded) => encoded,
+            Err(error) => return Some(error.chain()),
+        };
+        if bson::serialize_to_vec(&encoded).is_ok_and(|encoded| encoded.len() > LARGEST) {
+            return Some(format!("takes no document of more than {LARGEST} bytes"));
         }
-        let size = self
-            .encode(Kind::Context, document)
-            .ok()
-            .and_then(|encoded| bson::serialize_to_vec(&encoded).ok());
-        let fits = size.is_some_and(|encoded| encoded.len() <= LARGEST);
-        (!fits).then(|| format!("takes no document of more than {LARGEST} bytes"))
+        // Fields of ours and values of extended JSON, such as `{"$oid": …}`, are not what they were.
+        let put: BTreeMap<String, Value> = serde_json::from_str(&document.json).ok()?;
+        let read = serde_json::to_value(&encoded).ok()?;
+        let (field, _) = put.iter().find(|(field, value)| read.get(field) != Some(*value))?;
+        Some(format!("would change the field {field:?}"))
     }
 
     async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
@@ -173,7 +177,7 @@ impl DocumentProvider for Mongo {
     }
 
     async fn check(&self) -> Result<()> {
-        let action = "make the indexes";
+        let action = "create the indexes";
         let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
         let Connected { client, collection, .. } = self.connected().await?;
         let made = collection.create_indexes([index("id"), index("correlationId")]).await;
@@ -305,12 +309,28 @@ impl Mongo {
             }
         };
         // The driver's own text may repeat the connection string's host, never its password.
-        let cause: Cause = error.to_string().into();
+        let cause: Cause = brief(&error).into();
         if !transient {
             return Error::refused(self, action, cause);
         }
         let retry_after = retry_after(&cause.to_string());
         Error::Unavailable { provider: self.to_string(), action: action.into(), retry_after, source: cause }
+    }
+}
+
+/// The error in one short sentence, without the driver's picture of the servers.
+fn brief(error: &mongodb::error::Error) -> String {
+    let text = error.to_string();
+    tracing::debug!(%text, "the driver's whole error");
+    match &*error.kind {
+        ErrorKind::ServerSelection { .. } => {
+            let why = text.split_once("Error: Kind: ").and_then(|(_, rest)| rest.split_once(", labels"));
+            format!("no server can be reached: {}", why.map_or("none answers in time", |(why, _)| why))
+        }
+        _ => {
+            let text = text.strip_prefix("Kind: ").unwrap_or(&text);
+            text.split_once(", labels: {").map_or(text, |(text, _)| text).to_owned()
+        }
     }
 }
 

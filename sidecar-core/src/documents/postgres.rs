@@ -144,7 +144,7 @@ impl DocumentProvider for Postgres {
     }
 
     async fn check(&self) -> Result<()> {
-        let action = "make the tables";
+        let action = "create the tables";
         let mut missing = Vec::new();
         for kind in Kind::ALL {
             let there = "SELECT to_regclass($1) IS NOT NULL";

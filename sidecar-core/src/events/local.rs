@@ -46,6 +46,11 @@ impl EventProvider for Local {
     fn directories(&self) -> Vec<PathBuf> {
         vec![self.dir.clone()]
     }
+
+    async fn check(&self) -> Result<()> {
+        let store = self.clone();
+        blocking(move || local_dir::present(&store, &store.dir)).await
+    }
 }
 
 impl Local {

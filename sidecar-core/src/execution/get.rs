@@ -91,7 +91,7 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
         Some(run) => record::find(&*plane.documents, &execution(run)).await?,
         None => latest(plane, &execution(0)).await?,
     };
-    let none = || refused("it has no outcome: is its module done, and is this its data plane?".into());
+    let none = || refused("it has no outcome; has its module finished, and is this its data plane?".into());
     let record = found.ok_or_else(none)?;
     let committed = record.committed().ok_or_else(none)?;
     let contents = contents_of(plane, &record, committed).await?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::failure::Reason;
 use super::open::{self, Opened};
@@ -541,12 +541,15 @@ impl Inner {
     ) -> Running<Prepared> {
         let inner = self.clone();
         let running = self.spawn(async move {
-            info!("staging the inputs");
+            debug!("staging the inputs");
+            let started = Instant::now();
             let staging = inner.execution.stage_for(module_start, again);
             let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
-                Ok(prepared) => info!(files = prepared.files, bytes = prepared.bytes, "ready"),
-                Err(failed) => error!(error = failed.chain(), "the inputs could not be staged"),
+                Ok(prepared) => {
+                    info!("ready: {}", transferred(prepared.files, prepared.bytes, started.elapsed()))
+                }
+                Err(failed) => error!("the inputs could not be staged: {}", failed.chain()),
             }
             inner.beat();
             inner.change(|shared| {
@@ -589,8 +592,9 @@ impl Inner {
             Work::Decided(_) => State::Publishing(shared.state.prepared().cloned(), Turn::AtWork),
         };
         let running = self.spawn(async move {
+            let started = Instant::now();
             let committed = caught(inner.commit(work)).await.map_err(Arc::new);
-            inner.committed(&committed);
+            inner.committed(&committed, started.elapsed());
             committed
         });
         shared.committing = Some(running.clone());
@@ -603,7 +607,7 @@ impl Inner {
         let prepared = self.shared.borrow().state.prepared().cloned();
         let (own, held) = match work {
             Work::Outputs(prepared) => {
-                info!("committing the outputs");
+                debug!("committing the outputs");
                 let (record, contents) = execution.propose(prepared.clone()).await?;
                 self.enter(State::Deciding(Some(prepared), Turn::AtWork));
                 (record, Some(contents))
@@ -652,12 +656,16 @@ impl Inner {
     }
 
     /// What follows from the end of a commit.
-    fn committed(self: &Arc<Self>, committed: &Outcome<Receipt>) {
+    fn committed(self: &Arc<Self>, committed: &Outcome<Receipt>, took: Duration) {
         self.beat();
         match committed {
             Ok(receipt) => {
-                let Receipt { files, bytes, events, .. } = receipt;
-                info!(files, bytes, events = events.len(), "done");
+                let Receipt { files, bytes, events, insight, .. } = receipt;
+                info!("done: {}, events: {}", transferred(*files, *bytes, took), events.len());
+                let had_inputs = self.shared.borrow().state.prepared().is_some_and(|staged| staged.files > 0);
+                if had_inputs && *files == 0 && events.is_empty() && insight.is_none() {
+                    warn!("the module had inputs and left no outputs: no file, no event, no insight");
+                }
                 for event in events.iter().take(EVENTS_LOGGED) {
                     info!("published event {} of type {:?}", event.event_id, event.event_type);
                 }
@@ -667,7 +675,7 @@ impl Inner {
             }
             Err(failed) => match &**failed {
                 Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
-                failed => error!(error = failed.chain(), "the outputs could not be committed"),
+                failed => error!("the outputs could not be committed: {}", failed.chain()),
             },
         }
         self.change(|shared| {
@@ -754,7 +762,7 @@ impl Inner {
             }
             self.decisions.abandoned.fetch_add(1, Ordering::Relaxed);
         }
-        warn!(reason = reason.text, "the execution failed");
+        error!("the execution failed: {}", reason.text);
         execution.advance(Step::Failed { reason: reason.text.clone() }).await?;
         if let Err(panic) = caught(execution.record_failure(during, reason).map(Ok)).await {
             error!(error = panic.chain(), "the failure could not be recorded");
@@ -824,4 +832,26 @@ fn joined<T: Clone + Send + Sync + 'static>(task: tokio::task::JoinHandle<Outcom
     }
     .boxed()
     .shared()
+}
+
+/// How much was moved, how long that took, and how fast it was.
+fn transferred(files: u64, bytes: u64, took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    match bytes as f64 / seconds.max(0.001) {
+        rate if bytes > 0 => {
+            format!("files: {files} ({}), {seconds:.3} s, {}/s", size(bytes as f64), size(rate))
+        }
+        _ => format!("files: {files}, {seconds:.3} s"),
+    }
+}
+
+/// Bytes for people, in powers of 1024.
+fn size(bytes: f64) -> String {
+    let (mut amount, mut units) = (bytes, ["B", "KiB", "MiB", "GiB", "TiB"].iter());
+    while amount >= 1024.0 && units.len() > 1 {
+        amount /= 1024.0;
+        units.next();
+    }
+    let digits = usize::from(bytes >= 1024.0);
+    format!("{amount:.digits$} {}", units.next().copied().unwrap_or_default())
 }

@@ -81,7 +81,7 @@ impl Execution {
         let Some(context) = found else {
             if self.spec.first == First::Allowed {
                 tracing::warn!(
-                    "there is no event {event} in {documents}: unless it begins a graph, its id is wrong"
+                    "event {event} has no event context in {documents}: this is right only for the first event of a graph"
                 );
                 return Ok(None);
             }

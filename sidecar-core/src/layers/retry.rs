@@ -34,6 +34,7 @@ impl<P> Retry<P> {
     async fn around<'c, T>(&self, _: Call, call: impl Fn() -> BoxFuture<'c, Result<T>>) -> Result<T> {
         // Made with the first failure: how long the call was at work before is no time without an answer.
         let mut backoff = None;
+        let mut reported = false;
         loop {
             let error = match call().await {
                 Err(error @ Error::Unavailable { .. }) => error,
@@ -47,7 +48,11 @@ impl<P> Retry<P> {
             if backoff.get_elapsed_time().saturating_add(wait) > self.budget {
                 return Err(error);
             }
-            tracing::warn!(error = error.chain(), ?wait, "trying again");
+            match std::mem::replace(&mut reported, true) {
+                // Its cause is reported in the end, if it lasts.
+                false => tracing::warn!("{error}; retrying for up to {:?}", self.budget),
+                true => tracing::debug!(?wait, "retrying: {}", error.chain()),
+            }
             tokio::time::sleep(wait).await;
         }
     }

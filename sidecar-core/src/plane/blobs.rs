@@ -38,7 +38,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 match name.as_str() {
                     "endpoint" => settings.endpoint = endpoint(value)?,
                     "region" => settings.region = Some(value),
-                    _ => return Err(format!("{name:?} is none of endpoint, region").into()),
+                    _ => return Err(format!("the parameter {name:?} is not one of endpoint, region").into()),
                 }
             }
             let url = in_full(&root, &[("endpoint", &settings.endpoint), ("region", &settings.region)]);
@@ -53,7 +53,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 match name.as_str() {
                     "endpoint" => settings.endpoint = endpoint(value)?,
                     "account" => settings.account = Some(value),
-                    _ => return Err(format!("{name:?} is none of account, endpoint").into()),
+                    _ => return Err(format!("the parameter {name:?} is not one of account, endpoint").into()),
                 }
             }
             let url = in_full(&root, &[("account", &settings.account), ("endpoint", &settings.endpoint)]);
@@ -73,7 +73,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 match name.as_str() {
                     "endpoint" => settings.endpoint = endpoint(value)?,
                     "credentials" => settings.credentials = Some(value.into()),
-                    _ => return Err(format!("{name:?} is none of credentials, endpoint").into()),
+                    _ => {
+                        return Err(
+                            format!("the parameter {name:?} is not one of credentials, endpoint").into()
+                        );
+                    }
                 }
             }
             let url = in_full(&root, &[("endpoint", &settings.endpoint)]);

@@ -67,7 +67,7 @@ fn mongo(url: &str, password: Option<&str>) -> Result<(String, String, String), 
     if url.contains('#') {
         return Err("has a #, which ends a URL: write it as %23".into());
     }
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("is no URL: say {example}"))?;
+    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("is not a URL: write {example}"))?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let path = text::decoded(path);

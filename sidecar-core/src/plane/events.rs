@@ -36,7 +36,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                 match name.as_str() {
                     "rule" => config.rule = value,
                     "endpoint" => config.endpoint = text::endpoint(value)?,
-                    _ => return Err(format!("{name:?} is none of rule, endpoint").into()),
+                    _ => return Err(format!("the parameter {name:?} is not one of rule, endpoint").into()),
                 }
             }
             if config.topic.is_empty() {
@@ -67,7 +67,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                 match name.as_str() {
                     "stream" => config.stream = value,
                     "credentials" => config.credentials = Some(value.into()),
-                    _ => return Err(format!("{name:?} is none of stream, credentials").into()),
+                    _ => {
+                        return Err(
+                            format!("the parameter {name:?} is not one of stream, credentials").into()
+                        );
+                    }
                 }
             }
             Ok(remote(events::Nats::open(&server, config), given))
@@ -91,7 +95,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                     ("unroutable", _) => {
                         return Err(format!("unroutable={value} is neither drop nor error").into());
                     }
-                    _ => return Err(format!("{name:?} is none of vhost, queue, unroutable").into()),
+                    _ => {
+                        return Err(
+                            format!("the parameter {name:?} is not one of vhost, queue, unroutable").into()
+                        );
+                    }
                 }
             }
             Ok(remote(events::Amqp::open(&broker, config), given))

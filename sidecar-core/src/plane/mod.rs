@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::join3;
-use tracing::info;
+use tracing::debug;
 
 use crate::error::{Error, Result};
 use crate::{BlobProvider, DocumentProvider, EventProvider};
@@ -36,6 +36,7 @@ mod text;
 pub use config::{Config, Credential, Mistake, Setting, Unopened};
 pub use overlap::overlaps;
 pub use policies::Policies;
+pub use text::nearest;
 
 /// Where files, documents and events go; clones share the providers.
 #[derive(Debug, Clone)]
@@ -140,7 +141,7 @@ impl DataPlane {
             (self.events.to_string(), events),
         ] {
             match outcome {
-                Ok(()) => info!("{name}: usable"),
+                Ok(()) => debug!("{name}: usable"),
                 Err(error) => errors.push(error),
             }
         }

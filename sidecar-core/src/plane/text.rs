@@ -34,11 +34,32 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
         (known, _) if schemes.contains(&known) || ["file", "memory"].contains(&known) => {
             Err(format!("this build keeps no {kind} in {known}: URLs; build it with that feature"))
         }
+        ("http" | "https", _) if schemes.contains(&"s3") => Err(format!(
+            "names a server, not a provider: write for example s3://BUCKET?endpoint={}",
+            origin(url)
+        )),
         (other, _) => {
-            let schemes = schemes.join(":, ");
-            Err(format!("{other:?} is no scheme for {kind}; file:, memory:, {schemes}: are"))
+            let known = || ["file", "memory"].iter().chain(schemes).copied();
+            let all = known().collect::<Vec<_>>().join(":, ");
+            let meant = nearest(other, known()).map(|meant| format!(" (did you mean {meant}:?)"));
+            Err(format!("{other:?} is not a scheme for {kind}{}; use {all}:", meant.unwrap_or_default()))
         }
     }
+}
+
+/// The name that was most likely meant by a misspelled one.
+pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let rated = known.map(|known| (strsim::jaro_winkler(known, name), known));
+    let (likeness, best) = rated.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    (likeness > ALIKE).then_some(best)
+}
+
+/// From this likeness on, a name may be a misspelling of another.
+const ALIKE: f64 = 0.85;
+
+/// The server of a URL, without what may be a secret.
+fn origin(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| "https://HOST".into(), |url| url.origin().ascii_serialization())
 }
 
 /// A directory as an absolute `file:` URL.
@@ -72,7 +93,7 @@ pub(super) fn endpoint(value: String) -> Result<Option<String>, String> {
         }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(value)),
         // It is not repeated: it may hold a password where it is not looked for.
-        _ => Err("has an endpoint that is no URL: say http://host:port or https://host".into()),
+        _ => Err("has an endpoint that is not a URL: write http://host:port or https://host".into()),
     }
 }
 
@@ -91,8 +112,8 @@ pub(super) fn printable_variables(begin: &str, except: &[&str]) -> Result<(), St
 /// A URL's scheme and what follows.
 pub(super) fn scheme(url: &str) -> Result<(&str, &str), String> {
     url.split_once(':').ok_or_else(|| match url.starts_with('/') {
-        true => format!("is no URL: say file://{url}"),
-        false => "is no URL such as file:///some/dir".into(),
+        true => format!("is not a URL: write file://{url}"),
+        false => "is not a URL such as file:///some/dir".into(),
     })
 }
 

@@ -43,6 +43,8 @@ pub async fn serve(session: &Session, service: &Service, signals: &mut Signals) 
         Ok(serving) => serving,
         Err(error) => return Ended::Local(error),
     };
+    let socket = service.listen.socket.as_ref().map(|path| format!(" and {}", path.display()));
+    info!("listening on http://{}{}", serving.address(), socket.unwrap_or_default());
     let ended = tokio::select! {
         () = lease(session, service.lease) => {
             let reason = silence(service.lease.unwrap_or_default(), false);

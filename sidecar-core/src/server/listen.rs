@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, chmodat};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::{Limits, Sessions, on_loopback, router, serve};
@@ -62,9 +62,9 @@ impl Listening {
         }
         let router = if address.ip().is_loopback() { on_loopback(router) } else { router };
         servers.spawn(serve(tcp, router, Limits::default(), wait(stopped)));
-        info!("listening on http://{address}");
+        debug!("listening on http://{address}");
         if let Some(path) = &listen.socket {
-            info!("listening on {}", path.display());
+            debug!("listening on {}", path.display());
         }
         Ok(Self { address, stop, servers, socket })
     }

@@ -12,31 +12,42 @@ use crate::gcs_gateway::Gateway;
 use crate::scene::Scene;
 use crate::servers::{self, S3_KEY, S3_SECRET};
 
-fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
+/// Where nobody listens.
+const AWAY: &str = "http://127.0.0.1:1";
+
+fn s3_at(endpoint: String, bucket: &str, secret: &str) -> Bucket {
     let config = S3Config {
-        endpoint: Some(servers::seaweedfs()?),
+        endpoint: Some(endpoint),
         region: Some("us-east-1".into()),
         access_key_id: Some(S3_KEY.into()),
         secret_access_key: Some(secret.into()),
         ..S3Config::default()
     };
     let root = Url::parse(&format!("s3://{bucket}/some/prefix")).unwrap();
-    Some(Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap())
+    Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap()
+}
+
+fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
+    Some(s3_at(servers::seaweedfs()?, bucket, secret))
 }
 
 fn s3() -> Option<Bucket> {
     s3_with("test", S3_SECRET)
 }
 
-fn azure_with(container: &str, key: &str) -> Option<Bucket> {
+fn azure_at(endpoint: String, container: &str, key: &str) -> Bucket {
     let config = AzureConfig {
         account: Some("devstoreaccount1".into()),
         key: Some(key.into()),
-        endpoint: Some(servers::azurite()?),
+        endpoint: Some(endpoint),
         ..AzureConfig::default()
     };
     let root = Url::parse(&format!("az://{container}/some/prefix")).unwrap();
-    Some(Bucket::azure(&root, &config, DEFAULT_EXPIRY).unwrap())
+    Bucket::azure(&root, &config, DEFAULT_EXPIRY).unwrap()
+}
+
+fn azure_with(container: &str, key: &str) -> Option<Bucket> {
+    Some(azure_at(servers::azurite()?, container, key))
 }
 
 /// The container is made by the first check.
@@ -73,25 +84,54 @@ async fn gcs() -> Option<Bucket> {
     Some(gcs_with("test", &gateway().await?))
 }
 
+fn gcs_away() -> Bucket {
+    let mut gateway = Gateway::start(AWAY);
+    gateway.endpoint = AWAY.into();
+    gcs_with("test", &gateway)
+}
+
 mod s3_seaweedfs {
-    sidecar_core::conformance_blob!(optional: super::s3());
+    use super::*;
+    sidecar_core::conformance_blob!(
+        optional: s3(),
+        reopen: async |_| s3().unwrap(),
+        away: s3_at(AWAY.into(), "test", S3_SECRET),
+        large: 512 << 20,
+    );
 }
 
 mod azure_azurite {
-    sidecar_core::conformance_blob!(optional: super::azure().await);
+    use super::*;
+    sidecar_core::conformance_blob!(
+        optional: azure().await,
+        reopen: async |_| azure().await.unwrap(),
+        away: azure_at(format!("{AWAY}/devstoreaccount1"), "test", servers::AZURITE_KEY),
+        large: 512 << 20,
+    );
 }
 
+/// The gateway holds blobs itself, in this process.
 mod gcs_fake_gcs_server {
-    sidecar_core::conformance_blob!(optional: super::gcs().await);
+    use super::*;
+    sidecar_core::conformance_blob!(
+        optional: gcs().await,
+        reopen: async |_| gcs().await.unwrap(),
+        away: gcs_away(),
+    );
 }
 
 mod any_object_store {
-    sidecar_core::conformance_blob!(super::Bucket::new(
-        std::sync::Arc::new(super::InMemory::new()),
-        None,
-        super::Url::parse("any://store/").unwrap(),
-        super::DEFAULT_EXPIRY,
-    ));
+    use super::*;
+
+    sidecar_core::conformance_blob!(
+        Bucket::new(
+            std::sync::Arc::new(InMemory::new()),
+            None,
+            Url::parse("any://store/").unwrap(),
+            DEFAULT_EXPIRY,
+        ),
+        reopen: async |bucket| Bucket::clone(bucket),
+    );
 }
 
 async fn stored(bucket: &Bucket) -> BlobKey {
@@ -184,18 +224,6 @@ async fn a_container_that_is_not_there_is_made() {
     bucket.check().await.unwrap();
     bucket.check().await.unwrap();
     stored(&bucket).await;
-}
-
-#[tokio::test]
-async fn a_store_that_is_away_is_unavailable() {
-    let config = S3Config {
-        endpoint: Some("http://127.0.0.1:1".into()),
-        access_key_id: Some("k".into()),
-        secret_access_key: Some("s".into()),
-        ..S3Config::default()
-    };
-    let bucket = Bucket::s3(&Url::parse("s3://test/").unwrap(), &config, Duration::from_secs(1)).unwrap();
-    assert!(matches!(bucket.check().await.unwrap_err(), Error::Unavailable { .. }));
 }
 
 /// A journal knows its data plane by these names.

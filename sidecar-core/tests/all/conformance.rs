@@ -1,6 +1,8 @@
 //! Every provider keeps every guarantee of its trait; so does every layer.
 
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
@@ -8,41 +10,88 @@ use sidecar_core::layers::{CircuitBreaker, Fault, Injected, RateLimit, Retry, Ti
 use sidecar_core::{BlobProvider, DocumentProvider, Event, EventProvider, blob, documents, events};
 use tempfile::TempDir;
 
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A directory that outlives the expression that opens a provider in it; `cargo clean` removes it.
-fn dir() -> std::path::PathBuf {
+fn dir() -> PathBuf {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep()
+}
+
+/// A store whose directory is removed once it is open.
+fn removed<P>(open: impl FnOnce(&Path) -> P) -> P {
+    let dir = dir();
+    let store = open(&dir);
+    std::fs::remove_dir_all(dir).unwrap();
+    store
+}
+
+/// Where a local store was opened.
+fn root(directories: &[PathBuf]) -> &Path {
+    directories[0].parent().unwrap()
 }
 
 mod blob_memory {
     use super::*;
-    sidecar_core::conformance_blob!(blob::Memory::default());
+    sidecar_core::conformance_blob!(
+        blob::Memory::default(),
+        reopen: async |store| blob::Memory::clone(store),
+    );
 }
 
 mod blob_local {
     use super::*;
-    sidecar_core::conformance_blob!(blob::Local::open(dir()).unwrap());
+    sidecar_core::conformance_blob!(
+        blob::Local::open(dir()).unwrap(),
+        reopen: async |store| blob::Local::open(root(&store.directories())).unwrap(),
+        away: removed(|dir| blob::Local::open(dir).unwrap()),
+        large: 256 << 20,
+    );
 }
 
 mod blob_boxed {
     use super::*;
-    sidecar_core::conformance_blob!(Box::new(blob::Memory::default()) as Box<dyn BlobProvider>);
+
+    fn open(dir: &Path) -> Box<dyn BlobProvider> {
+        Box::new(blob::Local::open(dir).unwrap())
+    }
+
+    sidecar_core::conformance_blob!(
+        open(&dir()),
+        reopen: async |store| open(root(&store.directories())),
+        away: removed(open),
+        large: 256 << 20,
+    );
 }
 
 mod documents_memory {
     use super::*;
-    sidecar_core::conformance_documents!(documents::Memory::default());
+    sidecar_core::conformance_documents!(
+        documents::Memory::default(),
+        reopen: async |store| documents::Memory::clone(store),
+    );
 }
 
 mod documents_local {
     use super::*;
-    sidecar_core::conformance_documents!(documents::Local::open(dir()).unwrap());
+    sidecar_core::conformance_documents!(
+        documents::Local::open(dir()).unwrap(),
+        reopen: async |store| documents::Local::open(root(&store.directories())).unwrap(),
+        away: removed(|dir| documents::Local::open(dir).unwrap()),
+    );
 }
 
 mod documents_boxed {
     use super::*;
-    sidecar_core::conformance_documents!(Box::new(documents::Memory::default()) as Box<dyn DocumentProvider>);
+
+    fn open(dir: &Path) -> Box<dyn DocumentProvider> {
+        Box::new(documents::Local::open(dir).unwrap())
+    }
+
+    sidecar_core::conformance_documents!(
+        open(&dir()),
+        reopen: async |store| open(root(&store.directories())),
+        away: removed(open),
+    );
 }
 
 struct Memory {
@@ -87,50 +136,95 @@ impl Consumer for Local {
 
 mod events_memory {
     use super::*;
-    sidecar_core::conformance_events!(Memory::new(|memory| Box::new(memory)));
+    sidecar_core::conformance_events!(
+        Memory::new(|memory| Box::new(memory)),
+        reopen: async |bus| bus.memory.clone(),
+    );
 }
 
 mod events_local {
     use super::*;
-    sidecar_core::conformance_events!(Local(events::Local::open(dir()).unwrap()));
+    sidecar_core::conformance_events!(
+        Local(events::Local::open(dir()).unwrap()),
+        reopen: async |bus| events::Local::open(root(&bus.0.directories())).unwrap(),
+        away: removed(|dir| events::Local::open(dir).unwrap()),
+    );
 }
 
 mod events_boxed {
     use super::*;
-    sidecar_core::conformance_events!(Memory::new(|memory| Box::new(
-        Box::new(memory) as Box<dyn EventProvider>
-    )));
+
+    fn open(memory: events::Memory) -> Box<dyn EventProvider> {
+        Box::new(Box::new(memory) as Box<dyn EventProvider>)
+    }
+
+    sidecar_core::conformance_events!(
+        Memory::new(open),
+        reopen: async |bus| open(bus.memory.clone()),
+        away: removed(|dir| Box::new(events::Local::open(dir).unwrap()) as Box<dyn EventProvider>),
+    );
 }
 
-/// The layers as the binary composes them, with a scripted failure inside.
-fn wrapped<P: std::fmt::Display>(provider: P) -> Retry<RateLimit<CircuitBreaker<Timeout<Fault<P>>>>> {
+type Layers<P> = Retry<RateLimit<CircuitBreaker<Timeout<Fault<P>>>>>;
+
+/// The layers as the binary composes them.
+fn layers<P: std::fmt::Display>(faulty: Fault<P>, budget: Duration) -> Layers<P> {
+    let breaker = CircuitBreaker::new(Timeout::new(faulty, LIMIT), NonZeroU32::MAX, LIMIT);
+    Retry::new(RateLimit::new(breaker, NonZeroU32::new(10_000).unwrap()), budget)
+}
+
+/// Calls fail now and then, and the layers make up for it.
+fn wrapped<P: std::fmt::Display>(provider: P) -> Layers<P> {
     let faulty = Fault::new(provider, |_, n| match n {
         0 | 3 => Injected::Unavailable,
         1 => Injected::AnswerLost,
         _ => Injected::Nothing,
     });
-    let breaker = CircuitBreaker::new(Timeout::new(faulty, LIMIT), NonZeroU32::MAX, LIMIT);
-    Retry::new(RateLimit::new(breaker, NonZeroU32::new(10_000).unwrap()), LIMIT)
+    layers(faulty, LIMIT)
+}
+
+/// All calls fail, for longer than the layers are patient.
+fn away<P: std::fmt::Display>(provider: P) -> Layers<P> {
+    layers(Fault::new(provider, |_, _| Injected::Unavailable), Duration::from_millis(100))
 }
 
 mod blob_wrapped {
     use super::*;
-    sidecar_core::conformance_blob!(wrapped(blob::Memory::default()));
+    sidecar_core::conformance_blob!(
+        wrapped(blob::Memory::default()),
+        reopen: async |store| Layers::clone(store),
+        away: away(blob::Memory::default()),
+    );
 }
 
 mod documents_wrapped {
     use super::*;
-    sidecar_core::conformance_documents!(wrapped(documents::Memory::default()));
+    sidecar_core::conformance_documents!(
+        wrapped(documents::Memory::default()),
+        reopen: async |store| Layers::clone(store),
+        away: away(documents::Memory::default()),
+    );
 }
 
 mod events_wrapped {
     use super::*;
-    sidecar_core::conformance_events!(Memory::new(|memory| Box::new(wrapped(memory))));
+    sidecar_core::conformance_events!(
+        Memory::new(|memory| Box::new(wrapped(memory))),
+        reopen: async |bus| wrapped(bus.memory.clone()),
+        away: away(events::Memory::default()),
+    );
 }
 
 mod events_local_cloudevents {
     use super::*;
-    sidecar_core::conformance_events!(Local(
-        events::Local::open(dir()).unwrap().format(events::EventFormat::CloudEvents)
-    ));
+
+    fn open(dir: &Path) -> events::Local {
+        events::Local::open(dir).unwrap().format(events::EventFormat::CloudEvents)
+    }
+
+    sidecar_core::conformance_events!(
+        Local(open(&dir())),
+        reopen: async |bus| open(root(&bus.0.directories())),
+        away: removed(open),
+    );
 }

@@ -156,8 +156,9 @@ impl Gateway {
             .filter(|item| after.is_none_or(|after| item["name"].as_str().unwrap() > after.as_str()))
             .map(|item| {
                 let (name, size) = (escape(item["name"].as_str().unwrap()), item["size"].as_str().unwrap());
+                let updated = item["updated"].as_str().unwrap();
                 format!(
-                    "<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>2026-11-21T12:00:00.000Z</LastModified></Contents>"
+                    "<Contents><Key>{name}</Key><Size>{size}</Size><LastModified>{updated}</LastModified></Contents>"
                 )
             })
             .collect();
@@ -228,7 +229,11 @@ async fn answer(
         }
         (Method::PUT, Some(id)) => {
             let number = query["partNumber"].parse().unwrap();
-            gateway.uploads.lock().unwrap().get_mut(&id).unwrap().insert(number, body);
+            // A part may arrive after its upload was aborted.
+            match gateway.uploads.lock().unwrap().get_mut(&id) {
+                Some(parts) => drop(parts.insert(number, body)),
+                None => return plain(StatusCode::NOT_FOUND, "NoSuchUpload".into()),
+            }
             plain(StatusCode::OK, String::new())
         }
         (Method::POST, Some(id)) => {

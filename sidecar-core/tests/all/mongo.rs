@@ -10,6 +10,9 @@ fn config() -> MongoConfig {
     MongoConfig { database: "test".into(), collection: "conformance".into(), ca_file: None }
 }
 
+/// Where nobody listens.
+const AWAY: &str = "mongodb://u:swordfish@127.0.0.1:1/?serverSelectionTimeoutMS=100";
+
 async fn provider() -> Option<Mongo> {
     static MADE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     // Connections belong to the runtime of the test that opened them.
@@ -19,7 +22,12 @@ async fn provider() -> Option<Mongo> {
 }
 
 mod mongodb_secantusdb {
-    sidecar_core::conformance_documents!(optional: super::provider().await);
+    use super::*;
+    sidecar_core::conformance_documents!(
+        optional: provider().await,
+        reopen: async |_| provider().await.unwrap(),
+        away: Mongo::open(AWAY, config()),
+    );
 }
 
 async fn collection() -> mongodb::Collection<Document> {
@@ -55,8 +63,7 @@ async fn a_document_that_is_not_ours_is_corrupt() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable() {
-    let url = "mongodb://u:swordfish@127.0.0.1:1/?serverSelectionTimeoutMS=100";
-    let away = Mongo::open(url, config());
+    let away = Mongo::open(AWAY, config());
     let error = away.check().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {away} {error:?} {}", error.chain()).contains("swordfish"));

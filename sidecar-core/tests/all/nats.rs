@@ -17,6 +17,14 @@ struct Stream {
     format: EventFormat,
 }
 
+/// Where nobody listens.
+const AWAY: &str = "nats://user:swordfish@127.0.0.1:1";
+
+fn open(server: &str, name: &str, format: EventFormat) -> Nats {
+    let config = NatsConfig { format, ..NatsConfig::new(format!("events.{name}"), name) };
+    Nats::open(&server.parse().unwrap(), config)
+}
+
 async fn stream() -> Option<Stream> {
     stream_with(EventFormat::Ion).await
 }
@@ -24,8 +32,7 @@ async fn stream() -> Option<Stream> {
 async fn stream_with(format: EventFormat) -> Option<Stream> {
     let server = servers::nats()?;
     let name = format!("test-{}", uuid::Uuid::new_v4().simple());
-    let config = NatsConfig { format, ..NatsConfig::new(format!("events.{name}"), &name) };
-    let provider = Nats::open(&server.parse().unwrap(), config);
+    let provider = open(&server, &name, format);
     provider.check().await.unwrap();
     provider.check().await.unwrap();
     Some(Stream { provider, server, name, format })
@@ -57,11 +64,21 @@ impl Consumer for Stream {
 }
 
 mod jetstream_cloudevents {
-    sidecar_core::conformance_events!(optional: super::stream_with(super::EventFormat::CloudEvents).await);
+    use super::*;
+    sidecar_core::conformance_events!(
+        optional: stream_with(EventFormat::CloudEvents).await,
+        reopen: async |stream| open(&stream.server, &stream.name, stream.format),
+        away: open(AWAY, "s", EventFormat::Ion),
+    );
 }
 
 mod jetstream_server {
-    sidecar_core::conformance_events!(optional: super::stream().await);
+    use super::*;
+    sidecar_core::conformance_events!(
+        optional: stream().await,
+        reopen: async |stream| open(&stream.server, &stream.name, stream.format),
+        away: open(AWAY, "s", EventFormat::Ion),
+    );
 }
 
 #[tokio::test]
@@ -90,8 +107,7 @@ async fn a_user_of_the_url_is_the_one_that_connects() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable() {
-    let config = NatsConfig::new("s", "s");
-    let away = Nats::open(&"nats://user:swordfish@127.0.0.1:1".parse().unwrap(), config);
+    let away = open(AWAY, "s", EventFormat::Ion);
     assert!(matches!(away.check().await.unwrap_err(), Error::Unavailable { .. }));
     let error = away.publish(&[]).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");

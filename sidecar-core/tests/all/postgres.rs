@@ -10,6 +10,9 @@ fn open(query: &str) -> Option<Postgres> {
     Some(at(&servers::postgres()?, query))
 }
 
+/// Where nobody listens.
+const AWAY: &str = "postgres://u:swordfish@127.0.0.1:1/d";
+
 fn at(server: &str, query: &str) -> Postgres {
     Postgres::open(&format!("{server}{query}").parse().unwrap(), None).unwrap()
 }
@@ -23,7 +26,12 @@ async fn provider() -> Option<Postgres> {
 }
 
 mod postgres_server {
-    sidecar_core::conformance_documents!(optional: super::provider().await);
+    use super::*;
+    sidecar_core::conformance_documents!(
+        optional: provider().await,
+        reopen: async |_| provider().await.unwrap(),
+        away: at(AWAY, "?table=conformance"),
+    );
 }
 
 async fn pooled() -> Option<Postgres> {
@@ -34,7 +42,12 @@ async fn pooled() -> Option<Postgres> {
 }
 
 mod postgres_behind_a_pooler_of_transactions {
-    sidecar_core::conformance_documents!(optional: super::pooled().await);
+    use super::*;
+    sidecar_core::conformance_documents!(
+        optional: pooled().await,
+        reopen: async |_| pooled().await.unwrap(),
+        away: at(AWAY, "?table=conformance_pooled"),
+    );
 }
 
 #[tokio::test]
@@ -61,7 +74,7 @@ async fn a_document_that_is_not_ours_is_corrupt() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_unavailable_and_a_missing_database_is_refused() {
-    let away = Postgres::open(&"postgres://u:swordfish@127.0.0.1:1/d".parse().unwrap(), None).unwrap();
+    let away = at(AWAY, "");
     let error = away.check().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {error:?} {}", error.chain()).contains("swordfish"));

@@ -27,6 +27,7 @@ use crate::contract::{BlobKey, MAX_KEY};
 use crate::error::{Error, Result};
 
 #[cfg(feature = "azure")]
+mod answer;
 mod azure;
 #[cfg(feature = "azure")]
 mod azure_md5;
@@ -455,7 +456,7 @@ impl Bucket {
     fn store_error(&self, key: &BlobKey, error: object_store::Error) -> Error {
         match error {
             object_store::Error::NotFound { source, .. } => {
-                Error::refused(self, format!("store {key}"), source)
+                Error::refused(self, format!("store {key}"), answer::summary(self.root.as_str(), &*source))
             }
             error => self.error("store", key.as_str(), error),
         }
@@ -466,10 +467,14 @@ impl Bucket {
         use object_store::Error as Store;
         match error {
             Store::NotFound { .. } => Error::NotFound { provider: self.to_string(), key: key.to_owned() },
-            Store::Generic { source, .. } if !is_permanent(&*source) => {
-                Error::unavailable(self, format!("{action} {key}"), source)
+            Store::Generic { source, .. } if !is_permanent(&*source) => Error::unavailable(
+                self,
+                format!("{action} {key}"),
+                answer::summary(self.root.as_str(), &*source),
+            ),
+            other => {
+                Error::refused(self, format!("{action} {key}"), answer::summary(self.root.as_str(), &other))
             }
-            other => Error::refused(self, format!("{action} {key}"), other),
         }
     }
 }

@@ -1,0 +1,100 @@
+//! Command lines that cannot be understood, and what was most likely meant.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use sidecar_core::Context;
+
+/// What to type instead, where a mistake is one that many make.
+pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(&**text),
+        _ => None,
+    };
+    let word = match error.kind() {
+        ErrorKind::InvalidSubcommand => text(ContextKind::InvalidSubcommand)?,
+        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)?,
+        _ => return None,
+    };
+    let at = arguments.iter().position(|argument| argument == word)?;
+    let before = at.checked_sub(1).and_then(|at| arguments[at].to_str()).unwrap_or_default();
+    // A switch takes its value after an equals sign, since it may stand alone.
+    if matches!(word, "true" | "false") && before.starts_with("--") {
+        return Some(format!("write {before}={word}"));
+    }
+    if arguments.iter().any(|argument| argument == "run")
+        && !arguments.iter().any(|argument| argument == "--")
+    {
+        let words = |words: &[OsString]| {
+            words.iter().map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+        };
+        let (flags, command) = (words(&arguments[1..at]), words(&arguments[at..]));
+        return Some(format!("write -- before the command: sidecar {flags} -- {command}"));
+    }
+    None
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
+}
+
+/// Flags whose values are secrets, or may hold one.
+const SECRETS: [&str; 9] = [
+    "--sharedsecret",
+    "--documents",
+    "--events",
+    "--s3.secretaccesskey",
+    "--azureblobprovider.blobaccountkey",
+    "--azureblobprovider.sas",
+    "--azureblobprovider.connectionstring",
+    "--mongodbdocprovider.password",
+    "--servicebuseventprovider.key",
+];
+
+/// This command line with another command, which is to be pasted into a shell where this one was started.
+///
+/// A secret is replaced by an ellipsis; what came from the environment or a file still does.
+pub(crate) fn again(command: &str, context: &Context) -> String {
+    let mut words = vec![command.to_owned()];
+    let mut given = std::env::args().skip(1).peekable();
+    let commands = ["run", "prepare", "commit"];
+    while let Some(word) = given.next() {
+        let (flag, inline) = match word.split_once('=') {
+            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
+            None => (word.clone(), None),
+        };
+        match &*flag {
+            "--" => break,
+            "--wrap" | "--rerun" | "--context.name" | "--context.eventid" => {
+                // The ids are written below, once.
+                if inline.is_none() && flag.starts_with("--context") {
+                    given.next();
+                }
+            }
+            word if commands.contains(&word) => {}
+            _ => {
+                let value = inline.or_else(|| {
+                    given.next_if(|next| {
+                        flag.starts_with("--") && !next.starts_with('-') && !commands.contains(&&**next)
+                    })
+                });
+                let hidden =
+                    SECRETS.contains(&&*flag) && value.as_deref().is_some_and(|value| !harmless(value));
+                words.push(match value {
+                    Some(_) if hidden => format!("{flag}=…"),
+                    Some(value) => format!("{flag}={}", quoted(&value)),
+                    None => flag,
+                });
+            }
+        }
+    }
+    words.push(format!("--context.name={}", quoted(context.name.as_str())));
+    words.push(format!("--context.eventid={}", quoted(context.event_id.as_str())));
+    format!("sidecar {}", words.join(" "))
+}
+
+/// Whether a URL holds no password.
+fn harmless(value: &str) -> bool {
+    value.contains(':') && !value.contains('@')
+}
