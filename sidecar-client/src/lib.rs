@@ -27,6 +27,7 @@ pub use workspace::{EventBuilder, Output, Workspace};
 
 // The examples of the guides compile.
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/testing-a-module.md")]
 #[doc = include_str!("../../docs/writing-a-module.md")]
 #[doc = include_str!("../../README.md")]
 mod guides {}

@@ -56,3 +56,8 @@ pub use execution::{
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
+
+// The examples of the guides compile, and those that can run do.
+#[cfg(all(doctest, feature = "process"))]
+#[doc = include_str!("../../docs/embedding.md")]
+mod guides {}

@@ -4,6 +4,7 @@
 mod configuration;
 mod crash;
 mod examples;
+mod guides;
 mod messages;
 mod normal;
 mod one_shot;

@@ -1,0 +1,95 @@
+//! The server: a real provider would reach one over the network.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The most bytes of one value.
+const LARGEST: usize = 1 << 30;
+
+type Values = BTreeMap<String, Arc<[u8]>>;
+
+/// Values under keys; clones are clients of the same server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `None` is a server that nobody can reach.
+    values: Option<Arc<Mutex<Values>>>,
+}
+
+/// What the server answers when it does not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Nobody answered.
+    Down,
+    /// The value is larger than the server takes.
+    TooLarge,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Down => "connection refused",
+            Self::TooLarge => "the value is too large",
+        })
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl Server {
+    /// An empty server.
+    pub fn start() -> Self {
+        Self { values: Some(Arc::default()) }
+    }
+
+    /// A server that cannot be reached.
+    pub fn down() -> Self {
+        Self { values: None }
+    }
+
+    pub(crate) fn ping(&self) -> Result<(), Failed> {
+        self.values().map(drop)
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Arc<[u8]>>, Failed> {
+        Ok(self.values()?.get(key).cloned())
+    }
+
+    pub(crate) fn put(&self, key: &str, value: &[u8]) -> Result<(), Failed> {
+        if value.len() > LARGEST {
+            return Err(Failed::TooLarge);
+        }
+        self.values()?.insert(key.to_owned(), value.into());
+        Ok(())
+    }
+
+    /// Stores the value if there is none under the key, and returns whichever is stored.
+    pub(crate) fn put_if_absent(&self, key: &str, value: &[u8]) -> Result<Arc<[u8]>, Failed> {
+        Ok(self.values()?.entry(key.to_owned()).or_insert_with(|| value.into()).clone())
+    }
+
+    pub(crate) fn delete(&self, key: &str) -> Result<(), Failed> {
+        self.values()?.remove(key);
+        Ok(())
+    }
+
+    /// The values whose keys begin with `prefix`, after the key `after`, at most `limit`.
+    pub(crate) fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, Arc<[u8]>)>, Failed> {
+        let values = self.values()?;
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let page = values.range::<str, _>((from, Bound::Unbounded));
+        let page = page.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(page.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn values(&self) -> Result<MutexGuard<'_, Values>, Failed> {
+        let values = self.values.as_ref().ok_or(Failed::Down)?;
+        Ok(values.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
