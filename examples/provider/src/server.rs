@@ -10,6 +10,9 @@ const LARGEST: usize = 1 << 30;
 
 type Values = BTreeMap<String, Arc<[u8]>>;
 
+/// Keys and values, in the order of the keys.
+type Page = Vec<(String, Arc<[u8]>)>;
+
 /// Values under keys; clones are clients of the same server.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -75,12 +78,7 @@ impl Server {
     }
 
     /// The values whose keys begin with `prefix`, after the key `after`, at most `limit`.
-    pub(crate) fn list(
-        &self,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<(String, Arc<[u8]>)>, Failed> {
+    pub(crate) fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Page, Failed> {
         let values = self.values()?;
         let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
         let page = values.range::<str, _>((from, Bound::Unbounded));
