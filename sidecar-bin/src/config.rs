@@ -98,6 +98,13 @@ impl Config {
         let patience = errors.duration("retry-for", &options.retry_for, Settings::DEFAULT_PATIENCE);
         let uid = errors.parse("module-uid", &options.module_uid, "a user's number");
         let gid = errors.parse("module-gid", &options.module_gid, "a group's number");
+        let own = rustix::process::geteuid();
+        if uid.is_some_and(|uid| !own.is_root() && own.as_raw() != uid) {
+            errors.push(
+                "module-uid",
+                format!("only root may act for another user; this is user {}", own.as_raw()),
+            );
+        }
         if uid.is_none() && options.module_gid.is_some() {
             errors.push("module-gid", "has no effect without --module-uid");
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use crate::process::{CONTEXT, ended, output, sidecar};
+use crate::process::{CONTEXT, as_nobody, ended, output, sidecar};
 
 #[test]
 fn every_mistake_is_reported_at_once_by_its_flag() {
@@ -456,4 +456,14 @@ fn a_server_that_answers_everything_is_no_object_store() {
     let first = requests.try_recv().unwrap().to_lowercase();
     assert!(first.starts_with("put /b/my%20pre%c3%bc/.sidecar-check/"), "{first}");
     assert!(!first.contains("of-another-key"), "{first}");
+}
+
+#[test]
+fn another_user_is_acted_for_by_root_alone() {
+    let dir = TempDir::new().unwrap();
+    let Some(as_nobody) = as_nobody(&dir) else { return };
+    let output =
+        as_nobody(&mut sidecar(&dir, &["run", "--development=true", "--module-uid=1", "--", "true"]));
+    let (code, _, errors) = ended(&output);
+    assert!(code == 64 && errors.contains("--module-uid: only root may act for another user"), "{errors}");
 }
