@@ -9,44 +9,15 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::samples::{get, key, large, put, source};
 pub use super::transfers::{
     a_blob_is_seen_whole_or_not_at_all, a_dropped_put_stores_all_or_nothing,
     a_large_blob_is_never_held_whole, a_put_that_breaks_off_stores_nothing,
     a_target_that_is_full_is_an_error, bytes_that_pass_are_counted,
 };
-use super::{assert_directories, assert_short, assert_unavailable, transfers};
-use crate::blob::{Listed, PAGE, Source, Target};
+use super::{assert_directories, assert_short, assert_unavailable};
+use crate::blob::{Listed, PAGE, Target};
 use crate::{BlobKey, BlobProvider, Error};
-
-/// A key that no other test uses.
-pub(super) fn key(name: &str) -> BlobKey {
-    BlobKey::parse(&format!("{}/module/{name}", Uuid::new_v4())).unwrap()
-}
-
-pub(super) fn source(dir: &TempDir, content: &[u8]) -> Source {
-    let path = dir.path().join(Uuid::new_v4().to_string());
-    fs::write(&path, content).unwrap();
-    Source::file(path).unwrap()
-}
-
-pub(super) async fn put(provider: &dyn BlobProvider, key: &BlobKey, content: &[u8]) {
-    let dir = TempDir::new().unwrap();
-    assert_eq!(provider.refuses(key), None);
-    let descriptor = provider.put(key, &source(&dir, content)).await.unwrap();
-    assert_eq!(descriptor.size, content.len() as u64);
-    assert_eq!(descriptor.digest.0, *blake3::hash(content).as_bytes());
-    provider.flush(std::slice::from_ref(key)).await.unwrap();
-}
-
-pub(super) async fn get(provider: &dyn BlobProvider, key: &BlobKey) -> Vec<u8> {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("below/target");
-    let descriptor = provider.get(key, &Target::file(&path)).await.unwrap();
-    let content = fs::read(path).unwrap();
-    assert_eq!(descriptor.size, content.len() as u64);
-    assert_eq!(descriptor.digest.0, *blake3::hash(&content).as_bytes());
-    content
-}
 
 /// `get` gives back byte for byte what was put.
 pub async fn what_is_put_comes_back(provider: &dyn BlobProvider) {
@@ -251,7 +222,7 @@ pub async fn an_empty_blob_is_a_blob(provider: &dyn BlobProvider) {
 
 /// A blob of many buffers comes back.
 pub async fn a_large_blob_comes_back(provider: &dyn BlobProvider) {
-    let (key, content) = (key("large"), transfers::large());
+    let (key, content) = (key("large"), large());
     put(provider, &key, &content).await;
     assert!(get(provider, &key).await == content, "the content differs");
 }

@@ -35,6 +35,7 @@ use std::process::Command;
 pub mod blob;
 pub mod documents;
 pub mod events;
+mod samples;
 mod transfers;
 
 /// Whether this process runs no other test at the same time. If it does, the test of this thread has succeeded in a

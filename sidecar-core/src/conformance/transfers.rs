@@ -9,19 +9,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::blob::{get, key, put, source};
+use super::samples::{LARGE, get, key, large, put, source};
 use crate::blob::{Source, Target, Watch};
 use crate::{BlobKey, BlobProvider, Error};
 
-/// More than the buffers and the parts of most stores.
-const LARGE: usize = 24 << 20;
-
 /// Longer than any step of a test takes, in which nothing waits for anything but the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-pub(super) fn large() -> Vec<u8> {
-    (0..LARGE as u32).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
-}
 
 /// Where the reader of a source waits, half-way, until the test lets it go on.
 #[derive(Default)]

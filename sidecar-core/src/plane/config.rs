@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DataPlane, Policies, blobs, documents, events, text};
+use super::Policies;
+#[cfg(feature = "local")]
+use super::text;
 use crate::error::Result;
 use crate::events::EventFormat;
 
 /// How long signed URIs are valid by default.
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(3600);
 /// The most that S3 and Google sign for.
-const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where the three kinds of data go, and how patiently providers are called.
 #[derive(Clone)]
@@ -70,7 +72,7 @@ pub enum Credential {
 }
 
 impl Credential {
-    const ALL: [(Setting, Self); 9] = [
+    pub(super) const ALL: [(Setting, Self); 9] = [
         (Setting::Blobs, Self::S3AccessKeyId),
         (Setting::Blobs, Self::S3SecretAccessKey),
         (Setting::Blobs, Self::AzureAccount),
@@ -154,87 +156,6 @@ impl Config {
             ca_file: None,
         }
     }
-
-    /// Parses the three URLs; nothing is opened or created.
-    ///
-    /// # Errors
-    /// Every mistake in every setting.
-    pub fn parse(&self, credential: impl Fn(Credential) -> Option<String>) -> Result<Unopened, Vec<Mistake>> {
-        let given = Given { config: self, credential: &credential };
-        let mut mistakes = Vec::new();
-        for (setting, credential_of) in Credential::ALL {
-            if credential(credential_of)
-                .is_some_and(|value| value.bytes().any(|byte| byte.is_ascii_control()))
-            {
-                let problem = format!("needs {credential_of} without a line end or other control character");
-                mistakes.push(Mistake { setting, problem, missing: None });
-            }
-        }
-        let mut note = |setting: Setting, Problem { text, missing }: Problem| {
-            mistakes.push(Mistake { setting, problem: text, missing });
-        };
-        let [blobs, documents, events] = [&self.blobs, &self.documents, &self.events]
-            .map(|url| text::no_stray_credentials(url).map(|()| url.as_str()));
-        let blobs = blobs.map_err(Problem::from).and_then(|url| blobs::parse(url, &given));
-        let blobs = blobs.map_err(|problem| note(Setting::Blobs, problem));
-        let documents = documents.map_err(Problem::from).and_then(|url| documents::parse(url, &given));
-        let documents = documents.map_err(|problem| note(Setting::Documents, problem));
-        let events = events.map_err(Problem::from).and_then(|url| events::parse(url, &given));
-        let events = events.map_err(|problem| note(Setting::Events, problem));
-        if self.uri_expiry > LONGEST_EXPIRY {
-            note(Setting::UriExpiry, "is more than 7d, the most that stores sign for".into());
-        }
-        match (blobs, documents, events) {
-            (Ok(blobs), Ok(documents), Ok(events)) if mistakes.is_empty() => {
-                Ok(Unopened { blobs, documents, events })
-            }
-            _ => Err(mistakes),
-        }
-    }
-}
-
-/// A data plane whose settings can be used, but which is not opened yet.
-pub struct Unopened {
-    blobs: blobs::Blobs,
-    documents: documents::Documents,
-    events: events::Events,
-}
-
-impl fmt::Debug for Unopened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.urls()).finish()
-    }
-}
-
-impl Unopened {
-    /// Opens the three stores; those on the network are connected by their first call.
-    ///
-    /// # Errors
-    /// What a provider reports.
-    pub fn open(&self) -> Result<DataPlane> {
-        Ok(DataPlane {
-            blobs: (self.blobs.open)()?,
-            documents: (self.documents.open)()?,
-            events: (self.events.open)()?,
-        })
-    }
-
-    /// The three URLs in full, without secrets.
-    pub fn urls(&self) -> [(Setting, &str); 3] {
-        [
-            (Setting::Blobs, &self.blobs.url),
-            (Setting::Documents, &self.documents.url),
-            (Setting::Events, &self.events.url),
-        ]
-    }
-
-    /// The directories of this machine that will hold data.
-    pub fn directories(&self) -> Vec<(Setting, PathBuf)> {
-        let blobs = self.blobs.directories.iter().map(|dir| (Setting::Blobs, dir.clone()));
-        let documents = self.documents.directories.iter().map(|dir| (Setting::Documents, dir.clone()));
-        let events = self.events.directories.iter().map(|dir| (Setting::Events, dir.clone()));
-        blobs.chain(documents).chain(events).collect()
-    }
 }
 
 /// What the URL of a store is parsed with.
@@ -246,8 +167,8 @@ pub(super) struct Given<'g> {
 /// Why a URL cannot be used.
 #[derive(Debug)]
 pub(super) struct Problem {
-    text: String,
-    missing: Option<Credential>,
+    pub(super) text: String,
+    pub(super) missing: Option<Credential>,
 }
 
 impl From<String> for Problem {
@@ -270,9 +191,9 @@ impl Problem {
 
 /// A store that is not open yet.
 pub(super) struct Store<P: ?Sized> {
-    url: String,
-    directories: Vec<PathBuf>,
-    open: Box<dyn Fn() -> Result<Arc<P>> + Send + Sync>,
+    pub(super) url: String,
+    pub(super) directories: Vec<PathBuf>,
+    pub(super) open: Box<dyn Fn() -> Result<Arc<P>> + Send + Sync>,
 }
 
 impl<P: ?Sized> Store<P> {

@@ -32,11 +32,13 @@ mod faulty;
 mod overlap;
 mod policies;
 mod text;
+mod unopened;
 
-pub use config::{Config, Credential, Mistake, Setting, Unopened};
+pub use config::{Config, Credential, Mistake, Setting};
 pub use overlap::overlaps;
 pub use policies::Policies;
 pub use text::nearest;
+pub use unopened::Unopened;
 
 /// Where files, documents and events go; clones share the providers.
 #[derive(Debug, Clone)]

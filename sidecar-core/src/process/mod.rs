@@ -4,6 +4,7 @@
 //! when the command has ended. [`serve()`] serves a module that somebody else starts.
 
 mod child;
+mod ended;
 mod find;
 mod limits;
 mod reaper;
@@ -12,7 +13,8 @@ mod serve;
 mod signals;
 
 pub use child::Module;
+pub use ended::{Ended, Stop};
 pub use limits::raise_file_limit;
-pub use run::{Ended, Stop, run};
+pub use run::run;
 pub use serve::{Service, serve, stopped};
 pub use signals::Signals;

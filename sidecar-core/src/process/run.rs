@@ -1,7 +1,6 @@
 //! A sidecar and its module as one process to the outside.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::child::{Child, Module};
+use super::ended::{Ended, Stop};
 use super::find::find;
 use super::serve::{finish_within, lease, outcome, silence};
 use super::signals::Signals;
@@ -19,45 +19,6 @@ use crate::contract::Phase;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::server::{Listening, Secret, Sessions};
-
-/// How a run came out, by what its starter does next.
-#[derive(Debug)]
-pub enum Ended {
-    /// The outcome is committed: by this run, or before it.
-    Committed,
-    /// The module failed.
-    Failed {
-        /// The code that it exited with, or 128 and the number of the signal that ended it; 1 where it failed
-        /// otherwise.
-        code: u8,
-        /// What is to be told; `None` once it was.
-        reason: Option<String>,
-    },
-    /// A signal asked to end before anything was committed.
-    Stopped(Stop),
-    /// The command cannot be started.
-    NotStarted {
-        /// The command.
-        program: String,
-        /// `NotFound`, `PermissionDenied`, or whatever else keeps it from starting.
-        error: io::Error,
-    },
-    /// The inputs could not be staged.
-    NotPrepared(Arc<Error>),
-    /// The outputs could not be committed; the session can still commit them.
-    NotCommitted(Arc<Error>),
-    /// This machine stands in the way.
-    Local(Error),
-}
-
-/// How an execution was stopped by a signal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stop {
-    /// The code that the module exited with, where it ended with one of its own.
-    pub code: Option<u8>,
-    /// The number of the signal.
-    pub signal: i32,
-}
 
 /// Serves on the side while the command runs, and settles the execution when it has ended.
 pub async fn run(session: &Session, module: &Module, signals: &mut Signals) -> Ended {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::run::{Ended, Stop};
+use super::ended::{Ended, Stop};
 use super::signals::Signals;
 use crate::contract::Phase;
 use crate::execution::Session;
