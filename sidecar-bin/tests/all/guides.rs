@@ -90,3 +90,30 @@ fn links_between_the_pages_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn what_must_never_happen_again_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
+    let (_, section) = page.split_once("## Never again").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut sources = String::new();
+    let mut dirs =
+        ["sidecar-core/tests", "sidecar-core/src/conformance", "sidecar-client/tests", "sidecar-bin/tests"]
+            .map(|dir| root.join(dir))
+            .to_vec();
+    while let Some(dir) = dirs.pop() {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let names: Vec<&str> =
+        section.lines().filter_map(|line| line.rsplit('`').nth(1)).filter(|name| name.len() > 15).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let absent: Vec<_> = names.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(absent.is_empty(), "{absent:?}");
+}
