@@ -75,8 +75,26 @@ impl Api {
         method: Method,
         body: Option<&str>,
     ) -> Result<Option<T>, Error> {
+        self.call_with(&self.retry, call, method, body).await
+    }
+
+    /// Asks once.
+    pub(crate) async fn call_once<T: DeserializeOwned>(
+        &self,
+        call: &'static str,
+    ) -> Result<Option<T>, Error> {
+        self.call_with(&Retry::never(), call, Method::GET, None).await
+    }
+
+    async fn call_with<T: DeserializeOwned>(
+        &self,
+        retry: &Retry,
+        call: &'static str,
+        method: Method,
+        body: Option<&str>,
+    ) -> Result<Option<T>, Error> {
         let body = body.map(str::to_owned);
-        retry::retry(&self.retry, call, &self.address, async || {
+        retry::retry(retry, call, &self.address, async || {
             let mut request = self
                 .http
                 .request(method.clone(), format!("{}/{call}", self.url))
@@ -126,7 +144,9 @@ async fn send<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>,
         }
         // No sidecar of ours: what the status alone says.
         Err(_) => {
-            let message = String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_owned();
+            let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let message = format!("this is not an answer of a sidecar (is its port right?): {text}");
             let answer =
                 ErrorBody { status_code: status.as_u16(), message, retryable: false, problems: Vec::new() };
             (answer, is_transient(status))

@@ -54,6 +54,12 @@ impl Client {
         client::Client::from_env().map(Self)
     }
 
+    /// See [`Client::builder`](crate::Client::builder); `Client::from(builder.build()?)` makes it a client without an
+    /// async runtime.
+    pub fn builder() -> client::ClientBuilder {
+        client::Client::builder()
+    }
+
     /// See [`Client::ready`](crate::Client::ready).
     ///
     /// # Errors
@@ -150,5 +156,9 @@ fn ended<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), E>
 }
 
 fn runtime() -> Result<Runtime, Error> {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        let why = "this thread runs async code already: use sidecar_client::Client there, or call this from a thread of its own";
+        return Err(Error::Config(why.into()));
+    }
     Builder::new_current_thread().enable_all().build().map_err(Error::io("start", "the async runtime"))
 }

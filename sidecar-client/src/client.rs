@@ -1,10 +1,11 @@
 //! The settings of a module, and the way from them to a module that is ready.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::Layout;
+use sidecar_core::{Layout, ReadyAnswer};
 
 use crate::api::Api;
 use crate::error::Error;
@@ -17,6 +18,9 @@ const DEFAULT_PORT: u16 = 8080;
 
 /// Where a sidecar in development mode keeps its secret.
 const DEV_SECRET: &str = "dev/secret";
+
+/// How many tenths of a second are waited for that secret.
+const DEV_PATIENCE: usize = 50;
 
 /// A module that is not ready yet.
 #[derive(Debug)]
@@ -58,20 +62,36 @@ impl Client {
     /// # Errors
     /// [`Error::Call`] when it cannot, or cannot be reached within the budget of [`Retry`].
     pub async fn ready(self) -> Result<Module, Error> {
-        let answer = self.api.call("ready", Method::GET, None).await?;
+        let answer: Option<ReadyAnswer> = self.api.call("ready", Method::GET, None).await?;
         let workspace = Workspace::open(self.layout)?;
+        if let Some(ReadyAnswer { prepared, .. }) = &answer
+            && workspace.values().len() as u64 != prepared.values
+        {
+            let why = "the sidecar has staged other values: is SIDECAR_BASE_DIR its --basedir?";
+            return Err(Error::io("use", workspace.layout().input_meta())(std::io::Error::other(why)));
+        }
         Ok(Module::new(workspace, self.api, answer))
     }
 }
 
+/// The secret of a sidecar in development mode. Where its directory is there, the sidecar may be about to start: it is
+/// waited for a moment.
+fn development_secret() -> Option<String> {
+    let dir = Path::new(DEV_SECRET).parent().filter(|dir| dir.is_dir());
+    for _ in 0..if dir.is_some() { DEV_PATIENCE } else { 1 } {
+        match std::fs::read_to_string(DEV_SECRET) {
+            Ok(secret) if !secret.trim().is_empty() => return Some(secret.trim().to_owned()),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+    None
+}
+
 impl ClientBuilder {
     fn read_env(mut self, var: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        self.secret = var("SHARED_SECRET").filter(|secret| !secret.is_empty());
-        if self.secret.is_none()
-            && let Ok(secret) = std::fs::read_to_string(DEV_SECRET)
-        {
-            self.secret = Some(secret.trim().to_owned());
-        }
+        // An empty variable is how many environments spell "not set".
+        let var = |name: &str| var(name).filter(|value| !value.is_empty());
+        self.secret = var("SHARED_SECRET").or_else(development_secret);
         // Kubernetes gives every pod such an address of a Service that is called sidecar.
         let port = var("SIDECAR_PORT").filter(|port| !port.starts_with("tcp://"));
         self.port = match port {
@@ -81,7 +101,7 @@ impl ClientBuilder {
                     .map_err(|_| Error::Config(format!("SIDECAR_PORT is {port:?}, not a port number")))?,
             ),
         };
-        self.socket = var("SIDECAR_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.socket = var("SIDECAR_SOCKET").map(PathBuf::from);
         self.base_dir = var("SIDECAR_BASE_DIR").map(PathBuf::from);
         Ok(self)
     }
@@ -134,10 +154,19 @@ impl ClientBuilder {
     /// [`Error::Config`] when there is no secret, or one that no HTTP header can carry.
     pub fn build(self) -> Result<Client, Error> {
         let secret = self.secret.ok_or_else(|| {
-            Error::Config("SHARED_SECRET is not set: it must be the sidecar's --sharedsecret".into())
+            Error::Config(format!(
+                "SHARED_SECRET is not set: it must be the sidecar's --sharedsecret; there is no {DEV_SECRET} of a \
+                 sidecar in development mode either"
+            ))
         })?;
         let port = self.port.unwrap_or(DEFAULT_PORT);
         let url = self.url.unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
+        if !url.starts_with("http://") {
+            return Err(Error::Config(format!("the sidecar's URL is {url:?}: it must begin with http://")));
+        }
+        if port == 0 {
+            return Err(Error::Config("SIDECAR_PORT is 0: a sidecar listens on another port".into()));
+        }
         let layout = Layout::new(self.base_dir.unwrap_or_else(|| Layout::DEFAULT_BASE.into()));
         let api = Api::new(&url, self.socket.as_deref(), &secret, self.retry)?;
         Ok(Client { api: Arc::new(api), layout })
@@ -178,6 +207,7 @@ mod tests {
         for (vars, name) in [
             (&[][..], "SHARED_SECRET is not set"),
             (&[("SHARED_SECRET", "")][..], "SHARED_SECRET is not set"),
+            (&[("SHARED_SECRET", "s"), ("SIDECAR_PORT", "0")][..], "SIDECAR_PORT is 0"),
             (&[("SHARED_SECRET", "a\nb")][..], "SHARED_SECRET has characters"),
             (&[("SHARED_SECRET", "s"), ("SIDECAR_PORT", "http")][..], "SIDECAR_PORT is \"http\""),
         ] {

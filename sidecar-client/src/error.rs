@@ -89,6 +89,9 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
             text.push_str(&said);
         }
         for problem in error.downcast_ref::<Error>().map_or(&[][..], Error::problems) {
+            if text.contains(&problem.to_string()) {
+                continue;
+            }
             problems.push_str("\n  ");
             problems.push_str(&problem.to_string());
         }

@@ -20,8 +20,8 @@ pub use refused::Refused;
 pub use retry::Retry;
 pub use run::run;
 pub use sidecar_core::{
-    Context, FileName, KeyValuePair, KeyValuePairs, Layout, OutputEvent, Phase, Prepared, Problem, Receipt,
-    Status,
+    Context, ErrorBody, EventTypes, FileName, KeyValuePair, KeyValuePairs, Layout, OutputEvent, Phase,
+    Prepared, Problem, Receipt, Status,
 };
 pub use workspace::{EventBuilder, Output, Workspace};
 

@@ -42,12 +42,12 @@ impl Module {
     /// Where the execution stands; `None` with the original sidecar.
     ///
     /// Each call is a heartbeat as well: a module that works longer than `--module-timeout` calls this more often
-    /// than that, and keeps its lease.
+    /// than that, and keeps its lease. It is tried once and not repeated: the next heartbeat is the repeat.
     ///
     /// # Errors
     /// [`Error::Call`].
     pub async fn status(&self) -> Result<Option<Status>, Error> {
-        self.api.call("status", Method::GET, None).await
+        self.api.call_once("status").await
     }
 
     /// Commits the outputs.

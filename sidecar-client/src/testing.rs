@@ -72,6 +72,7 @@ impl TestWorkspace {
     #[must_use]
     #[allow(clippy::expect_used, reason = "the input of a test is written in the test")]
     pub fn input(self, name: impl AsRef<str>, content: impl AsRef<[u8]>) -> Self {
+        assert!(self.workspace.get().is_none(), "inputs are given before the first call of workspace()");
         let name = FileName::parse(name.as_ref()).expect("the name of an input file");
         let path = name.below(&self.layout().input_data());
         path.parent().map(fs::create_dir_all).transpose().expect("the directory of an input file");
@@ -82,6 +83,7 @@ impl TestWorkspace {
     /// Adds an input value.
     #[must_use]
     pub fn value(mut self, key: impl Into<String>, value: impl ToString) -> Self {
+        assert!(self.workspace.get().is_none(), "inputs are given before the first call of workspace()");
         self.values.push(key, value.to_string());
         self
     }
@@ -145,7 +147,7 @@ impl TestWorkspace {
         let body = ErrorBody { status_code: 422, message, retryable: false, problems };
         Err(Error::Call {
             call: "done",
-            address: "a test".into(),
+            address: "the test workspace".into(),
             attempts: 1,
             elapsed: Duration::ZERO,
             source: Cause::Answer(body),

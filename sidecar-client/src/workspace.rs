@@ -135,7 +135,7 @@ impl Workspace {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
         let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
-        Ok(Output { file, dest })
+        Ok(Output { file: Some(file), dest })
     }
 }
 
@@ -173,10 +173,12 @@ fn read_pairs(path: &Path) -> Result<Option<KeyValuePairs>, Error> {
     }
 }
 
-/// An output file being written; dropped without [`finish`](Output::finish), it never was.
+/// An output file being written; dropped without [`finish`](Output::finish), it never was, and a line on the standard
+/// error says so.
 #[derive(Debug)]
+#[must_use = "an output is there only once it is finished"]
 pub struct Output {
-    file: NamedTempFile,
+    file: Option<NamedTempFile>,
     dest: PathBuf,
 }
 
@@ -185,32 +187,47 @@ impl Output {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finish(self) -> Result<(), Error> {
+    pub fn finish(mut self) -> Result<(), Error> {
         if let Some(parent) = self.dest.parent() {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         }
-        self.file.persist(&self.dest).map_err(|error| Error::io("write", &self.dest)(error.error))?;
+        if let Some(file) = self.file.take() {
+            file.persist(&self.dest).map_err(|error| Error::io("write", &self.dest)(error.error))?;
+        }
         Ok(())
     }
 
     /// Where the file lies until it is finished, for libraries that write by path.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.file.as_ref().map_or(&self.dest, NamedTempFile::path)
+    }
+
+    fn file(&mut self) -> io::Result<&mut NamedTempFile> {
+        self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // After an error or a panic it is left out on purpose.
+        if self.file.is_some() && !std::thread::panicking() {
+            eprintln!("sidecar-client: {} was not finished, and is left out", self.dest.display());
+        }
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file()?.write(bytes)
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file()?.flush()
     }
 }
 
 impl Seek for Output {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.file.seek(to)
+        self.file()?.seek(to)
     }
 }
 
@@ -232,7 +249,8 @@ impl EventBuilder<'_> {
         self
     }
 
-    /// Adds a value that the consumer finds in its `in/meta.json`.
+    /// Adds a value that the consumer finds in its `in/meta.json`. The keys `eventType` and `files` are taken: `done`
+    /// refuses an event that uses them for values.
     pub fn value(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.values.push(key, value.to_string());
         self
@@ -265,7 +283,7 @@ impl EventBuilder<'_> {
         let number = self.workspace.events.fetch_add(1, Ordering::Relaxed) + 1;
         let name = self.name.unwrap_or_else(|| format!("{number:06}"));
         let path = self.workspace.layout.output_events().join(format!("{name}.json"));
-        if name.starts_with('.') || name.contains(['/', '\0']) {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
             return Err(Error::io("create", &path)(io::Error::other(
                 "the name of an event is one file name",
             )));

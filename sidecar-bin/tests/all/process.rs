@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything here may take before the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A command in `dir` without the settings of the environment that the tests run in.
 pub fn sidecar(dir: &TempDir, arguments: &[&str]) -> Command {

@@ -237,7 +237,7 @@ async fn a_refusal_is_its_error() {
         module.done().await?;
         Ok(())
     }
-    let ok = answer("200 OK", OK);
+    let ok = answer("200 OK", &OK.replace("\"values\":0", "\"values\":1"));
     let answers = [&*ok, "", &ok, "", &ok, ""];
     let sidecar = Sidecar::answering(&answers).await;
     fs::write(sidecar.base.path().join("in/meta.json"), r#"[{"key":"a","value":"swordfish"}]"#).unwrap();
@@ -276,7 +276,11 @@ async fn a_base_directory_that_is_not_the_sidecars_is_told() {
 
 #[tokio::test]
 async fn outputs_appear_whole_or_not_at_all() {
-    let sidecar = Sidecar::answering(&[&answer("200 OK", OK), &answer("200 OK", "")]).await;
+    let sidecar = Sidecar::answering(&[
+        &answer("200 OK", &OK.replace("\"values\":0", "\"values\":1")),
+        &answer("200 OK", ""),
+    ])
+    .await;
     let input = sidecar.base.path().join("in/data/sub");
     fs::create_dir_all(&input).unwrap();
     fs::write(input.join("a"), "input").unwrap();
@@ -356,14 +360,14 @@ fn a_refused_module_goes_on_without_an_async_runtime() {
 
 #[tokio::test]
 async fn a_module_knows_what_it_works_for() {
-    let body = r#"{"files":1,"bytes":2,"values":3,
+    let body = r#"{"files":1,"bytes":2,"values":0,
         "context":{"name":"m","eventId":"e","correlationId":"c","parentEventId":"p"}}"#;
     let sidecar = Sidecar::answering(&[&answer("200 OK", body)]).await;
     let module = sidecar.client().ready().await.unwrap();
     let context = module.context().unwrap();
     assert_eq!((context.name.as_str(), context.event_id.as_str()), ("m", "e"));
     assert_eq!((&*context.correlation_id, &*context.parent_event_id), ("c", "p"));
-    assert_eq!(module.prepared().unwrap().values, 3);
+    assert_eq!(module.prepared().unwrap().files, 1);
 }
 
 #[tokio::test]
@@ -419,4 +423,22 @@ fn a_module_is_tested_without_a_sidecar() {
     let error = test.outputs().unwrap_err();
     assert_eq!(error.status(), Some(422));
     assert!(error.problems()[0].message.contains("absent.txt"), "{:?}", error.problems());
+}
+
+#[tokio::test]
+async fn a_directory_of_another_execution_is_told() {
+    let sidecar = Sidecar::answering(&[&answer("200 OK", OK)]).await;
+    fs::write(sidecar.base.path().join("in/meta.json"), r#"[{"key":"a","value":"b"}]"#).unwrap();
+    let error = sidecar.client().ready().await.unwrap_err();
+    assert!(error.chain().contains("SIDECAR_BASE_DIR"), "{}", error.chain());
+}
+
+#[test]
+fn an_event_has_a_name_that_the_sidecar_reads() {
+    let test = TestWorkspace::new();
+    for name in ["", ".hidden", "a/b"] {
+        let error = test.workspace().event("t").name(name).write().unwrap_err();
+        assert!(error.chain().contains("one file name"), "{}", error.chain());
+    }
+    assert_eq!(test.outputs().unwrap().events(), []);
 }

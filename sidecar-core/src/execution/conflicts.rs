@@ -1,6 +1,5 @@
 //! Names that cannot lie side by side, found before the first upload.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use crate::blob::BlobProvider;
@@ -22,16 +21,17 @@ pub(super) fn folded<'f>(
     // Few names are folded, and where none is, nothing is kept in memory.
     let mut folded = HashMap::new();
     for (name, key) in files.clone() {
-        if let Cow::Owned(key) = store.folded(&key)
-            && let Some(other) = folded.insert(key, name)
+        let kept = store.folded(&key);
+        if kept != key.as_str()
+            && let Some(other) = folded.insert(kept.into_owned(), name)
         {
             same(name, other);
         }
     }
     if !folded.is_empty() {
         for (name, key) in files {
-            if let Cow::Borrowed(key) = store.folded(&key)
-                && let Some(other) = folded.get(key)
+            if store.folded(&key) == key.as_str()
+                && let Some(other) = folded.get(key.as_str())
             {
                 same(other, name);
             }
