@@ -1,16 +1,12 @@
 //! Settings that hold: every flag is checked here, and all that is wrong is reported together.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sidecar_core::plane::overlaps;
 use sidecar_core::process::Service;
-use sidecar_core::server::Listen;
+use sidecar_core::server::{Listen, kept_secret};
 use sidecar_core::{
     Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings,
 };
@@ -170,35 +166,6 @@ impl Config {
     }
 }
 
-/// The module's name where none is given: that of its script, or of its command.
-pub(crate) fn module_name(command: &[OsString]) -> String {
-    let is_script = |part: &&Path| part.extension().is_some() && part.is_file();
-    let script = command.iter().skip(1).map(Path::new).find(is_script);
-    let named = script.or_else(|| command.first().map(Path::new)).and_then(Path::file_stem);
-    named.map_or_else(|| "module".into(), |stem| stem.to_string_lossy().into_owned())
-}
-
-/// The secret of development mode: made up once, and kept where this user alone reads it.
-fn development_secret() -> std::io::Result<String> {
-    let path = Path::new(DEV_DIR).join(DEV_SECRET);
-    match std::fs::read_to_string(&path) {
-        Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::create_dir_all(DEV_DIR)?;
-    // Whole or not at all, whoever else makes one at this moment: the first one counts.
-    let staged = path.with_extension(std::process::id().to_string());
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
-    writeln!(file, "{}", uuid::Uuid::new_v4().simple())?;
-    let linked = std::fs::hard_link(&staged, &path);
-    std::fs::remove_file(&staged)?;
-    match linked {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(std::fs::read_to_string(&path)?.trim().to_owned()),
-    }
-}
-
 /// Takes the settings that were given as files.
 fn read_files(options: &mut Options, errors: &mut Errors) {
     for (flag, value, file) in options.in_files() {
@@ -227,10 +194,12 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
 fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Service {
     let secret = match &options.sharedsecret {
         Some(secret) => secret.clone(),
-        None if development && *mode == Mode::Serve => development_secret().unwrap_or_else(|error| {
-            errors.push("development", format!("cannot keep a secret in {DEV_DIR}/{DEV_SECRET}: {error}"));
-            String::new()
-        }),
+        None if development && *mode == Mode::Serve => kept_secret(&Path::new(DEV_DIR).join(DEV_SECRET))
+            .unwrap_or_else(|error| {
+                errors
+                    .push("development", format!("cannot keep a secret in {DEV_DIR}/{DEV_SECRET}: {error}"));
+                String::new()
+            }),
         None => {
             if *mode == Mode::Serve {
                 errors.push("sharedsecret", "is required: the module sends it in the HTTP header `secret`");

@@ -28,22 +28,6 @@ const NOT_FOUND: u8 = 127;
 /// A signal ended the sidecar before the outputs were committed: its number is added.
 const SIGNALLED: u8 = 128;
 
-/// The table for `sidecar help exit-codes`.
-pub(crate) const HELP: &str = "\
-Exit codes:
-    0  the outputs are committed
-    1  the module failed (`run` exits with the module's own code)
-   64  a setting is wrong; nothing was started
-   65  the module's outputs are invalid; nothing was published
-   66  the inputs could not be staged
-   69  a provider cannot be used, or failed during the commit; repeat the command
-   71  a local file, directory or socket cannot be used
-  126  `run`: the command cannot be executed
-  127  `run`: the command does not exist
-128+N  signal N ended the sidecar before the outputs were committed (143: SIGTERM, 130: Ctrl-C); `run`: signal N ended
-       the module
-";
-
 /// Why the program ends early: the code, and what to tell.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -4,7 +4,7 @@ use clap::{Command, CommandFactory};
 use sidecar_core::plane::nearest;
 
 use crate::cli::Cli;
-use crate::{exit, options};
+use crate::options;
 
 /// The settings of most command lines, which `sidecar --help` shows.
 const COMMON: [&str; 10] = [
@@ -41,6 +41,22 @@ const TOPICS: [(&str, &str); 9] = [
     ),
     ("Program", "The program itself."),
 ];
+
+/// The table for `sidecar help exit-codes`.
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  the outputs are committed
+    1  the module failed (`run` exits with the module's own code)
+   64  a setting is wrong; nothing was started
+   65  the module's outputs are invalid; nothing was published
+   66  the inputs could not be staged
+   69  a provider cannot be used, or failed during the commit; repeat the command
+   71  a local file, directory or socket cannot be used
+  126  `run`: the command cannot be executed
+  127  `run`: the command does not exist
+128+N  signal N ended the sidecar before the outputs were committed (143: SIGTERM, 130: Ctrl-C); `run`: signal N ended
+       the module
+";
 
 const MORE: &str = "\
 Without a command, sidecar serves: the module calls GET /ready, works, and calls GET /done.
@@ -105,7 +121,7 @@ pub(crate) fn page(topics: &[String]) -> Result<String, String> {
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     match topics[..] {
         [] => Ok(command.render_help().to_string()),
-        ["exit-codes"] => Ok(exit::HELP.to_owned()),
+        ["exit-codes"] => Ok(EXIT_CODES.to_owned()),
         ["settings"] => {
             Ok(TOPICS.iter().map(|(name, about)| settings(name, about)).collect::<Vec<_>>().join("\n"))
         }

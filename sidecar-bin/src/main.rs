@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     };
     let mode = match &command {
         None => Mode::Serve,
-        Some(Command::Run { command, .. }) => Mode::Run { name: config::module_name(command) },
+        Some(Command::Run { command, .. }) => Mode::Run { name: process::module_name(command) },
         Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(
             Command::Submit { .. }
@@ -134,10 +134,13 @@ fn configuration(errors: &[String]) -> ExitCode {
 
 async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
-    plane.check().await.map_err(|errors| {
-        let errors: Vec<_> = errors.iter().map(Error::chain).collect();
-        Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
-    })?;
+    // Who only reads must not need the bus, nor the right to write.
+    if !matches!(command, Some(Command::Get { .. } | Command::Failures)) {
+        plane.check().await.map_err(|errors| {
+            let errors: Vec<_> = errors.iter().map(Error::chain).collect();
+            Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
+        })?;
+    }
     match command {
         Some(Command::Check) => {
             for provider in [plane.blobs.to_string(), plane.documents.to_string(), plane.events.to_string()] {

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use sidecar_core::plane::{Config, Credential, Policies, Unopened};
+use sidecar_core::process::hidden_variables;
 
 use crate::errors::Errors;
 use crate::ion::{self, Switch};
@@ -54,7 +55,8 @@ impl Plane {
                 errors.push(&mistake.setting.to_string(), format!("{}{hint}", mistake.problem));
             }
         });
-        let hidden = hidden(&config, options.module_env.as_deref().unwrap_or_default());
+        let let_through = options.module_env.as_deref().unwrap_or_default();
+        let hidden = hidden_variables([&*config.blobs, &config.documents, &config.events], let_through);
         let Config { policies, uri_expiry, .. } = config;
         let all_given = blobs.is_some() && documents.is_some() && events.is_some();
         let unopened = parsed.ok().filter(|_| all_given)?;
@@ -72,33 +74,6 @@ impl Plane {
             ("uri-expiry", humantime::format_duration(self.uri_expiry).to_string()),
         ]
     }
-}
-
-/// How variables begin in which a store's credentials may lie, by the scheme of its URL.
-const CREDENTIALS: [(&str, &[&str]); 9] = [
-    ("s3", &["AWS_"]),
-    ("az", &["AZURE_"]),
-    ("gs", &["GOOGLE_"]),
-    ("mongodb", &["MONGODB_", "AWS_"]),
-    ("mongodb+srv", &["MONGODB_", "AWS_"]),
-    ("postgres", &["PG"]),
-    ("servicebus", &["AZURE_"]),
-    ("nats", &["NATS_"]),
-    ("amqp", &["AMQP_", "RABBITMQ_"]),
-];
-
-/// The variables of this process that are none of a module's business, but for those that are let through.
-fn hidden(config: &Config, let_through: &str) -> Vec<String> {
-    let schemes = [&config.blobs, &config.documents, &config.events];
-    let schemes: Vec<&str> = schemes.into_iter().filter_map(|url| url.split(':').next()).collect();
-    let of_stores = CREDENTIALS.iter().filter(|(scheme, _)| schemes.contains(scheme));
-    let begins: Vec<&str> = of_stores.flat_map(|(_, begins)| *begins).copied().chain(["SIDECAR_"]).collect();
-    let let_through: Vec<&str> = let_through.split(',').map(str::trim).collect();
-    std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .filter(|name| begins.iter().any(|begin| name.starts_with(begin)))
-        .filter(|name| !let_through.contains(&&**name))
-        .collect()
 }
 
 /// Where one kind of data goes: where the URL says, where the original's switch says, or in the directory of

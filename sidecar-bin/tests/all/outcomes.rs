@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{CONTEXT, Serving, base, ended, files, sidecar, write_outputs};
+use crate::process::{CONTEXT, Serving, base, ended, files, output, sidecar, write_outputs};
 
 /// The one failure document in the data plane of `dir`.
 fn failure(dir: &TempDir) -> Value {
@@ -228,4 +228,17 @@ fn a_failure_that_an_outcome_followed_is_shown_as_overcome() {
     let full = std::fs::File::create("/dev/full").unwrap();
     let mut command = sidecar(&dir, &["failures", "--development=true"]);
     assert_eq!(command.stdout(full).status().unwrap().code(), Some(71));
+}
+
+#[test]
+fn who_only_reads_needs_no_bus() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) = output(&dir, &["submit", "--development=true", "--id=e1", "--value=a=b"]);
+    assert_eq!(code, 0, "{log}");
+    let away = "--events=nats://127.0.0.1:1/s?stream=x";
+    for command in [&["failures"][..], &["get", "e1", "copy"]] {
+        let flags = [command, &["--blobs=file:dev", "--documents=file:dev", away, "--retry-for=1s"]].concat();
+        let (code, _, log) = output(&dir, &flags);
+        assert_eq!(code, 0, "{log}");
+    }
 }

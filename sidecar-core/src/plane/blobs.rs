@@ -13,7 +13,7 @@ use crate::{BlobProvider, blob};
 pub(super) type Blobs = Store<dyn BlobProvider>;
 
 /// The schemes of every build.
-const SCHEMES: [&str; 3] = ["s3", "az", "gs"];
+pub(super) const SCHEMES: [&str; 3] = ["s3", "az", "gs"];
 
 /// The store that `url` names.
 pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {

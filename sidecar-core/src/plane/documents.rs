@@ -13,7 +13,7 @@ use crate::{DocumentProvider, documents};
 pub(super) type Documents = Store<dyn DocumentProvider>;
 
 /// The schemes of every build.
-const SCHEMES: [&str; 4] = ["mongodb", "mongodb+srv", "postgres", "postgresql"];
+pub(super) const SCHEMES: [&str; 4] = ["mongodb", "mongodb+srv", "postgres", "postgresql"];
 
 /// The store that `url` names.
 pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> {

@@ -13,7 +13,7 @@ use crate::{EventProvider, events};
 pub(super) type Events = Store<dyn EventProvider>;
 
 /// The schemes of every build.
-const SCHEMES: [&str; 5] = ["servicebus", "nats", "tls", "amqp", "amqps"];
+pub(super) const SCHEMES: [&str; 5] = ["servicebus", "nats", "tls", "amqp", "amqps"];
 
 /// The bus that `url` names.
 pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {

@@ -40,6 +40,12 @@ pub use policies::Policies;
 pub use text::nearest;
 pub use unopened::Unopened;
 
+/// The schemes of all stores on the network, whether this build has them or not.
+#[cfg(test)]
+pub(crate) fn schemes() -> impl Iterator<Item = &'static str> {
+    blobs::SCHEMES.into_iter().chain(documents::SCHEMES).chain(events::SCHEMES)
+}
+
 /// Where files, documents and events go; clones share the providers.
 #[derive(Debug, Clone)]
 pub struct DataPlane {

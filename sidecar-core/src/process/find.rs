@@ -1,10 +1,18 @@
-//! Finding a command before anything is staged for it.
+//! What a command is called, and finding it before anything is staged for it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+
+/// The module's name where none is given: that of its script, or of its command.
+pub fn module_name(command: &[OsString]) -> String {
+    let is_script = |part: &&Path| part.extension().is_some() && part.is_file();
+    let script = command.iter().skip(1).map(Path::new).find(is_script);
+    let named = script.or_else(|| command.first().map(Path::new)).and_then(Path::file_stem);
+    named.map_or_else(|| "module".into(), |stem| stem.to_string_lossy().into_owned())
+}
 
 /// Whether the command can be started: as a path if it has a slash, otherwise through `PATH`.
 ///

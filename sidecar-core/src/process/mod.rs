@@ -5,6 +5,7 @@
 
 mod child;
 mod ended;
+mod env;
 mod find;
 mod limits;
 mod reaper;
@@ -14,6 +15,8 @@ mod signals;
 
 pub use child::Module;
 pub use ended::{Ended, Stop};
+pub use env::hidden_variables;
+pub use find::module_name;
 pub use limits::raise_file_limit;
 pub use run::run;
 pub use serve::{Service, serve, stopped};

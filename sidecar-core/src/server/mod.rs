@@ -25,7 +25,7 @@ mod sessions;
 use error::HttpError;
 pub use listen::{Listen, Listening};
 use metrics::Metrics;
-pub use secret::Secret;
+pub use secret::{Secret, kept_secret};
 pub use serve::{Limits, serve};
 pub use sessions::Sessions;
 
