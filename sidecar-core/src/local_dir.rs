@@ -22,7 +22,11 @@ pub(crate) fn directory(dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let dir = dir.canonicalize().map_err(Error::io("open", dir))?;
     for made in dir.ancestors().skip(1).take(2) {
-        File::open(made).and_then(|made| made.sync_all()).map_err(Error::io("sync", made))?;
+        match File::open(made).and_then(|made| made.sync_all()) {
+            // One that may be entered and not read was there before.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(Error::io("sync", made))?,
+        }
     }
     Ok(dir)
 }

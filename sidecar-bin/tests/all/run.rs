@@ -430,3 +430,19 @@ fn as_process_1_it_leaves_no_zombies() {
     }
     assert_eq!((code, out.trim()), (9, "0"), "{log}");
 }
+
+#[test]
+fn a_directory_that_may_be_entered_but_not_read_may_lie_above_the_store() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let Some(as_nobody) = as_nobody(&dir) else { return };
+    let own = dir.path().join("own");
+    fs::create_dir(&own).unwrap();
+    std::os::unix::fs::chown(&own, Some(65534), Some(65534)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    let flags = ["--blobs=file:own/s", "--documents=file:own/s", "--events=file:own/s", "--basedir=own/b"];
+    let mut command = sidecar(&dir, &["run", "--wrap", "--context.name=m", "--context.eventid=e", "--first"]);
+    let output = as_nobody(command.args(flags).args(["--", "true"]));
+    let (code, _, log) = ended(&output);
+    assert_eq!(code, 0, "{log}");
+}

@@ -549,6 +549,10 @@ impl Inner {
                 Ok(prepared) => {
                     info!("ready: {}", transferred(prepared.files, prepared.bytes, started.elapsed()))
                 }
+                // Whoever asks again gets it when it is there.
+                Err(failed) if failed.is_retryable() => {
+                    warn!("the inputs cannot be staged yet: {}", failed.chain());
+                }
                 Err(failed) => error!("the inputs could not be staged: {}", failed.chain()),
             }
             inner.beat();
