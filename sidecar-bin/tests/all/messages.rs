@@ -241,6 +241,12 @@ fn plain(line: &str, work: &Path) -> String {
         });
     }
     let mut line = words.join(" ");
+    // What a store did first, a refusal or a time limit.
+    if let (Some((store, _)), Some((_, rest))) =
+        (line.split_once(" is unavailable: "), line.split_once("; retrying for"))
+    {
+        return format!("{store} is unavailable: CAUSE; retrying for{rest}");
+    }
     // Durations and rates.
     if let Some((begin, rest)) = line.clone().split_once("files: ")
         && (begin.ends_with("ready: ") || begin.ends_with("done: "))

@@ -39,14 +39,18 @@ fn it_stays_when_told_so() {
 
 #[test]
 fn a_signal_ends_it_and_says_that_nothing_was_committed() {
-    for (signal, expected) in [("TERM", 143), ("INT", 130)] {
+    for (signal, number) in [("TERM", 15), ("INT", 2)] {
+        if ignored_here(number) {
+            // A script's `&` ignores SIGINT for its children, and the sidecar keeps to that.
+            continue;
+        }
         let dir = TempDir::new().unwrap();
         let serving = Serving::start(&dir, &[]);
         serving.call("ready").unwrap();
         write_outputs(&dir);
         serving.signal(signal);
         let (code, log) = serving.end();
-        assert_eq!(code, expected);
+        assert_eq!(code, 128 + number);
         // Whoever is beyond its sight may have crashed.
         let failures = files(dir.path().join("dev/failures"));
         assert!(
@@ -59,6 +63,13 @@ fn a_signal_ends_it_and_says_that_nothing_was_committed() {
         );
         assert!(base(&dir).join("out/data/a/x").exists());
     }
+}
+
+/// Whether this process, and so whatever it starts, ignores a signal.
+fn ignored_here(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (signal - 1)) != 0
 }
 
 #[test]
