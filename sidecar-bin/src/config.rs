@@ -15,12 +15,23 @@ use tracing::level_filters::LevelFilter;
 use crate::errors::Errors;
 use crate::options::Options;
 use crate::plane::{DEV_DIR, Plane};
+use crate::usage::secret;
 
 /// Where development mode keeps the secret that it makes up, for modules to find it.
 const DEV_SECRET: &str = "secret";
 
 /// The shortest secret where more than this machine can guess at it, in bytes.
 const SHORTEST_SECRET: usize = 16;
+
+/// Settings that are not printed as they were given: they are printed as what follows from them.
+const ELSEWHERE: [&str; 6] = [
+    "azureblobprovider",
+    "mongodbdocprovider",
+    "servicebuseventprovider",
+    "config",
+    "printconfig",
+    "development",
+];
 
 /// How the program was started, as far as settings depend on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) plane: Plane,
     pub(crate) log: Log,
     pub(crate) print: bool,
+    /// The settings that were given, without secrets.
+    given: Vec<(&'static str, String)>,
 }
 
 impl Config {
@@ -129,14 +142,18 @@ impl Config {
         errors.0.extend(overlaps(settings.as_ref().map(|settings| &settings.layout), &private, &stores));
         let print = errors.switch("printconfig", &options.printconfig).unwrap_or(false);
         match (errors.0.is_empty(), plane) {
-            (true, Some(plane)) => Ok(Self { settings, service, plane, log, print }),
+            (true, Some(plane)) => {
+                let given = options.given().filter(|(flag, _)| !secret(flag) && !ELSEWHERE.contains(flag));
+                let given = given.map(|(flag, value)| (flag, value.to_owned())).collect();
+                Ok(Self { settings, service, plane, log, print, given })
+            }
             _ => Err(errors.0),
         }
     }
 
-    /// The settings in force, one a line, without secrets.
+    /// The settings in force without secrets, as a file that `--config` takes.
     pub(crate) fn describe(&self) -> String {
-        let mut lines = Vec::new();
+        let mut lines: Vec<(&str, String)> = Vec::new();
         if let Some(Settings { context, layout, state_dir, event_types, parallel, .. }) = &self.settings {
             lines.push(("context.eventid", context.event_id.to_string()));
             lines.push(("context.correlationid", context.correlation_id.clone()));
@@ -162,7 +179,18 @@ impl Config {
         lines.push(("grace", humantime::format_duration(*grace).to_string()));
         lines.extend(self.plane.describe());
         lines.push(("loglevel", self.log.level.to_string()));
-        lines.into_iter().map(|(flag, value)| format!("{flag} = {value:?}\n")).collect()
+        for (flag, value) in &self.given {
+            if !lines.iter().any(|(known, _)| known == flag) {
+                lines.push((flag, value.clone()));
+            }
+        }
+        let value = |text: String| match text.parse::<i64>() {
+            Ok(number) => toml::Value::Integer(number),
+            Err(_) if text == "true" || text == "false" => toml::Value::Boolean(text == "true"),
+            Err(_) => toml::Value::String(text),
+        };
+        let given = lines.into_iter().filter(|(_, text)| !text.is_empty());
+        given.map(|(flag, text)| format!("{flag} = {}\n", value(text))).collect()
     }
 }
 

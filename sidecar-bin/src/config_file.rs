@@ -5,11 +5,11 @@ use toml::{Table, Value};
 
 use crate::help;
 
-/// The file's settings as flags, less those that the environment sets.
+/// The file's settings as flags, less those that `is_given` says are given elsewhere, by their ids in clap; a setting and the file that holds it are one.
 ///
 /// # Errors
 /// One line for each setting that is no flag or no plain value, or one for a file that is no TOML.
-pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec<String>, Vec<String>> {
+pub(crate) fn flags(path: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<String>, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|error| vec![format!("--config {path}: {error}")])?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         // The line itself may hold a secret.
@@ -29,7 +29,8 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
             let names = command.get_arguments().filter_map(clap::Arg::get_long);
             let meant =
                 nearest(key, names).map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
-            errors.push(format!("--config {path}: {key:?} is not a setting{meant}"));
+            let line = line_of(key, &text);
+            errors.push(format!("--config {path}{line}: {key:?} is not a setting{meant}"));
             continue;
         };
         let value = match value {
@@ -37,15 +38,29 @@ pub(crate) fn flags(path: &str, env_is_set: impl Fn(&str) -> bool) -> Result<Vec
             Value::Integer(number) => number.to_string(),
             Value::Boolean(switch) => switch.to_string(),
             _ => {
-                errors.push(format!("--config {path}: {key:?} must be a text, a whole number or a boolean"));
+                let line = line_of(key, &text);
+                errors.push(format!("--config {path}{line}: {key:?} must be a text, a whole number or a boolean"));
                 continue;
             }
         };
-        if !arg.get_env().and_then(|name| name.to_str()).is_some_and(&env_is_set) {
+        let other = key.strip_suffix("-file").map_or_else(|| format!("{key}-file"), str::to_owned);
+        let of_other = |arg: &&clap::Arg| arg.get_long() == Some(&*other);
+        let names = [Some(arg), command.get_arguments().find(of_other)];
+        if !names.into_iter().flatten().any(|arg| is_given(arg.get_id().as_str())) {
             flags.push(format!("--{key}={value}"));
         }
     }
     if errors.is_empty() { Ok(flags) } else { Err(errors) }
+}
+
+/// Where a key is, as far as a look at the lines tells.
+fn line_of(key: &str, text: &str) -> String {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    let is_key = |line: &str| {
+        let name = line.split('=').next().unwrap_or_default().trim();
+        line.contains('=') && (name == key || name.rsplit('.').next() == Some(last))
+    };
+    text.lines().position(is_key).map(|line| format!(":{}", line + 1)).unwrap_or_default()
 }
 
 fn flatten(prefix: &str, table: Table, settings: &mut Vec<(String, Value)>) {

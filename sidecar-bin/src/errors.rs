@@ -25,7 +25,8 @@ impl Errors {
             "false" | "0" | "no" | "off" | "" => Some(false),
             other => {
                 self.push(flag, format!("{other:?} is neither true nor false"));
-                None
+                // What would follow from the other value is not what is wrong.
+                Some(true)
             }
         }
     }

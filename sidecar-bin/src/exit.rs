@@ -113,7 +113,13 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
             };
-            let why = if code == NOT_FOUND { "command not found".to_owned() } else { error.to_string() };
+            let why = match error.kind() {
+                _ if code == NOT_FOUND => "command not found".to_owned(),
+                io::ErrorKind::PermissionDenied => {
+                    format!("{error}: make it executable, or name its interpreter before it")
+                }
+                _ => error.to_string(),
+            };
             Err(Failure::new(code, format!("cannot start {program}: {why}")))
         }
         // The session has logged it.

@@ -129,7 +129,10 @@ pub(crate) fn page(topics: &[String]) -> Result<String, String> {
             let known = TOPICS.iter().find(|(name, _)| name.eq_ignore_ascii_case(topic));
             let names = TOPICS.map(|(name, _)| name.to_ascii_lowercase()).join(", ");
             let Some((name, about)) = known else {
-                return Err(format!("no topic {topic:?}: there are {names}"));
+                let known = TOPICS.map(|(name, _)| name.to_ascii_lowercase());
+                let meant = nearest(&topic.to_ascii_lowercase(), known.iter().map(String::as_str));
+                let meant = meant.map(|meant| format!(" (did you mean {meant}?)")).unwrap_or_default();
+                return Err(format!("no topic {topic:?}{meant}: there are {names}"));
             };
             Ok(settings(name, about))
         }

@@ -95,7 +95,7 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             // An empty variable is no flag: it is how many environments spell "not set".
             let flag = matches.value_source("context_parenteventid") == Some(ValueSource::CommandLine);
             cli.parent_is_empty = flag && cli.options.context_parenteventid.as_deref() == Some("");
-            Ok(cli)
+            Ok((cli, matches))
         });
         parsed.map_err(|error| {
             let arguments: Vec<_> = std::env::args_os().collect();
@@ -107,11 +107,13 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
         })
     };
-    let cli = parse(Vec::new())?;
+    let (cli, matches) = parse(Vec::new())?;
     let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };
-    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    match config_file::flags(file, is_set) {
-        Ok(flags) => parse(flags),
+    let is_given = |id: &str| {
+        matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if !value.is_empty())
+    };
+    match config_file::flags(file, is_given) {
+        Ok(flags) => parse(flags).map(|(cli, _)| cli),
         Err(errors) => Err(configuration(&errors)),
     }
 }
@@ -146,9 +148,6 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             for provider in [plane.blobs.to_string(), plane.documents.to_string(), plane.events.to_string()] {
                 info!("{provider}: usable");
             }
-            info!(
-                "release 0.1 shares keys between attempts: drain it before this one processes the same events"
-            );
             return Ok(0);
         }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,

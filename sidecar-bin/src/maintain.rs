@@ -23,31 +23,41 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, dir: Option<PathBuf>) -> Re
     Ok(0)
 }
 
-/// Prints one line for each failure.
+/// Prints one line for each failure, the oldest first, with tabs between its columns.
 ///
 /// # Errors
 /// When the documents cannot be listed, or the lines not be printed.
 pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
-    let mut after = None;
+    let (mut lines, mut after) = (Vec::new(), None);
     loop {
         let page = sidecar_core::failures(plane, after.as_deref()).await;
         let page = page.map_err(|error| Failure::at_open(&error))?;
-        let Some((last, _)) = page.last() else { return Ok(0) };
+        let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
         for (_, ShownFailure { failure, overcome_by }) in page {
-            let overcome = overcome_by.map(|by| format!(" overcome by {by}:")).unwrap_or_default();
             let context = &failure.context;
-            exit::print(&format!(
-                "{} {}/{} {} {}:{overcome} {}",
+            // A line is a failure.
+            let reason: String = failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            lines.push(format!(
+                "{}\t{}/{}\t{}\t{}\t{}\t{reason}",
                 failure.time,
                 context.event_id,
                 context.name,
                 failure.phase,
                 format!("{:?}", failure.culprit).to_lowercase(),
-                failure.reason.escape_debug(),
-            ))?;
+                overcome_by.as_deref().unwrap_or("-"),
+            ));
         }
     }
+    if lines.is_empty() {
+        info!("no failures in {}", plane.documents);
+        return Ok(0);
+    }
+    // Each begins with its time.
+    lines.sort();
+    exit::print("TIME\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON")?;
+    lines.iter().try_for_each(|line| exit::print(line))?;
+    Ok(0)
 }
 
 /// Publishes what is decided and not published.
@@ -74,7 +84,10 @@ pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Re
     let collected =
         collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
-    info!(blobs, bytes, documents, abandoned, young, "deleted leftovers");
+    info!("deleted {blobs} files of {bytes} bytes and {documents} documents; closed {abandoned} undecided runs");
+    if young > 0 {
+        info!("{young} executions were left alone: they stored a file within {older_than:?} (--older-than)");
+    }
     if unknown > 0 {
         warn!(
             "{unknown} executions were left alone: {} knows neither them nor their events, and may not be the one \

@@ -22,6 +22,13 @@ macro_rules! options {
                 [$($(&self.$field,)+)+].into_iter()
             }
 
+            /// Every setting that has a value, by its flag.
+            pub(crate) fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+                [$($(($long, &self.$field),)+)+]
+                    .into_iter()
+                    .filter_map(|(flag, value)| Some((flag, value.as_deref()?)))
+            }
+
             /// Every setting, to be changed in place.
             pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Option<String>> {
                 [$($(&mut self.$field,)+)+].into_iter()

@@ -66,13 +66,19 @@ impl Plane {
     /// The settings in force, by their flags, without secrets.
     pub(crate) fn describe(&self) -> Vec<(&'static str, String)> {
         let [(_, blobs), (_, documents), (_, events)] = self.unopened.urls();
-        vec![
+        let time = |time: std::time::Duration| humantime::format_duration(time).to_string();
+        let Policies { timeout, retry_for, failures, per_second } = self.policies;
+        let mut lines = vec![
             ("blobs", blobs.to_owned()),
             ("documents", documents.to_owned()),
             ("events", events.to_owned()),
-            ("wrappers", format!("{}; file: and memory: without", self.policies)),
-            ("uri-expiry", humantime::format_duration(self.uri_expiry).to_string()),
-        ]
+            ("uri-expiry", time(self.uri_expiry)),
+            ("timeout", time(timeout)),
+            ("retry-for", time(retry_for)),
+            ("circuit-breaker", failures.map_or(0, NonZeroU32::get).to_string()),
+        ];
+        lines.extend(per_second.map(|calls| ("rate-limit", calls.to_string())));
+        lines
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sidecar_core::plane::Unopened;
 use sidecar_core::{DataPlane, Error, EventId, Submission};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
 
@@ -29,6 +29,7 @@ pub(crate) async fn submit(
             .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
         submission = submission.event_id(id);
     }
+    let is_bare = values.is_empty();
     for value in values {
         let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
@@ -60,6 +61,9 @@ pub(crate) async fn submit(
         submission = submission.path(path).map_err(unusable)?;
     }
     let files = submission.files();
+    if files == 0 && is_bare {
+        warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
+    }
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Invalid(_) => unusable(invalid),
         other => Failure::at_done(&other),

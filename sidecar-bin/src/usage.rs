@@ -4,6 +4,9 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use sidecar_core::Context;
+use sidecar_core::plane::nearest;
+
+use crate::help;
 
 /// What to type instead, where a mistake is one that many make.
 pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
@@ -11,6 +14,12 @@ pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String
         Some(ContextValue::String(text)) => Some(&**text),
         _ => None,
     };
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(given) = text(ContextKind::InvalidArg).filter(|given| given.starts_with('-'))
+        && let Some(hint) = meant(&in_full(given, arguments))
+    {
+        return Some(hint);
+    }
     let word = match error.kind() {
         ErrorKind::InvalidSubcommand => text(ContextKind::InvalidSubcommand)?,
         ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)?,
@@ -22,6 +31,9 @@ pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String
     if matches!(word, "true" | "false") && before.starts_with("--") {
         return Some(format!("write {before}={word}"));
     }
+    if before == "--rerun" {
+        return Some(format!("write --rerun={word}"));
+    }
     if arguments.iter().any(|argument| argument == "run")
         && !arguments.iter().any(|argument| argument == "--")
     {
@@ -32,6 +44,29 @@ pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String
         return Some(format!("write -- before the command: sidecar {flags} -- {command}"));
     }
     None
+}
+
+/// The word that an unknown flag begins; of one with a single dash clap tells the first letter.
+fn in_full(given: &str, arguments: &[OsString]) -> String {
+    let is_it = |argument: &&str| {
+        argument.split('=').next() == Some(given) || (!given.starts_with("--") && argument.starts_with(given))
+    };
+    arguments.iter().filter_map(|argument| argument.to_str()).find(is_it).unwrap_or(given).to_owned()
+}
+
+/// The setting that an unknown flag most likely means.
+fn meant(given: &str) -> Option<String> {
+    let name = given.trim_start_matches('-');
+    let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
+    let command = help::command();
+    let flags = || command.get_arguments().filter_map(clap::Arg::get_long);
+    let exact = flags().find(|flag| *flag == name || flag.rsplit('.').next() == Some(name));
+    let meant = exact.or_else(|| nearest(name, flags()))?;
+    let value = value.filter(|_| !secret(meant)).map(|value| format!("={}", quoted(value))).unwrap_or_default();
+    Some(match given.starts_with("--") {
+        true => format!("there is no --{name}: did you mean --{meant}{value}?"),
+        false => format!("a flag has two dashes: --{meant}{value}"),
+    })
 }
 
 /// A word as a shell takes it.
@@ -51,6 +86,11 @@ const SECRETS: [&str; 9] = [
     "--mongodbdocprovider.password",
     "--servicebuseventprovider.key",
 ];
+
+/// Whether the value of a flag, without its dashes, is a secret or may hold one.
+pub(crate) fn secret(flag: &str) -> bool {
+    SECRETS.iter().any(|secret| secret.strip_prefix("--") == Some(flag))
+}
 
 /// This command line with another command, which is to be pasted into a shell where this one was started.
 ///

@@ -261,7 +261,9 @@ impl<'t> Reader<'t> {
         let mut string = |what: &str, raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {
             Ok(string) => Some(string),
             Err(_) => {
-                self.report(offset(text, raw.get()), format!("{what:?} must be a string"));
+                let scalar = !raw.get().starts_with(['{', '[']);
+                let hint = if scalar { format!(": write \"{}\"", raw.get()) } else { String::new() };
+                self.report(offset(text, raw.get()), format!("{what:?} must be a string{hint}"));
                 None
             }
         };

@@ -62,7 +62,7 @@ fn stage(dir: &Path) -> Result<std::path::PathBuf> {
     if let Ok(mut entries) = fs::read_dir(dir)
         && entries.next().is_some()
     {
-        return Err(Error::io("copy into", dir)(std::io::Error::other("it is not empty")));
+        return Err(Error::io("copy into", dir)(std::io::Error::other("it is not empty; name another directory")));
     }
     let parent = dir.parent().unwrap_or(dir);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
@@ -91,10 +91,14 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
         Some(run) => record::find(&*plane.documents, &execution(run)).await?,
         None => latest(plane, &execution(0)).await?,
     };
-    let none = || refused("it has no outcome; has its module finished, and is this its data plane?".into());
-    let record = found.ok_or_else(none)?;
-    let committed = record.committed().ok_or_else(none)?;
-    let contents = contents_of(plane, &record, committed).await?;
+    let Some((record, committed)) = found.as_ref().and_then(|record| Some((record, record.committed()?))) else {
+        let modules = committed_for(plane, &event_id).await?;
+        return Err(refused(match modules.is_empty() {
+            true => format!("event {event} has no outcome here (failed attempts: sidecar failures)"),
+            false => format!("it has no outcome; event {event} has these: {}", modules.join(", ")),
+        }));
+    };
+    let contents = contents_of(plane, record, committed).await?;
     let blob = |file: crate::RecordedFile| {
         let key = record.output_key(committed, &file).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Blob { name: file.name, key, size: file.size, digest: file.digest, executable: file.executable })
@@ -112,12 +116,35 @@ async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<Exe
     Ok(latest)
 }
 
+/// The executions of an event that have an outcome with outputs, as `EVENT/MODULE/RUN`, among the first of the store.
+async fn committed_for(plane: &DataPlane, event: &EventId) -> Result<Vec<String>> {
+    /// A look at all of a large store would keep a person waiting for an error.
+    const PAGES: usize = 100;
+    let (mut found, mut after) = (Vec::new(), None::<String>);
+    for _ in 0..PAGES {
+        let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        let of_event = page.iter().map(|(_, record)| record).filter(|record| record.context.event_id == *event);
+        found.extend(of_event.filter(|record| record.committed().is_some()).map(|record| {
+            format!("{event}/{}/{}", record.context.name, record.run)
+        }));
+    }
+    found.sort();
+    Ok(found)
+}
+
 async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
     let context = plane.documents.find::<EventContext>(event.as_str()).await?;
-    let context = context.ok_or_else(|| Error::UnknownEvent {
-        provider: plane.documents.to_string(),
-        event: event.to_string(),
-    })?;
+    let Some(context) = context else {
+        // The first event of a graph has none where nothing was submitted.
+        let modules = committed_for(plane, event).await?;
+        let why = match modules.is_empty() {
+            true => "there is no such event; is this its data plane?".to_owned(),
+            false => format!("the event itself has no files; its outcomes: {}", modules.join(", ")),
+        };
+        return Err(Error::refused(&plane.documents, format!("find {event}"), why));
+    };
     let listed = |name: &crate::FileName| context.blobs.iter().find(|blob| blob.name == *name).cloned();
     context
         .files

@@ -333,8 +333,8 @@ impl Opening {
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
         let phase = state.phase();
-        if phase != crate::Phase::New {
-            info!(%phase, "resuming");
+        if !matches!(phase, crate::Phase::New | crate::Phase::Done) {
+            info!("going on where an earlier start stopped: {phase}");
         }
         let stores = self.here.clone();
         self.opened(entry, context, state, decided, move |journal| {

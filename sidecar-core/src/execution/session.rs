@@ -668,10 +668,14 @@ impl Inner {
                 info!("done: {}, events: {}", transferred(*files, *bytes, took), events.len());
                 let had_inputs = self.shared.borrow().state.prepared().is_some_and(|staged| staged.files > 0);
                 if had_inputs && *files == 0 && events.is_empty() && insight.is_none() {
-                    warn!("the module had inputs and left no outputs: no file, no event, no insight");
+                    let out = self.execution.spec.layout.base().join("out");
+                    warn!(
+                        "the module had inputs and left no outputs: no file, no event, no insight in {}",
+                        out.display()
+                    );
                 }
                 for event in events.iter().take(EVENTS_LOGGED) {
-                    info!("published event {} of type {:?}", event.event_id, event.event_type);
+                    info!("published {} as event {} of type {:?}", event.file, event.event_id, event.event_type);
                 }
                 if let more @ 1.. = events.len().saturating_sub(EVENTS_LOGGED) {
                     info!("and {more} more");
@@ -679,6 +683,9 @@ impl Inner {
             }
             Err(failed) => match &**failed {
                 Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
+                failed if matches!(self.shared.borrow().state, State::Publishing(..)) => {
+                    error!("the outputs are committed, but not all events are published: {}", failed.chain());
+                }
                 failed => error!("the outputs could not be committed: {}", failed.chain()),
             },
         }

@@ -30,23 +30,6 @@ impl Default for Policies {
     }
 }
 
-impl fmt::Display for Policies {
-    /// From the outside in, as a call passes them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = humantime::format_duration;
-        write!(f, "retry-for {} > ", time(self.retry_for))?;
-        match self.per_second {
-            Some(calls) => write!(f, "rate-limit {calls}/s > ")?,
-            None => write!(f, "rate-limit none > ")?,
-        }
-        match self.failures {
-            Some(failures) => write!(f, "circuit-breaker {failures} > ")?,
-            None => write!(f, "circuit-breaker none > ")?,
-        }
-        write!(f, "timeout {}", time(self.timeout))
-    }
-}
-
 impl Policies {
     /// `provider` with these policies around it, in the order of [`layers`](crate::layers).
     pub fn around<P: fmt::Display>(&self, provider: P) -> Retry<RateLimit<CircuitBreaker<Timeout<P>>>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::child::{Child, Module};
 use super::ended::{Ended, Stop};
@@ -126,6 +126,10 @@ impl Run<'_> {
                     match signal {
                         Signal::HUP => hung_up = true,
                         _ if Signals::ends(signal) => {
+                            if told_by.is_none() {
+                                let (grace, number) = (module.service.grace, signal.as_raw());
+                                info!("passing signal {number} on to the module, which has {grace:?} to end (--grace)");
+                            }
                             told_by.get_or_insert(signal.as_raw());
                             deadline.get_or_insert_with(|| Instant::now() + module.service.grace);
                         }
@@ -191,8 +195,14 @@ impl Run<'_> {
             return Ok(Ended::Failed { code, reason: None });
         }
         if module.wrap && told_by.is_none() {
+            let committed = session.phase() == Phase::Done;
             session.module_exited(0);
-            return self.commit(signals).await;
+            let ended = self.commit(signals).await;
+            if committed && std::fs::read_dir(out.join("data")).is_ok_and(|mut files| files.next().is_some()) {
+                let out = out.display();
+                warn!("the module called done before it ended: what it wrote to {out} afterwards is not committed");
+            }
+            return ended;
         }
         let phase = tokio::select! {
             phase = session.idle() => phase,
