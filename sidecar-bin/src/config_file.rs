@@ -39,7 +39,9 @@ pub(crate) fn flags(path: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<S
             Value::Boolean(switch) => switch.to_string(),
             _ => {
                 let line = line_of(key, &text);
-                errors.push(format!("--config {path}{line}: {key:?} must be a text, a whole number or a boolean"));
+                errors.push(format!(
+                    "--config {path}{line}: {key:?} must be a text, a whole number or a boolean"
+                ));
                 continue;
             }
         };

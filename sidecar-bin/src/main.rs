@@ -109,9 +109,8 @@ fn parse_cli() -> Result<Cli, ExitCode> {
     };
     let (cli, matches) = parse(Vec::new())?;
     let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };
-    let is_given = |id: &str| {
-        matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if !value.is_empty())
-    };
+    let is_given =
+        |id: &str| matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if !value.is_empty());
     match config_file::flags(file, is_given) {
         Ok(flags) => parse(flags).map(|(cli, _)| cli),
         Err(errors) => Err(configuration(&errors)),

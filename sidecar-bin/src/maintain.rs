@@ -37,7 +37,8 @@ pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
         for (_, ShownFailure { failure, overcome_by }) in page {
             let context = &failure.context;
             // A line is a failure.
-            let reason: String = failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let reason: String =
+                failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             lines.push(format!(
                 "{}\t{}/{}\t{}\t{}\t{}\t{reason}",
                 failure.time,
@@ -84,7 +85,9 @@ pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Re
     let collected =
         collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
-    info!("deleted {blobs} files of {bytes} bytes and {documents} documents; closed {abandoned} undecided runs");
+    info!(
+        "deleted {blobs} files of {bytes} bytes and {documents} documents; closed {abandoned} undecided runs"
+    );
     if young > 0 {
         info!("{young} executions were left alone: they stored a file within {older_than:?} (--older-than)");
     }

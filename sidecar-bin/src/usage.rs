@@ -62,7 +62,8 @@ fn meant(given: &str) -> Option<String> {
     let flags = || command.get_arguments().filter_map(clap::Arg::get_long);
     let exact = flags().find(|flag| *flag == name || flag.rsplit('.').next() == Some(name));
     let meant = exact.or_else(|| nearest(name, flags()))?;
-    let value = value.filter(|_| !secret(meant)).map(|value| format!("={}", quoted(value))).unwrap_or_default();
+    let value =
+        value.filter(|_| !secret(meant)).map(|value| format!("={}", quoted(value))).unwrap_or_default();
     Some(match given.starts_with("--") {
         true => format!("there is no --{name}: did you mean --{meant}{value}?"),
         false => format!("a flag has two dashes: --{meant}{value}"),

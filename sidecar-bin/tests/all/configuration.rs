@@ -188,8 +188,17 @@ fn a_flag_wins_over_the_file_of_that_setting_in_the_configuration_file() {
 fn what_is_printed_is_a_configuration_file() {
     let dir = TempDir::new().unwrap();
     let flags = [
-        "commit", "--development", "--context.name=m", "--context.eventid=e\"1", "--printconfig", "--timeout=5s",
-        "--blobs=s3://bucket", "--s3.accesskeyid=key", "--s3.secretaccesskey=hidden", "--parallel=3", "--retry-for=0s",
+        "commit",
+        "--development",
+        "--context.name=m",
+        "--context.eventid=e\"1",
+        "--printconfig",
+        "--timeout=5s",
+        "--blobs=s3://bucket",
+        "--s3.accesskeyid=key",
+        "--s3.secretaccesskey=hidden",
+        "--parallel=3",
+        "--retry-for=0s",
     ];
     let (_, first, errors) = output(&dir, &flags);
     assert!(first.contains("s3.accesskeyid = \"key\"") && !first.contains("hidden"), "{first}{errors}");

@@ -238,7 +238,7 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);
 
     async fn client(&self, action: &str) -> Result<Object> {
         self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => self.error(action, error),
+            PoolError::Backend(error) => self.error("connect", error),
             other => Error::unavailable(self, action, other),
         })
     }
@@ -264,7 +264,24 @@ CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);
             // No answer of the server at all; a value that cannot be sent stays so.
             None => error.is_closed() || error.source().is_some_and(|cause| cause.is::<std::io::Error>()),
         };
-        if transient { Error::unavailable(self, action, error) } else { Error::refused(self, action, error) }
+        let build = if transient { Error::unavailable } else { Error::refused };
+        build(self, action.to_owned(), cause(error))
+    }
+}
+
+/// What the server said, or else the driver.
+fn cause(error: tokio_postgres::Error) -> crate::Cause {
+    if let Some(said) = error.as_db_error() {
+        let detail = said.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        return format!("{}{detail}, SQLSTATE {}", said.message(), said.code().code()).into();
+    }
+    let cause = error.source().map(ToString::to_string);
+    match cause.as_deref() {
+        Some("password missing") => {
+            "the server wants a password: write the URL with it into a file, and name that with --documents-file"
+                .into()
+        }
+        _ => error.into(),
     }
 }
 

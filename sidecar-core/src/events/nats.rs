@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
-use async_nats::jetstream::{self, message::PublishMessage, stream};
+use async_nats::jetstream::{self, ErrorCode, message::PublishMessage, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use async_trait::async_trait;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -59,7 +60,9 @@ impl NatsConfig {
 pub struct Nats {
     url: Url,
     config: NatsConfig,
-    context: std::sync::Arc<OnceCell<jetstream::Context>>,
+    context: Arc<OnceCell<jetstream::Context>>,
+    /// What the server said last that this user may not do; the call itself gets no answer.
+    denied: Arc<Mutex<Option<String>>>,
 }
 
 impl fmt::Debug for Nats {
@@ -109,18 +112,11 @@ impl EventProvider for Nats {
             ..stream::Config::default()
         };
         let context = self.context().await?;
-        let mut stream = context.get_or_create_stream(config).await.map_err(|error| {
-            use CreateStreamErrorKind as Kind;
-            let transient = match error.kind() {
-                Kind::JetStream(error) => error.code() >= 500,
-                Kind::JetStreamUnavailable | Kind::TimedOut | Kind::Response => true,
-                _ => false,
-            };
-            let build = if transient { Error::unavailable } else { Error::refused };
-            build(self, "find or make the stream", error)
-        })?;
-        let info =
-            stream.info().await.map_err(|error| Error::unavailable(self, "look at the stream", error))?;
+        let mut stream = match context.get_or_create_stream(config).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.no_stream(context, error).await),
+        };
+        let info = stream.info().await.map_err(|error| self.failed("look at the stream", error))?;
         // What a stream does not listen to is never acknowledged.
         let subject = &self.config.subject;
         if info.config.subjects.iter().any(|wanted| listens(wanted, subject)) {
@@ -132,14 +128,57 @@ impl EventProvider for Nats {
 }
 
 impl Nats {
+    /// Why there is no stream.
+    async fn no_stream(
+        &self,
+        context: &jetstream::Context,
+        error: jetstream::context::CreateStreamError,
+    ) -> Error {
+        use CreateStreamErrorKind as Kind;
+        let action = "find or make the stream";
+        match error.kind() {
+            Kind::JetStream(said) if said.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP => {
+                let subject = &self.config.subject;
+                let why = match context.stream_by_subject(subject.as_str()).await {
+                    Ok(stream) => {
+                        format!("subject {subject} belongs to stream {stream}: add ?stream={stream}")
+                    }
+                    Err(_) => {
+                        format!("subject {subject} belongs to another stream: name it with ?stream=NAME")
+                    }
+                };
+                Error::refused(self, action, why)
+            }
+            Kind::JetStream(said) if said.code() >= 500 => Error::unavailable(self, action, error),
+            Kind::JetStreamUnavailable | Kind::TimedOut | Kind::Response => self.failed(action, error),
+            _ => Error::refused(self, action, error),
+        }
+    }
+
+    /// An outage, unless the server has said that the user may not do this: then nothing is answered either.
+    fn failed(&self, action: &str, error: impl Into<crate::Cause>) -> Error {
+        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match denied {
+            Some(denied) => Error::refused(self, action, denied),
+            None => Error::unavailable(self, action, error),
+        }
+    }
+
     /// The server of `nats://host:port` or `tls://host:port`; it is connected by the first call.
     pub fn open(server: &Url, config: NatsConfig) -> Self {
-        Self { url: server.clone(), config, context: std::sync::Arc::default() }
+        Self { url: server.clone(), config, context: Arc::default(), denied: Arc::default() }
     }
 
     async fn context(&self) -> Result<&jetstream::Context> {
         let connect = async || {
-            let mut options = ConnectOptions::new().name("sidecar");
+            let denied = self.denied.clone();
+            let mut options = ConnectOptions::new().name("sidecar").event_callback(move |event| {
+                let text = event.to_string();
+                if text.to_ascii_lowercase().contains("permissions violation") {
+                    *denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                }
+                std::future::ready(())
+            });
             if let Some(file) = &self.config.credentials {
                 let read = options.credentials_file(file).await;
                 options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;
@@ -196,7 +235,7 @@ impl Nats {
             PublishErrorKind::MaxPayloadExceeded
             | PublishErrorKind::WrongLastMessageId
             | PublishErrorKind::WrongLastSequence => Error::refused(self, "publish an event", error),
-            _ => Error::unavailable(self, "publish an event", error),
+            _ => self.failed("publish an event", error),
         }
     }
 }

@@ -62,7 +62,9 @@ fn stage(dir: &Path) -> Result<std::path::PathBuf> {
     if let Ok(mut entries) = fs::read_dir(dir)
         && entries.next().is_some()
     {
-        return Err(Error::io("copy into", dir)(std::io::Error::other("it is not empty; name another directory")));
+        return Err(Error::io("copy into", dir)(std::io::Error::other(
+            "it is not empty; name another directory",
+        )));
     }
     let parent = dir.parent().unwrap_or(dir);
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
@@ -91,7 +93,8 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
         Some(run) => record::find(&*plane.documents, &execution(run)).await?,
         None => latest(plane, &execution(0)).await?,
     };
-    let Some((record, committed)) = found.as_ref().and_then(|record| Some((record, record.committed()?))) else {
+    let Some((record, committed)) = found.as_ref().and_then(|record| Some((record, record.committed()?)))
+    else {
         let modules = committed_for(plane, &event_id).await?;
         return Err(refused(match modules.is_empty() {
             true => format!("event {event} has no outcome here (failed attempts: sidecar failures)"),
@@ -125,10 +128,13 @@ async fn committed_for(plane: &DataPlane, event: &EventId) -> Result<Vec<String>
         let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
-        let of_event = page.iter().map(|(_, record)| record).filter(|record| record.context.event_id == *event);
-        found.extend(of_event.filter(|record| record.committed().is_some()).map(|record| {
-            format!("{event}/{}/{}", record.context.name, record.run)
-        }));
+        let of_event =
+            page.iter().map(|(_, record)| record).filter(|record| record.context.event_id == *event);
+        found.extend(
+            of_event
+                .filter(|record| record.committed().is_some())
+                .map(|record| format!("{event}/{}/{}", record.context.name, record.run)),
+        );
     }
     found.sort();
     Ok(found)

@@ -675,7 +675,10 @@ impl Inner {
                     );
                 }
                 for event in events.iter().take(EVENTS_LOGGED) {
-                    info!("published {} as event {} of type {:?}", event.file, event.event_id, event.event_type);
+                    info!(
+                        "published {} as event {} of type {:?}",
+                        event.file, event.event_id, event.event_type
+                    );
                 }
                 if let more @ 1.. = events.len().saturating_sub(EVENTS_LOGGED) {
                     info!("and {more} more");

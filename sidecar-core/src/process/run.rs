@@ -198,9 +198,12 @@ impl Run<'_> {
             let committed = session.phase() == Phase::Done;
             session.module_exited(0);
             let ended = self.commit(signals).await;
-            if committed && std::fs::read_dir(out.join("data")).is_ok_and(|mut files| files.next().is_some()) {
+            if committed && std::fs::read_dir(out.join("data")).is_ok_and(|mut files| files.next().is_some())
+            {
                 let out = out.display();
-                warn!("the module called done before it ended: what it wrote to {out} afterwards is not committed");
+                warn!(
+                    "the module called done before it ended: what it wrote to {out} afterwards is not committed"
+                );
             }
             return ended;
         }

@@ -93,6 +93,15 @@ async fn a_stream_that_listens_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn a_subject_of_another_stream_is_refused_with_that_streams_name() {
+    let Some(stream) = stream().await else { return };
+    let config = NatsConfig::new(format!("events.{}", stream.name), "another");
+    let error = Nats::open(&stream.server.parse().unwrap(), config).check().await.unwrap_err();
+    let hint = format!("add ?stream={}", stream.name);
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains(&hint), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_user_of_the_url_is_the_one_that_connects() {
     let Some(server) = servers::nats_with_users() else { return };
     let name = format!("users-{}", std::process::id());
@@ -103,6 +112,10 @@ async fn a_user_of_the_url_is_the_one_that_connects() {
     open("sidecar:p%40ss").check().await.unwrap();
     let error = open("sidecar:wrong").check().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    // One without rights gets no answer at all, which is no outage.
+    let error = open("guest:guest").check().await.unwrap_err();
+    let said = error.chain().to_lowercase();
+    assert!(matches!(error, Error::Refused { .. }) && said.contains("permissions violation"), "{error:?}");
 }
 
 #[tokio::test]

