@@ -102,6 +102,31 @@ impl Module {
 
     /// See [`Module::status`](crate::Module::status).
     ///
+    /// A call is also a sign of life, for a sidecar with `--module-timeout`. Beside work that takes long, make it from
+    /// another thread:
+    ///
+    /// ```no_run
+    /// use std::sync::mpsc::{self, RecvTimeoutError};
+    /// use std::time::Duration;
+    /// # fn work() {}
+    /// # fn main() -> Result<(), sidecar_client::Error> {
+    /// let module = sidecar_client::blocking::Client::from_env()?.ready()?;
+    /// let (finished, wait) = mpsc::channel::<()>();
+    /// std::thread::scope(|scope| {
+    ///     let module = &module;
+    ///     scope.spawn(move || {
+    ///         while wait.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+    ///             let _ = module.status();
+    ///         }
+    ///     });
+    ///     work();
+    ///     drop(finished);
+    /// });
+    /// module.done()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Call`].
     pub fn status(&self) -> Result<Option<Status>, Error> {

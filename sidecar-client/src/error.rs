@@ -69,17 +69,15 @@ impl Error {
         matches!(self, Self::Call { source: Cause::Transport(_), .. })
     }
 
-    /// The error and its causes in one line, outermost first; then one line a problem.
+    /// The error and its causes in one line, outermost first.
     pub fn chain(&self) -> String {
         chain(self)
     }
 }
 
-/// An error and its causes in one line, outermost first, without what is said twice; then one line for each problem
-/// of the module's outputs.
+/// An error and its causes in one line, outermost first, without what is said twice.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
-    let mut problems = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let said = error.to_string();
@@ -88,16 +86,9 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
             text.push_str(": ");
             text.push_str(&said);
         }
-        for problem in error.downcast_ref::<Error>().map_or(&[][..], Error::problems) {
-            if text.contains(&problem.to_string()) {
-                continue;
-            }
-            problems.push_str("\n  ");
-            problems.push_str(&problem.to_string());
-        }
         next = error.source();
     }
-    text + &problems
+    text
 }
 
 /// Why one attempt failed.
@@ -126,7 +117,12 @@ impl Cause {
 impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Answer(body) => write!(f, "the sidecar answered {}: {}", body.status_code, body.message),
+            Self::Answer(body) => {
+                write!(f, "the sidecar answered {}: {}", body.status_code, body.message)?;
+                // Whoever prints the causes, and knows no more of them, still reads what is wrong.
+                let known = |problem: &&Problem| !body.message.contains(&problem.to_string());
+                body.problems.iter().filter(known).try_for_each(|problem| write!(f, "; {problem}"))
+            }
             Self::Transport(_) => f.write_str("the sidecar cannot be reached"),
             Self::Decode(_) => f.write_str("the answer is not one of a sidecar"),
         }

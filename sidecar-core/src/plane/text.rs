@@ -32,7 +32,18 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
         #[cfg(feature = "memory")]
         ("memory", _) => Ok(Embedded::Memory),
         (known, _) if schemes.contains(&known) || ["file", "memory"].contains(&known) => {
-            Err(format!("this build keeps no {kind} in {known}: URLs; build it with that feature"))
+            // The cargo features are called after their schemes, as people say them.
+            let feature = match known {
+                "file" => "local",
+                "az" => "azure",
+                "gs" => "gcs",
+                "mongodb+srv" => "mongodb",
+                "postgresql" => "postgres",
+                "tls" => "nats",
+                "amqps" => "amqp",
+                scheme => scheme,
+            };
+            Err(format!("this build keeps no {kind} in {known}: URLs; build it with the feature {feature:?}"))
         }
         ("http" | "https", _) if schemes.contains(&"s3") => Err(format!(
             "names a server, not a provider: write for example s3://BUCKET?endpoint={}",
