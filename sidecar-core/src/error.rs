@@ -61,6 +61,15 @@ pub enum Error {
         /// The event's id.
         event: String,
     },
+    /// A delivery that is not held any more: it was settled before, or its lock was lost and another member of the
+    /// group may have it.
+    #[error("event {event:?} of {provider} is not held any more: it was settled, or its lock was lost")]
+    NotHeld {
+        /// The bus's short name.
+        provider: String,
+        /// The event's id.
+        event: String,
+    },
     /// This run was closed without an outcome: the same call proposes the outputs in the next run.
     #[error("run {run} was closed without an outcome: call again to commit in the next run")]
     Abandoned {

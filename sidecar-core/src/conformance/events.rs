@@ -25,7 +25,7 @@ pub trait Consumer: Send + Sync {
     fn drops_repeats(&self) -> bool;
 }
 
-fn event() -> Event {
+pub(super) fn event() -> Event {
     Event {
         context: EventHeader {
             name: String::new(),

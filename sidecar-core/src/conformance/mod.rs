@@ -36,6 +36,7 @@ pub mod blob;
 pub mod documents;
 pub mod events;
 mod samples;
+pub mod sources;
 mod transfers;
 
 /// Whether this process runs no other test at the same time. If it does, the test of this thread has succeeded in a
@@ -160,6 +161,37 @@ macro_rules! conformance_events {
             ]
             reopen [a_repeat_by_another_process_is_seen_once the_id_is_stable]
             away [an_outage_is_unavailable a_check_finds_an_outage]
+            large []
+            $($arguments)*
+        }
+    };
+}
+
+/// One test for each guarantee of [`EventSource`](crate::events::EventSource); takes an
+/// [`EventProvider`](crate::EventProvider) that can be subscribed to; see [`conformance`](crate::conformance).
+#[macro_export]
+macro_rules! conformance_sources {
+    ($($arguments:tt)*) => {
+        $crate::__conformance! {
+            sources
+            always [
+                an_event_is_delivered_unchanged
+                what_came_before_is_not_lost
+                a_waiting_member_is_woken
+                other_types_do_not_come
+                groups_are_independent
+                members_compete_without_doubles
+                several_are_held_at_once
+                a_dead_members_delivery_comes_back
+                a_renewed_lock_holds
+                a_retry_waits
+                settling_twice_is_an_error
+                a_late_settlement_is_an_error
+                a_dead_letter_stays_away
+                a_republished_event_comes_again
+            ]
+            reopen [another_process_joins_the_group]
+            away [an_outage_is_unavailable]
             large []
             $($arguments)*
         }

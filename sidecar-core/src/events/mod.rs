@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::contract::Event;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 #[cfg(feature = "amqp")]
 mod amqp;
@@ -20,6 +20,7 @@ mod memory;
 mod nats;
 #[cfg(feature = "servicebus")]
 mod service_bus;
+mod source;
 
 #[cfg(feature = "amqp")]
 pub use amqp::{Amqp, AmqpConfig};
@@ -32,6 +33,7 @@ pub use memory::Memory;
 pub use nats::{Nats, NatsConfig};
 #[cfg(feature = "servicebus")]
 pub use service_bus::{ServiceBus, ServiceBusConfig};
+pub use source::{Delivery, EventSource, Subscription};
 
 /// A bus that carries events to their consumers.
 ///
@@ -57,6 +59,22 @@ pub use service_bus::{ServiceBus, ServiceBusConfig};
 pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// Publishes events.
     async fn publish(&self, events: &[Event]) -> Result<()>;
+
+    /// Publishes an event that was published before as another message, so that a bus that drops repeats takes it.
+    ///
+    /// By default as [`publish`](Self::publish) does, for a bus that drops none.
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        let _ = message_id;
+        self.publish(std::slice::from_ref(event)).await
+    }
+
+    /// The receiving side: a new member of a group, which is made when it is absent.
+    ///
+    /// By default refused, for a bus that is only published to.
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        let _ = subscription;
+        Err(Error::refused(&self.to_string(), "be subscribed to", "this provider only publishes"))
+    }
 
     /// Why the bus can never take this event, if it cannot; asked before anything is stored.
     fn refuses(&self, event: &Event) -> Option<String> {
@@ -89,6 +107,12 @@ macro_rules! forward {
         impl<P: EventProvider + ?Sized> EventProvider for $pointer<P> {
             async fn publish(&self, events: &[Event]) -> Result<()> {
                 (**self).publish(events).await
+            }
+            async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+                (**self).republish(event, message_id).await
+            }
+            async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+                (**self).subscribe(subscription).await
             }
             async fn check(&self) -> Result<()> {
                 (**self).check().await

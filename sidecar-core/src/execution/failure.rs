@@ -52,6 +52,7 @@ impl Reason {
             | Error::Io { .. }
             | Error::Busy(_)
             | Error::Abandoned { .. }
+            | Error::NotHeld { .. }
             | Error::Internal(_) => Culprit::Sidecar,
         };
         Self { text: error.chain(), culprit, retryable: error.is_retryable() }

@@ -47,6 +47,7 @@ macro_rules! provider {
     ($layer:ident) => {
         const _: () = {
             use std::path::PathBuf;
+            use std::sync::Arc;
 
             use async_trait::async_trait;
             use url::Url;
@@ -56,7 +57,7 @@ macro_rules! provider {
             use crate::contract::{BlobKey, Event};
             use crate::documents::{Document, DocumentProvider, Kind};
             use crate::error::Result;
-            use crate::events::EventProvider;
+            use crate::events::{EventProvider, EventSource, Subscription};
 
             impl<P: std::fmt::Display> std::fmt::Display for $layer<P> {
                 fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -154,6 +155,13 @@ macro_rules! provider {
             impl<P: EventProvider> EventProvider for $layer<P> {
                 async fn publish(&self, events: &[Event]) -> Result<()> {
                     self.around(Call::new("publish events"), || self.inner.publish(events)).await
+                }
+                async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+                    let call = Call::new("publish an event again");
+                    self.around(call, || self.inner.republish(event, message_id)).await
+                }
+                async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+                    self.around(Call::new("be subscribed to"), || self.inner.subscribe(subscription)).await
                 }
                 fn refuses(&self, event: &Event) -> Option<String> {
                     self.inner.refuses(event)

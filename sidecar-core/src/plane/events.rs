@@ -106,9 +106,11 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
         }
         _ => match text::embedded(url, "events", &SCHEMES)? {
             #[cfg(feature = "local")]
-            Embedded::Local(root) => Ok(Events::local(root, &[events::Local::DIRECTORY], move |root| {
-                Ok(Arc::new(faulty(events::Local::open(root)?.format(format))))
-            })),
+            Embedded::Local(root) => {
+                Ok(Events::local(root, &[events::Local::DIRECTORY, events::Local::GROUPS], move |root| {
+                    Ok(Arc::new(faulty(events::Local::open(root)?.format(format))))
+                }))
+            }
             #[cfg(feature = "memory")]
             Embedded::Memory => Ok(Events::new("memory:".into(), || Ok(Arc::new(events::Memory::default())))),
         },

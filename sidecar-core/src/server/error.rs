@@ -65,7 +65,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::UnknownEvent { .. }
         | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::OutOfOrder { .. } => StatusCode::CONFLICT,
+        Error::OutOfOrder { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,
         Error::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
         Error::Io { .. } | Error::Busy(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

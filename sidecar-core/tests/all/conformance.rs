@@ -228,3 +228,26 @@ mod events_local_cloudevents {
         away: removed(open),
     );
 }
+
+mod sources_memory {
+    use super::*;
+    sidecar_core::conformance_sources!(
+        events::Memory::default(),
+        reopen: async |bus| events::Memory::clone(bus),
+    );
+}
+
+mod sources_local {
+    use super::*;
+    sidecar_core::conformance_sources!(
+        events::Local::open(dir()).unwrap(),
+        reopen: async |bus| events::Local::open(root(&bus.directories())).unwrap(),
+        away: removed(|dir| events::Local::open(dir).unwrap()),
+    );
+}
+
+/// The layers pass subscriptions on.
+mod sources_layered {
+    use super::*;
+    sidecar_core::conformance_sources!(Retry::new(Timeout::new(events::Memory::default(), LIMIT), LIMIT),);
+}

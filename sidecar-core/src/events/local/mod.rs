@@ -1,11 +1,14 @@
 //! Events as readable JSON files in one directory, for whoever watches it.
 
+mod source;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{EventFormat, EventProvider};
+use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::blocking;
 use crate::contract::Event;
 use crate::error::{Error, Result};
@@ -39,6 +42,18 @@ impl EventProvider for Local {
         blocking(move || local_dir::write(&store, &store.dir, &files)).await
     }
 
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        let files = local_dir::encode(&self.dir, [(message_id, &self.format.message(event))])?;
+        let store = self.clone();
+        blocking(move || local_dir::write(&store, &store.dir, &files)).await
+    }
+
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        let (store, subscription) = (self.clone(), subscription.clone());
+        let source = blocking(move || source::Source::open(&store, &subscription)).await?;
+        Ok(Arc::new(source))
+    }
+
     fn id(&self) -> String {
         local_dir::id(&self.home)
     }
@@ -57,6 +72,9 @@ impl Local {
     /// Where below its root it keeps data.
     pub(crate) const DIRECTORY: &str = "events";
 
+    /// Where below its root the groups of its consumers keep theirs.
+    pub(crate) const GROUPS: &str = "groups";
+
     /// Opens the store below `root`, making `root/events` when it is absent.
     ///
     /// # Errors
@@ -65,6 +83,11 @@ impl Local {
         let home = local_dir::directory(root.as_ref())?;
         let dir = local_dir::directory(&home.join(Self::DIRECTORY))?;
         Ok(Self { home, dir, format: EventFormat::default() })
+    }
+
+    /// Where groups keep what they have claimed and settled.
+    fn groups(&self) -> PathBuf {
+        self.home.join(Self::GROUPS)
     }
 
     /// Writes the events in `format`.

@@ -1,0 +1,344 @@
+//! The receiving side of local events: any number of processes on one machine compete by file locks.
+//!
+//! `ROOT/groups/GROUP/claims/MESSAGE.json` is locked by whoever works on a message, and moved to `…/acked` when it is
+//! settled. The kernel drops the lock of a process that ends, however it ends, and tells the others that its file was
+//! closed: nobody looks again and again. Nothing here is synced: an acknowledgement that a power cut takes back is a
+//! delivery whose execution has its outcome.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::fs::{self, File, ReadDir, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+
+use super::super::source::{Delivery, EventSource, Subscription, not_held};
+use super::Local;
+use crate::blocking;
+use crate::contract::Event;
+use crate::error::Result;
+use crate::local_dir::{self, store_error};
+
+/// Names that wait to be looked at; beyond that many the directory itself is read again.
+const WAITING: usize = 10_000;
+
+/// How soon a lock is tried again whose holder was seen to end: the kernel tells of it just before it lets go.
+const LETTING_GO: Duration = Duration::from_millis(10);
+
+/// A member of a group; the slots of one process share it.
+#[derive(Debug)]
+pub(super) struct Source {
+    store: Local,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+#[async_trait]
+impl EventSource for Source {
+    async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let (queue, deadline) = (self.queue.clone(), Instant::now() + wait);
+        let held = blocking(move || locked(&queue).next(deadline)).await?;
+        Ok(held.map(|(event, held)| {
+            let delivery: Box<dyn Delivery> = Box::new(Claimed {
+                store: self.store.clone(),
+                event,
+                held: Arc::new(Mutex::new(Some(held))),
+            });
+            delivery
+        }))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source {
+    /// Joins a group, whose directories are made when they are absent. Blocks.
+    pub(super) fn open(store: &Local, subscription: &Subscription) -> Result<Self> {
+        let group = store.groups().join(subscription.group.as_str());
+        let (claims, acked) = (group.join("claims"), group.join("acked"));
+        for dir in [&claims, &acked] {
+            fs::create_dir_all(dir).map_err(store_error(store, "create", dir))?;
+        }
+        let notify = |error: Errno| store_error(store, "watch", &store.dir)(error.into());
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(notify)?;
+        // Before the first look: nothing that comes between is missed.
+        inotify::add_watch(&inotify, &store.dir, WatchFlags::MOVED_TO | WatchFlags::CREATE)
+            .map_err(notify)?;
+        inotify::add_watch(&inotify, &claims, WatchFlags::CLOSE_WRITE).map_err(notify)?;
+        let queue = Queue {
+            store: store.clone(),
+            subscription: subscription.clone(),
+            claims,
+            acked,
+            inotify,
+            scan: None,
+            rescan: true,
+            arrived: VecDeque::new(),
+            later: BinaryHeap::new(),
+        };
+        Ok(Self { store: store.clone(), queue: Arc::new(Mutex::new(queue)) })
+    }
+}
+
+/// What is known of messages that may be claimed.
+#[derive(Debug)]
+struct Queue {
+    store: Local,
+    subscription: Subscription,
+    claims: PathBuf,
+    acked: PathBuf,
+    inotify: OwnedFd,
+    /// The look at the whole directory that is under way.
+    scan: Option<ReadDir>,
+    /// Whether another one is needed.
+    rescan: bool,
+    /// Files that the kernel told of.
+    arrived: VecDeque<String>,
+    /// Files to be looked at later, the soonest first.
+    later: BinaryHeap<std::cmp::Reverse<(Instant, String)>>,
+}
+
+/// Whether a message can be claimed.
+enum Claim {
+    Got(Box<(Event, Held)>),
+    /// It is settled or not wanted.
+    No,
+    /// A member holds it, and will be seen to end.
+    Busy,
+    Later(Instant),
+}
+
+impl Queue {
+    /// The next message that can be claimed. Blocks until the deadline.
+    fn next(&mut self, deadline: Instant) -> Result<Option<(Event, Held)>> {
+        local_dir::present(&self.store, &self.store.dir)?;
+        loop {
+            self.hear()?;
+            while let Some((name, told)) = self.candidate()? {
+                match self.claim(&name)? {
+                    Claim::Got(claimed) => return Ok(Some(*claimed)),
+                    Claim::Busy if told => {
+                        self.later.push(std::cmp::Reverse((Instant::now() + LETTING_GO, name)));
+                    }
+                    Claim::No | Claim::Busy => {}
+                    Claim::Later(_) if self.later.len() >= WAITING => self.rescan = true,
+                    Claim::Later(when) => self.later.push(std::cmp::Reverse((when, name))),
+                }
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(None);
+            }
+            let wake = self.later.peek().map_or(deadline, |next| next.0.0.min(deadline));
+            self.sleep(wake.saturating_duration_since(now))?;
+        }
+    }
+
+    /// The next file to look at, of those that are due, and whether the kernel told of it just now.
+    fn candidate(&mut self) -> Result<Option<(String, bool)>> {
+        if self.later.peek().is_some_and(|next| next.0.0 <= Instant::now()) {
+            return Ok(self.later.pop().map(|next| (next.0.1, false)));
+        }
+        if let Some(name) = self.arrived.pop_front() {
+            return Ok(Some((name, true)));
+        }
+        loop {
+            if self.scan.is_none() && std::mem::take(&mut self.rescan) {
+                let dir = &self.store.dir;
+                self.scan = Some(fs::read_dir(dir).map_err(store_error(&self.store, "read", dir))?);
+            }
+            let Some(scan) = &mut self.scan else { return Ok(None) };
+            match scan.next() {
+                Some(entry) => {
+                    let entry = entry.map_err(store_error(&self.store, "read", &self.store.dir))?;
+                    if let Ok(name) = entry.file_name().into_string() {
+                        return Ok(Some((name, false)));
+                    }
+                }
+                None => self.scan = None,
+            }
+        }
+    }
+
+    /// Claims a message for this process.
+    fn claim(&mut self, name: &str) -> Result<Claim> {
+        // What is being written has no such name yet.
+        if !name.ends_with(".json") || self.acked.join(name).exists() {
+            return Ok(Claim::No);
+        }
+        let path = self.store.dir.join(name);
+        let Some(bytes) = local_dir::read(&self.store, &path)? else { return Ok(Claim::No) };
+        let event = match self.store.format.decode(&bytes) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!("{} is no event and is left alone: {error}", path.display());
+                return Ok(Claim::No);
+            }
+        };
+        if !self.subscription.wants(&event.event_type) {
+            return Ok(Claim::No);
+        }
+        match Held::take(&self.claims.join(name), &self.acked.join(name)) {
+            Ok(Taken::Held(held)) => Ok(Claim::Got(Box::new((event, held)))),
+            Ok(Taken::Later(when)) => Ok(Claim::Later(when)),
+            Ok(Taken::Busy) => Ok(Claim::Busy),
+            Ok(Taken::Settled) => Ok(Claim::No),
+            Err(error) => Err(store_error(&self.store, "claim", &path)(error)),
+        }
+    }
+
+    /// Takes what the kernel has to tell.
+    fn hear(&mut self) -> Result<()> {
+        let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+        let mut reader = Reader::new(&self.inotify, &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+                    if lost || self.arrived.len() >= WAITING {
+                        // Whatever it was, it lies in the directory.
+                        self.rescan = true;
+                        continue;
+                    }
+                    let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) else { continue };
+                    self.arrived.push_back(name.to_owned());
+                }
+                Err(Errno::WOULDBLOCK) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(store_error(&self.store, "watch", &self.store.dir)(error.into())),
+            }
+        }
+    }
+
+    /// Waits until the kernel has something to tell.
+    fn sleep(&self, time: Duration) -> Result<()> {
+        let timeout = Timespec::try_from(time.max(Duration::from_millis(1))).ok();
+        match poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(store_error(&self.store, "watch", &self.store.dir)(error.into())),
+        }
+    }
+}
+
+/// A claim on a message. The lock is dropped before the file is closed that the others watch.
+#[derive(Debug)]
+struct Held {
+    _lock: File,
+    writer: File,
+    claim: PathBuf,
+    acked: PathBuf,
+}
+
+enum Taken {
+    Held(Held),
+    Busy,
+    Settled,
+    Later(Instant),
+}
+
+impl Held {
+    fn take(claim: &Path, acked: &Path) -> io::Result<Taken> {
+        // Who only tries must not be heard: it opens nothing for writing.
+        let mut lock = match File::open(claim) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match rustix::fs::open(
+                    claim,
+                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::from_raw_mode(0o644),
+                ) {
+                    Ok(file) => File::from(file),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            opened => opened?,
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Taken::Busy),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever held it may have settled it after it was opened here.
+        if acked.exists() {
+            return Ok(Taken::Settled);
+        }
+        let mut text = String::new();
+        lock.read_to_string(&mut text)?;
+        let due = UNIX_EPOCH + Duration::from_millis(text.trim().parse().unwrap_or(0));
+        if let Ok(left) = due.duration_since(SystemTime::now()) {
+            return Ok(Taken::Later(Instant::now() + left));
+        }
+        let writer = File::options().write(true).open(claim)?;
+        Ok(Taken::Held(Self { _lock: lock, writer, claim: claim.to_owned(), acked: acked.to_owned() }))
+    }
+
+    fn settle(self) -> io::Result<()> {
+        fs::rename(&self.claim, &self.acked)
+    }
+
+    /// It may be claimed from `after` on; all members hear of it.
+    fn give_back(mut self, after: Duration) -> io::Result<()> {
+        let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after;
+        self.writer.rewind()?;
+        self.writer.set_len(0)?;
+        self.writer.write_all(due.as_millis().to_string().as_bytes())
+    }
+}
+
+#[derive(Debug)]
+struct Claimed {
+    store: Local,
+    event: Event,
+    held: Arc<Mutex<Option<Held>>>,
+}
+
+impl Claimed {
+    async fn end(
+        &self,
+        action: &'static str,
+        end: impl FnOnce(Held) -> io::Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let held = locked(&self.held).take().ok_or_else(|| not_held(&self.store, &self.event))?;
+        let (store, claim) = (self.store.clone(), held.claim.clone());
+        blocking(move || end(held).map_err(store_error(&store, action, &claim))).await
+    }
+}
+
+#[async_trait]
+impl Delivery for Claimed {
+    fn event(&self) -> &Event {
+        &self.event
+    }
+
+    fn lock(&self) -> Option<Duration> {
+        None
+    }
+
+    async fn renew(&self) -> Result<()> {
+        match &*locked(&self.held) {
+            Some(_) => Ok(()),
+            None => Err(not_held(&self.store, &self.event)),
+        }
+    }
+
+    async fn ack(&self) -> Result<()> {
+        self.end("settle", Held::settle).await
+    }
+
+    async fn retry(&self, after: Duration) -> Result<()> {
+        self.end("give back", move |held| held.give_back(after)).await
+    }
+}

@@ -1,0 +1,142 @@
+//! The receiving side of events in memory.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::super::source::{Delivery, EventSource, Subscription, not_held};
+use super::{Group, Memory};
+use crate::contract::Event;
+use crate::error::Result;
+
+/// A member of a group.
+#[derive(Debug)]
+pub(super) struct Source {
+    bus: Memory,
+    subscription: Subscription,
+}
+
+impl Source {
+    pub(super) fn new(bus: &Memory, subscription: &Subscription) -> Self {
+        Self { bus: bus.clone(), subscription: subscription.clone() }
+    }
+
+    /// The next message that is due, or when the next will be.
+    fn take(&self) -> Result<Box<dyn Delivery>, Option<Instant>> {
+        let mut bus = self.bus.inner();
+        let super::Inner { messages, groups, .. } = &mut *bus;
+        let group = groups.entry(self.subscription.group.to_string()).or_default();
+        let now = Instant::now();
+        let due = group.returned.iter().position(|(when, _)| *when <= now);
+        let number = match due.and_then(|at| group.returned.remove(at)) {
+            Some((_, number)) => number,
+            None => loop {
+                let Some((_, event)) = messages.get(group.next) else {
+                    return Err(group.returned.iter().map(|(when, _)| *when).min());
+                };
+                group.next += 1;
+                if self.subscription.wants(&event.event_type) {
+                    break group.next - 1;
+                }
+            },
+        };
+        let event = messages[number].1.clone();
+        Ok(Box::new(Taken {
+            bus: self.bus.clone(),
+            group: self.subscription.group.to_string(),
+            number: Mutex::new(Some(number)),
+            event,
+        }))
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.bus.fmt(f)
+    }
+}
+
+#[async_trait]
+impl EventSource for Source {
+    async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let changed = self.bus.changed.notified();
+            tokio::pin!(changed);
+            // From here on: what changes between the look and the wait is not missed.
+            changed.as_mut().enable();
+            let due = match self.take() {
+                Ok(delivery) => return Ok(Some(delivery)),
+                Err(due) => due.unwrap_or(deadline),
+            };
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            let _ = tokio::time::timeout_at(due.min(deadline), changed).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Taken {
+    bus: Memory,
+    group: String,
+    number: Mutex<Option<usize>>,
+    event: Event,
+}
+
+impl Taken {
+    fn end(&self) -> Option<usize> {
+        self.number.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn give_back(&self, number: usize, after: Duration) {
+        let mut bus = self.bus.inner();
+        let Group { returned, .. } = bus.groups.entry(self.group.clone()).or_default();
+        returned.push_back((Instant::now() + after, number));
+        drop(bus);
+        self.bus.changed.notify_waiters();
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(number) = self.end() {
+            self.give_back(number, Duration::ZERO);
+        }
+    }
+}
+
+#[async_trait]
+impl Delivery for Taken {
+    fn event(&self) -> &Event {
+        &self.event
+    }
+
+    fn lock(&self) -> Option<Duration> {
+        None
+    }
+
+    async fn renew(&self) -> Result<()> {
+        match *self.number.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => Ok(()),
+            None => Err(not_held(&self.bus, &self.event)),
+        }
+    }
+
+    async fn ack(&self) -> Result<()> {
+        self.end().map(drop).ok_or_else(|| not_held(&self.bus, &self.event))
+    }
+
+    async fn retry(&self, after: Duration) -> Result<()> {
+        let number = self.end().ok_or_else(|| not_held(&self.bus, &self.event))?;
+        self.give_back(number, after);
+        Ok(())
+    }
+}
+
+/// Messages that were given back, each with the time from which on it is due.
+pub(super) type Returned = VecDeque<(Instant, usize)>;
