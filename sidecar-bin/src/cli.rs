@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use sidecar_core::Start;
 
 use crate::options::Options;
+use crate::worker::{Dead, WorkerArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -54,6 +55,14 @@ pub(crate) enum Command {
         /// The module: a command and its arguments
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,
+    },
+    /// Receive events, and run a module for each
+    #[command(override_usage = "sidecar worker --subscribe TYPES [OPTIONS] -- COMMAND...")]
+    Worker(Box<WorkerArgs>),
+    /// Show, redrive or drop the events that workers gave up
+    Dead {
+        #[command(subcommand)]
+        dead: Dead,
     },
     /// Stage the inputs and exit
     Prepare {

@@ -41,9 +41,13 @@ pub(crate) enum Mode {
     Run {
         name: String,
     },
+    /// The same for every event of a subscription.
+    Worker {
+        name: String,
+    },
     /// `prepare` and `commit`.
     OneShot,
-    /// `submit` and `check`, which process no event.
+    /// `submit`, `check` and others, which process no event.
     NoEvent,
 }
 
@@ -81,6 +85,11 @@ impl Config {
         if matches!(mode, Mode::Run { .. }) && options.context_eventid.as_deref() == Some("") {
             // What should have named the event has failed: to make up another hides it.
             errors.push("context.eventid", "is empty; leave it out to begin a graph");
+        }
+        if matches!(mode, Mode::Worker { .. })
+            && options.context_eventid.as_ref().is_some_and(|id| !id.is_empty())
+        {
+            errors.push("context.eventid", "has no effect: a worker processes the events that it receives");
         }
         // An empty variable is how many environments spell "not set".
         for text in options.all_mut() {
@@ -120,7 +129,7 @@ impl Config {
         if let Some(settings) = &mut settings {
             settings.module_user = match uid {
                 Some(uid) => ModuleUser::Other { uid, gid: gid.unwrap_or(uid) },
-                None if matches!(mode, Mode::Run { .. }) => ModuleUser::Same,
+                None if matches!(mode, Mode::Run { .. } | Mode::Worker { .. }) => ModuleUser::Same,
                 None => ModuleUser::Unknown,
             };
             (settings.first, settings.give_up, settings.patience) = (first, give_up, patience);
@@ -243,7 +252,7 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
     if lease.is_some_and(|lease| lease.is_zero()) {
         errors.push("module-timeout", "must be longer than zero; leave it out to wait without limit");
     }
-    let default_port = if matches!(mode, Mode::Run { .. }) { 0 } else { 8080 };
+    let default_port = if matches!(mode, Mode::Run { .. } | Mode::Worker { .. }) { 0 } else { 8080 };
     let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
     let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
     if !ip.is_loopback() && secret.len() < SHORTEST_SECRET {
@@ -276,7 +285,7 @@ fn settings(
     errors: &mut Errors,
 ) -> Option<Settings> {
     let name = match (&options.context_name, mode) {
-        (Some(name), _) | (None, Mode::Run { name }) => Some(name),
+        (Some(name), _) | (None, Mode::Run { name } | Mode::Worker { name }) => Some(name),
         (None, Mode::NoEvent) => None,
         (None, Mode::Serve | Mode::OneShot) => {
             errors.push("context.name", "is required: the name of the module");
@@ -287,6 +296,8 @@ fn settings(
         .and_then(|name| ModuleName::parse(name).map_err(|error| errors.push("context.name", error)).ok());
     let event_id = match mode {
         Mode::Run { .. } => event_id.or_else(|| Some(EventId::from(uuid::Uuid::new_v4()))),
+        // Each event brings its own.
+        Mode::Worker { .. } => Some(EventId::from(uuid::Uuid::nil())),
         Mode::Serve | Mode::OneShot if options.context_eventid.is_none() => {
             errors.push("context.eventid", "is required: the event to process");
             None

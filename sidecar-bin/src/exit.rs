@@ -22,9 +22,9 @@ pub(crate) const PROVIDER_FAILED: u8 = 69;
 /// A local file, directory or socket cannot be used.
 pub(crate) const LOCAL_FAILED: u8 = 71;
 /// The command of `run` is not executable.
-const NOT_EXECUTABLE: u8 = 126;
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
 /// The command of `run` does not exist.
-const NOT_FOUND: u8 = 127;
+pub(crate) const NOT_FOUND: u8 = 127;
 /// A signal ended the sidecar before the outputs were committed: its number is added.
 const SIGNALLED: u8 = 128;
 

@@ -14,6 +14,7 @@ mod plane;
 mod progress;
 mod submit;
 mod usage;
+mod worker;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -40,12 +41,14 @@ fn main() -> ExitCode {
     let mode = match &command {
         None => Mode::Serve,
         Some(Command::Run { command, .. }) => Mode::Run { name: process::module_name(command) },
+        Some(Command::Worker(args)) => Mode::Worker { name: process::module_name(&args.command) },
         Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(
             Command::Submit { .. }
             | Command::Check
             | Command::Get { .. }
             | Command::Failures
+            | Command::Dead { .. }
             | Command::Recover
             | Command::Gc { .. },
         ) => Mode::NoEvent,
@@ -151,6 +154,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
         Some(Command::Failures) => return maintain::failures(&plane).await,
+        Some(Command::Dead { dead }) => return worker::dead(&plane, dead).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,
         Some(Command::Gc { older_than, unknown }) => return maintain::gc(&plane, *older_than, unknown).await,
         _ => {}
@@ -161,6 +165,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
     };
+    if let Some(Command::Worker(args)) = command {
+        return worker::run(*args, settings, config.service, config.plane.hidden, plane).await;
+    }
     // `run` starts its module from the beginning; whoever else calls ready or done goes on where they were.
     settings.start = match command {
         Some(Command::Run { rerun: Some(start), .. } | Command::Prepare { rerun: Some(start) }) => start,

@@ -38,6 +38,8 @@ pub mod process;
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
 mod tls;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;

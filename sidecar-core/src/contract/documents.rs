@@ -196,6 +196,45 @@ pub enum Culprit {
     Sidecar,
 }
 
+/// How often workers have begun an execution that has no outcome yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempts {
+    /// The execution.
+    #[serde(flatten)]
+    pub context: Context,
+    /// The document's id; the same for every attempt at the execution.
+    pub id: String,
+    /// How many attempts were begun, those that were handed back left out.
+    pub attempts: u32,
+    /// When the last of them began: RFC 3339, UTC, in seconds.
+    pub time: String,
+}
+
+/// An event that no worker of a group will try again, until a person sends it once more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// The execution that did not come about.
+    #[serde(flatten)]
+    pub context: Context,
+    /// The document's id; the same whenever this event is given up for this module.
+    pub id: String,
+    /// The consumer group that gave it up.
+    pub group: String,
+    /// The event as it was received.
+    pub event: Event,
+    /// Why it was given up, for a person.
+    pub reason: String,
+    /// The document of the last attempt's failure; absent where the attempt could leave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureId>,
+    /// How many attempts were begun.
+    pub attempts: u32,
+    /// When it was given up: RFC 3339, UTC, in seconds.
+    pub time: String,
+}
+
 /// Ion writes an absent list as `null`.
 fn null_as_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

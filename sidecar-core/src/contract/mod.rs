@@ -14,7 +14,9 @@ mod record;
 
 pub use api::{ErrorBody, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
 pub use context::Context;
-pub use documents::{Blob, Culprit, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer};
+pub use documents::{
+    Attempts, Blob, Culprit, DeadLetter, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer,
+};
 pub use layout::Layout;
 #[cfg(any(feature = "bucket", feature = "engine"))]
 pub(crate) use names::MAX_KEY;

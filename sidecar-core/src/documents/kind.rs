@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contract::{EventContext, ExecutionRecord, Failure, Insight, OutboxChunk, Publication};
+use crate::contract::{
+    Attempts, DeadLetter, EventContext, ExecutionRecord, Failure, Insight, OutboxChunk, Publication,
+};
 
 /// A set of documents: a directory, a table, or a prefix of ids, as the store likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,12 +23,24 @@ pub enum Kind {
     Outbox,
     /// How far the events of outcomes are published.
     Published,
+    /// How often workers have begun an execution that has no outcome yet.
+    Attempts,
+    /// Events that workers gave up.
+    DeadLetter,
 }
 
 impl Kind {
     /// Every kind, for a store that prepares a place for each.
-    pub const ALL: [Self; 6] =
-        [Self::Context, Self::Insight, Self::Failure, Self::Execution, Self::Outbox, Self::Published];
+    pub const ALL: [Self; 8] = [
+        Self::Context,
+        Self::Insight,
+        Self::Failure,
+        Self::Execution,
+        Self::Outbox,
+        Self::Published,
+        Self::Attempts,
+        Self::DeadLetter,
+    ];
 
     /// The name of one document of this kind.
     pub fn name(self) -> &'static str {
@@ -37,6 +51,8 @@ impl Kind {
             Self::Execution => "execution",
             Self::Outbox => "outbox",
             Self::Published => "published",
+            Self::Attempts => "attempts",
+            Self::DeadLetter => "dead_letter",
         }
     }
 
@@ -49,6 +65,8 @@ impl Kind {
             Self::Execution => "executions",
             Self::Outbox => "outbox",
             Self::Published => "published",
+            Self::Attempts => "attempts",
+            Self::DeadLetter => "dead_letters",
         }
     }
 
@@ -61,6 +79,8 @@ impl Kind {
             Self::Execution => "an execution record",
             Self::Outbox => "a part of an outbox",
             Self::Published => "a note of what is published",
+            Self::Attempts => "a count of attempts",
+            Self::DeadLetter => "a dead letter",
         }
     }
 
@@ -73,6 +93,8 @@ impl Kind {
             Self::Execution => "execution records",
             Self::Outbox => "parts of an outbox",
             Self::Published => "notes of what is published",
+            Self::Attempts => "counts of attempts",
+            Self::DeadLetter => "dead letters",
         }
     }
 }
@@ -151,6 +173,30 @@ impl Stored for OutboxChunk {
 
 impl Stored for Publication {
     const KIND: Kind = Kind::Published;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for Attempts {
+    const KIND: Kind = Kind::Attempts;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for DeadLetter {
+    const KIND: Kind = Kind::DeadLetter;
 
     fn id(&self) -> String {
         self.id.clone()

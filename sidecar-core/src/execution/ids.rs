@@ -42,6 +42,18 @@ pub(super) fn failure(context: &Context, attempt: &PrivateId) -> FailureId {
     FailureId::from(v5("failure", &execution, attempt.as_str()))
 }
 
+/// The id of the count of a module's attempts at an event.
+#[cfg(feature = "worker")]
+pub(crate) fn attempts(context: &Context) -> String {
+    v5("attempts", &execution(context, 0), "").to_string()
+}
+
+/// The id of the dead letter of an event that a group gave up for its module.
+#[cfg(feature = "worker")]
+pub(crate) fn dead_letter(context: &Context, group: &str) -> String {
+    v5("dead letter", &execution(context, 0), group).to_string()
+}
+
 /// Stands for the proposal that release 0.1 had begun to publish: it is the same however often it is asked for.
 pub(super) fn of_release_0_1(execution: &ExecutionId) -> PrivateId {
     PrivateId::of(v5("release 0.1", execution, "").as_u128())

@@ -41,6 +41,8 @@ use slot::Slot;
 use transfer::Progress;
 
 pub(crate) use ids::record as record_id;
+#[cfg(feature = "worker")]
+pub(crate) use ids::{attempts as attempts_id, dead_letter as dead_letter_id};
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
 

@@ -19,10 +19,10 @@ use super::failure::Reason;
 use super::open::{self, Opened};
 use super::record::{Decision, abandon, roll_forward};
 use super::state::{Move, Rest, State, Turn};
-use super::{Execution, Settings, Step, journal};
+use super::{Execution, Settings, Step, ids, journal};
 use crate::blocking;
 use crate::contract::{
-    Contents, Context, Culprit, ExecutionRecord, Layout, Phase, Prepared, Receipt, Status,
+    Contents, Context, Culprit, ExecutionRecord, FailureId, Layout, Phase, Prepared, Receipt, Status,
 };
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -300,6 +300,27 @@ impl Session {
             retryable: true,
         };
         self.inner.execution.record_failure(self.phase(), &reason).await;
+    }
+
+    /// The id of the document that a failure of this attempt is told by.
+    pub fn failure_id(&self) -> FailureId {
+        let execution = &self.inner.execution;
+        ids::failure(&execution.context(), &execution.attempt())
+    }
+
+    /// Removes what lies in `in/` and `out/`, for an attempt that nobody goes on with.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when something cannot be removed.
+    pub async fn discard(&self) -> Result<()> {
+        self.inner
+            .execution
+            .on_disk(|this| {
+                this.slot.clear_inputs()?;
+                this.slot.clear_outputs()?;
+                this.slot.empty_trash()
+            })
+            .await
     }
 
     /// Notes the exit code of a module that has ended before `done`.

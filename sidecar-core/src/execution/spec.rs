@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::failure::OnFailure;
-use crate::contract::{Context, EventTypes, Layout};
+use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName};
 
 /// What an execution is made of.
 #[derive(Debug, Clone)]
@@ -86,6 +86,13 @@ impl Settings {
 
     /// How long a missing context is waited for by default.
     pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The usual settings of a module whose events are yet to come: a worker fills in the rest of the context.
+    pub fn of_module(name: ModuleName, layout: Layout) -> Self {
+        let event_id = EventId::from(uuid::Uuid::nil());
+        let (correlation_id, parent_event_id) = (String::new(), String::new());
+        Self::new(Context { name, event_id, correlation_id, parent_event_id }, layout)
+    }
 
     /// The usual settings: state under `.sidecar` in the base directory, any event type.
     pub fn new(context: Context, layout: Layout) -> Self {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -15,7 +16,6 @@ use tracing::{debug, warn};
 use super::limits;
 use super::reaper::Reaper;
 use crate::execution::Session;
-use crate::server::Listening;
 
 use super::serve::Service;
 
@@ -47,7 +47,7 @@ pub(super) struct Child {
 
 impl Module {
     /// Starts the command; it inherits `lock`, and so does whatever it starts.
-    pub(super) fn spawn(&self, session: &Session, serving: &Listening, lock: File) -> io::Result<Child> {
+    pub(super) fn spawn(&self, session: &Session, address: SocketAddr, lock: File) -> io::Result<Child> {
         let [program, arguments @ ..] = &*self.command else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -59,7 +59,7 @@ impl Module {
         command
             .args(arguments)
             .env("SHARED_SECRET", &self.service.secret)
-            .env("SIDECAR_PORT", serving.address().port().to_string())
+            .env("SIDECAR_PORT", address.port().to_string())
             .env("SIDECAR_BASE_DIR", session.layout().base())
             .env("SIDECAR_EVENT_ID", context.event_id.as_str())
             .env("SIDECAR_CORRELATION_ID", context.correlation_id)

@@ -19,5 +19,7 @@ pub use env::hidden_variables;
 pub use find::module_name;
 pub use limits::raise_file_limit;
 pub use run::run;
+#[cfg(feature = "worker")]
+pub(crate) use run::run_served;
 pub use serve::{Service, serve, stopped};
 pub use signals::Signals;

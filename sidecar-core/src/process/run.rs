@@ -1,6 +1,7 @@
 //! A sidecar and its module as one process to the outside.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -22,12 +23,26 @@ use crate::server::{Listening, Secret, Sessions};
 
 /// Serves on the side while the command runs, and settles the execution when it has ended.
 pub async fn run(session: &Session, module: &Module, signals: &mut Signals) -> Ended {
-    Run { session, module }.run(signals).await.unwrap_or_else(|ended| ended)
+    Run { session, module, served_at: None }.run(signals).await.unwrap_or_else(|ended| ended)
+}
+
+/// The same where the session is served already, at this address.
+#[cfg(feature = "worker")]
+pub(crate) async fn run_served(
+    session: &Session,
+    module: &Module,
+    served_at: SocketAddr,
+    signals: &mut Signals,
+) -> Ended {
+    let run = Run { session, module, served_at: Some(served_at) };
+    run.run(signals).await.unwrap_or_else(|ended| ended)
 }
 
 struct Run<'r> {
     session: &'r Session,
     module: &'r Module,
+    /// Where the module reaches the session, if it is served by somebody else.
+    served_at: Option<SocketAddr>,
 }
 
 /// How the module's process ended.
@@ -40,7 +55,7 @@ struct Exit {
 
 impl Run<'_> {
     async fn run(&self, signals: &mut Signals) -> Result<Ended, Ended> {
-        let Self { session, module } = self;
+        let Self { session, module, served_at } = self;
         let phase = tokio::select! {
             phase = session.idle() => phase,
             signal = signals.end() => return Ok(self.stop(signal).await),
@@ -71,17 +86,26 @@ impl Run<'_> {
                 signal = signals.end() => return Ok(self.stop(signal).await),
             };
         }
-        let sessions = Sessions::one(Secret::new(&module.service.secret), (*session).clone());
-        let serving = Listening::start(sessions, &module.service.listen).await.map_err(Ended::Local)?;
+        let (address, serving) = match served_at {
+            Some(address) => (*address, None),
+            None => {
+                let sessions = Sessions::one(Secret::new(&module.service.secret), (*session).clone());
+                let serving =
+                    Listening::start(sessions, &module.service.listen).await.map_err(Ended::Local)?;
+                (serving.address(), Some(serving))
+            }
+        };
         let lock = session.lock_module().await.map_err(Ended::Local)?;
-        let child = module.spawn(session, &serving, lock).map_err(not_started)?;
+        let child = module.spawn(session, address, lock).map_err(not_started)?;
         let exit = self.watch(child, signals).await?;
         if exit.status.code().is_some() && exit.told_by.is_none() {
             // What it left running it left on purpose.
             session.forget_module().await;
         }
         let ended = self.settle(exit, signals).await;
-        serving.stop(module.service.grace).await;
+        if let Some(serving) = serving {
+            serving.stop(module.service.grace).await;
+        }
         ended
     }
 
@@ -91,7 +115,7 @@ impl Run<'_> {
 
     /// Waits for the end of the process, passing signals on; one that is silent for longer than its lease is ended.
     async fn watch(&self, mut child: Child, signals: &mut Signals) -> Result<Exit, Ended> {
-        let Self { session, module } = self;
+        let Self { session, module, .. } = self;
         // Only from now on it can be silent.
         session.heartbeat();
         let (mut told_by, mut hung_up, mut deadline) = (None, false, None);
@@ -143,7 +167,7 @@ impl Run<'_> {
 
     /// Ends a module that has lost its lease.
     async fn expired(&self, child: &mut Child) -> Ended {
-        let Self { session, module } = self;
+        let Self { session, module, .. } = self;
         let reason = silence(module.service.lease.unwrap_or_default(), module.wrap);
         // It fails only if the module has called after all, or if the outcome may be decided.
         let failed = session.fail(reason.clone()).await;
@@ -159,7 +183,7 @@ impl Run<'_> {
 
     /// What the module's end means for the execution.
     async fn settle(&self, Exit { status, told_by }: Exit, signals: &mut Signals) -> Result<Ended, Ended> {
-        let Self { session, module } = self;
+        let Self { session, module, served_at } = self;
         let out = session.layout().base().join("out");
         if !status.success() {
             let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
@@ -184,6 +208,8 @@ impl Run<'_> {
                 signal = signals.end() => return Ok(self.stop(signal).await),
             };
             match failed {
+                // Where one execution follows another, it is not left.
+                Ok(()) if served_at.is_some() => {}
                 Ok(()) => warn!("what it wrote is left in {}", out.display()),
                 // It failed after its outputs were committed: then they stay so.
                 Err(_) if session.is_publishing() => drop(self.commit(signals).await?),
@@ -223,7 +249,9 @@ impl Run<'_> {
                     "the module ended without calling done: nothing was committed (--wrap commits for it)";
                 // It ends with the same code if that cannot be recorded.
                 let _ = session.fail(reason).await;
-                warn!("what it wrote is left in {}", out.display());
+                if served_at.is_none() {
+                    warn!("what it wrote is left in {}", out.display());
+                }
                 Err(Ended::Failed { code: 1, reason: Some(reason.into()) })
             }
         }

@@ -43,6 +43,13 @@ impl Signals {
         Ok(Self(receiver))
     }
 
+    /// Signals that this process sends itself: to one module among several.
+    #[cfg(feature = "worker")]
+    pub(crate) fn channel() -> (mpsc::UnboundedSender<Signal>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self(receiver))
+    }
+
     /// The next signal.
     pub(super) async fn next(&mut self) -> Signal {
         match self.0.recv().await {

@@ -29,3 +29,4 @@ mod session;
 mod tls;
 mod tree;
 mod uploads;
+mod worker;

@@ -1,0 +1,235 @@
+//! `sidecar worker` and `sidecar dead`: events start modules, and what becomes of those that were given up.
+
+use std::ffi::OsString;
+use std::io;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use sidecar_core::process::{Module, Service, Signals};
+use sidecar_core::server::{Listening, Sessions};
+use sidecar_core::worker::{self, Processes, Summary, Worker, WorkerSettings};
+use sidecar_core::{DataPlane, DeadLetter, Error, ModuleName, ModuleUser, Settings};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use crate::exit::{self, Failure};
+
+/// What `sidecar worker` takes besides the settings.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The event types that start the module, comma-separated
+    #[arg(long, value_name = "TYPES", required = true, value_delimiter = ',')]
+    subscribe: Vec<String>,
+    /// The consumer group: every group gets every event, and its workers share them [default: the module's name]
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// How many modules run at the same time, each in a directory of its own
+    #[arg(long, value_name = "N", default_value = "1")]
+    concurrency: NonZeroUsize,
+    /// Stage the inputs before COMMAND and commit its outputs afterwards: the module needs no sidecar code
+    #[arg(long)]
+    wrap: bool,
+    /// After how many failed attempts an event is given up, as a dead letter
+    #[arg(long, value_name = "N", default_value_t = WorkerSettings::DEFAULT_MAX_DELIVERIES)]
+    max_deliveries: NonZeroU32,
+    /// Process one event, or none if there is none, and exit
+    #[arg(long)]
+    once: bool,
+    /// Exit when no event has come for this time
+    #[arg(long, value_name = "DURATION")]
+    idle_exit: Option<humantime::Duration>,
+    /// Exit after this many events
+    #[arg(long, value_name = "N", conflicts_with = "once")]
+    max_events: Option<u64>,
+    /// How long an event is kept from other workers when this one dies, where the bus does not notice
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    lock: humantime::Duration,
+    /// The module: a command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How long `--once` waits for an event.
+const ONCE: Duration = Duration::from_secs(1);
+
+/// Works until it is told to stop, or until what it was asked for is done.
+///
+/// # Errors
+/// With the code that says why it cannot work.
+pub(crate) async fn run(
+    args: WorkerArgs,
+    module: Settings,
+    service: Service,
+    hidden: Vec<String>,
+    plane: DataPlane,
+) -> Result<u8, Failure> {
+    if args.subscribe.iter().any(String::is_empty) {
+        return Err(Failure::new(exit::CONFIGURATION, "--subscribe: an event type is empty"));
+    }
+    let user = match module.module_user {
+        ModuleUser::Other { uid, gid } => Some((uid, gid)),
+        ModuleUser::Unknown | ModuleUser::Same => None,
+    };
+    let (context, base) = (&module.context, module.layout.base().display());
+    info!("sidecar {}: module {}, base directory {base}", env!("CARGO_PKG_VERSION"), context.name);
+    let mut settings = WorkerSettings::new(module, args.subscribe);
+    if let Some(group) = args.group {
+        settings.group = ModuleName::parse(&group)
+            .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--group: {error}")))?;
+    }
+    settings.concurrency = args.concurrency;
+    settings.max_deliveries = args.max_deliveries;
+    settings.max_events = if args.once { Some(1) } else { args.max_events };
+    settings.idle_exit = args.idle_exit.map(Into::into).or(args.once.then_some(ONCE));
+    settings.grace = service.grace;
+    settings.lock = args.lock.into();
+
+    let mut signals = Signals::catch()
+        .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
+    let sessions = Sessions::default();
+    let serving = Listening::start(sessions.clone(), &service.listen).await;
+    let serving = serving.map_err(|error| Failure::local(&error))?;
+    let grace = service.grace;
+    let module = Module { command: args.command, wrap: args.wrap, user, hidden, service };
+    let worker = Worker::new(plane, settings, Processes::new(module, sessions, serving.address()));
+
+    let (told, stop) = oneshot::channel();
+    let watching = tokio::spawn({
+        let worker = worker.clone();
+        async move {
+            let signal = signals.end().await;
+            info!(
+                "received signal {signal}: no more events are received; modules have {grace:?} to end (--grace)"
+            );
+            // Where the worker has ended by itself, nobody listens.
+            let _ = told.send(());
+            let signal = signals.end().await;
+            info!("received signal {signal}: modules are asked to end now");
+            worker.end_modules();
+        }
+    });
+    let ended = worker.run(async { drop(stop.await) }).await;
+    watching.abort();
+    serving.stop(grace).await;
+    let Summary { received, committed, retried, dead_lettered, handed_back, .. } = match ended {
+        Ok(summary) => summary,
+        Err(error) => return Err(unusable(&error)),
+    };
+    info!(
+        "events received: {received}, committed: {committed}, retried: {retried}, given up: {dead_lettered}, \
+         handed back: {handed_back}"
+    );
+    Ok(0)
+}
+
+fn unusable(error: &Error) -> Failure {
+    match error {
+        Error::Io { action: "start", source, .. } => {
+            let code = match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => exit::NOT_FOUND,
+                _ => exit::NOT_EXECUTABLE,
+            };
+            Failure::new(code, error.chain())
+        }
+        other => Failure::at_open(other),
+    }
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// List the events that were given up
+    List,
+    /// Show one as JSON
+    Show {
+        /// The dead letter's id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Publish events again, and count their attempts from one
+    Redrive {
+        /// The dead letters' ids
+        #[arg(value_name = "ID", required_unless_present = "all")]
+        ids: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Delete dead letters for good
+    Drop {
+        /// The dead letters' ids
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+    },
+}
+
+/// Lists, shows, redrives or drops dead letters.
+///
+/// # Errors
+/// When there is no such letter, or a store reports something.
+pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
+    let failed = |error: Error| Failure::at_open(&error);
+    match dead {
+        Dead::List => {
+            let mut lines = Vec::new();
+            for letter in all(plane).await? {
+                let reason: String =
+                    letter.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let DeadLetter { time, id, context, group, attempts, event, .. } = letter;
+                let execution = format!("{}/{}", context.event_id, context.name);
+                lines.push(format!(
+                    "{time}\t{id}\t{execution}\t{}\t{group}\t{attempts}\t{reason}",
+                    event.event_type
+                ));
+            }
+            if lines.is_empty() {
+                info!("no dead letters in {}", plane.documents);
+                return Ok(0);
+            }
+            // Each begins with its time.
+            lines.sort();
+            exit::print("TIME\tID\tEXECUTION\tTYPE\tGROUP\tATTEMPTS\tREASON")?;
+            lines.iter().try_for_each(|line| exit::print(line))?;
+        }
+        Dead::Show { id } => {
+            let letter = worker::dead_letter(plane, &id).await.map_err(failed)?;
+            let json = serde_json::to_string_pretty(&letter)
+                .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot show {id}: {error}")))?;
+            exit::print(&json)?;
+        }
+        Dead::Redrive { ids, all: every } => {
+            let letters = if every { all(plane).await? } else { named(plane, &ids).await? };
+            for letter in &letters {
+                worker::redrive(plane, letter).await.map_err(|error| Failure::at_done(&error))?;
+            }
+            info!("published again: {}", letters.len());
+        }
+        Dead::Drop { ids } => {
+            for letter in named(plane, &ids).await? {
+                worker::drop_letter(plane, &letter).await.map_err(failed)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn all(plane: &DataPlane) -> Result<Vec<DeadLetter>, Failure> {
+    let (mut letters, mut after) = (Vec::new(), None::<String>);
+    loop {
+        let page = worker::dead_letters(plane, after.as_deref()).await;
+        let page = page.map_err(|error| Failure::at_open(&error))?;
+        let Some(last) = page.last() else { return Ok(letters) };
+        after = Some(last.id.clone());
+        letters.extend(page);
+    }
+}
+
+/// All of them are looked up before anything is done with the first.
+async fn named(plane: &DataPlane, ids: &[String]) -> Result<Vec<DeadLetter>, Failure> {
+    let mut letters = Vec::with_capacity(ids.len());
+    for id in ids {
+        letters.push(worker::dead_letter(plane, id).await.map_err(|error| Failure::at_open(&error))?);
+    }
+    Ok(letters)
+}

@@ -1,0 +1,82 @@
+//! Dead letters: events that were given up. They are documents, the same whatever the bus, since some buses have none.
+
+use std::time::SystemTime;
+
+use tracing::info;
+use uuid::Uuid;
+
+use super::attempts;
+use crate::contract::{Context, DeadLetter, Event, FailureId, ModuleName};
+use crate::documents::{Documents as _, Kind};
+use crate::error::{Error, Result};
+use crate::execution::dead_letter_id;
+use crate::plane::DataPlane;
+
+/// Writes a dead letter; after it the delivery may be settled.
+pub(super) async fn write(
+    plane: &DataPlane,
+    context: &Context,
+    group: &ModuleName,
+    event: &Event,
+    reason: String,
+    failure: Option<FailureId>,
+    attempts: u32,
+) -> Result<String> {
+    let id = dead_letter_id(context, group.as_str());
+    let letter = DeadLetter {
+        context: context.clone(),
+        id: id.clone(),
+        group: group.to_string(),
+        event: event.clone(),
+        reason,
+        failure,
+        attempts,
+        time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+    };
+    plane.documents.store(&[letter]).await?;
+    Ok(id)
+}
+
+/// The next dead letters after the one with the id `after`; an empty page is the end.
+///
+/// # Errors
+/// What the document store reports.
+pub async fn dead_letters(plane: &DataPlane, after: Option<&str>) -> Result<Vec<DeadLetter>> {
+    let page = plane.documents.page::<DeadLetter>(after).await?;
+    Ok(page.into_iter().map(|(_, letter)| letter).collect())
+}
+
+/// The dead letter with this id.
+///
+/// # Errors
+/// [`Error::Refused`] when there is none, and what the document store reports.
+pub async fn dead_letter(plane: &DataPlane, id: &str) -> Result<DeadLetter> {
+    let found = plane.documents.find::<DeadLetter>(id).await?;
+    found.ok_or_else(|| Error::refused(&plane.documents, format!("find dead letter {id}"), "there is none"))
+}
+
+/// Publishes the event of a dead letter once more, as a new message, and removes the letter; its attempts count from
+/// one again. It reaches every group; those that have its outcome already do nothing.
+///
+/// When it fails half way, the letter is still there, and it can be repeated: a module runs once for an event, however
+/// often that is delivered.
+///
+/// # Errors
+/// What the document store and the bus report.
+pub async fn redrive(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
+    // Before it can be received again.
+    attempts::forget(plane, &letter.context).await?;
+    plane.events.republish(&letter.event, &Uuid::new_v4().to_string()).await?;
+    drop_letter(plane, letter).await?;
+    info!("event {} is published again", letter.event.context.event_id);
+    Ok(())
+}
+
+/// Removes a dead letter for good.
+///
+/// # Errors
+/// What the document store reports.
+pub async fn drop_letter(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
+    attempts::forget(plane, &letter.context).await?;
+    plane.documents.delete(Kind::DeadLetter, std::slice::from_ref(&letter.id)).await
+}

@@ -1,0 +1,256 @@
+//! Workers: they receive events, and run a module for each.
+//!
+//! A [`Worker`] has a number of slots, each with a directory of its own. A slot takes one delivery at a time, opens a
+//! [`Session`](crate::Session) for it, lets a [`Runner`] run the module, and settles the delivery as the table in
+//! [`Outcome::settlement`] says. The bus decides who tries; only the execution's record decides what came of it.
+
+mod attempts;
+mod counters;
+mod dead;
+#[cfg(feature = "process")]
+mod process;
+mod runner;
+mod settlement;
+mod slot;
+
+pub use counters::{Counters, Summary};
+pub use dead::{dead_letter, dead_letters, drop_letter, redrive};
+#[cfg(feature = "process")]
+pub use process::Processes;
+pub use runner::{Function, Runner, Slot};
+pub use settlement::{Outcome, Settlement};
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::contract::ModuleName;
+use crate::error::{Error, Result};
+use crate::events::Subscription;
+use crate::execution::{First, Settings, Start, recover};
+use crate::plane::DataPlane;
+
+/// What a worker works on.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The module. Of its context the name counts; the rest is that of each event. Its directories hold one for each
+    /// slot, called after the slot's number.
+    pub module: Settings,
+    /// The consumer group; workers of one group share the events.
+    pub group: ModuleName,
+    /// The event types that start the module; none means every type.
+    pub types: Vec<String>,
+    /// How many modules run at the same time.
+    pub concurrency: NonZeroUsize,
+    /// After how many attempts an event is given up.
+    pub max_deliveries: NonZeroU32,
+    /// After how many events the worker ends by itself.
+    pub max_events: Option<u64>,
+    /// After how long without an event it ends by itself.
+    pub idle_exit: Option<Duration>,
+    /// How long modules may take to end when the worker is told to stop; what is not done then is handed back.
+    pub grace: Duration,
+    /// How long an event is kept from other workers when this one dies, where the bus does not notice.
+    pub lock: Duration,
+}
+
+impl WorkerSettings {
+    /// Attempts at an event by default.
+    pub const DEFAULT_MAX_DELIVERIES: NonZeroU32 = NonZeroU32::new(5).unwrap();
+
+    /// The usual settings: a group called after the module, one module at a time, thirty seconds of grace.
+    pub fn new(module: Settings, types: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            group: module.context.name.clone(),
+            module,
+            types: types.into_iter().map(Into::into).collect(),
+            concurrency: NonZeroUsize::MIN,
+            max_deliveries: Self::DEFAULT_MAX_DELIVERIES,
+            max_events: None,
+            idle_exit: None,
+            grace: Duration::from_secs(30),
+            lock: Subscription::DEFAULT_LOCK,
+        }
+    }
+}
+
+/// Receives events and runs a module for each; clones are the same worker.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use sidecar_core::worker::{Function, Worker, WorkerSettings};
+/// use sidecar_core::{Context, DataPlane, EventId, Layout, ModuleName, Session, Settings, Submission};
+///
+/// let (base, plane) = (tempfile::tempdir()?, DataPlane::memory());
+/// Submission::new("picture").value("size", "small").submit(&plane).await?;
+///
+/// let name = ModuleName::parse("thumbnail")?;
+/// let mut settings = WorkerSettings::new(Settings::of_module(name, Layout::new(base.path())), ["picture"]);
+/// settings.idle_exit = Some(Duration::ZERO);
+/// let module = Function::new(async |session: Session| {
+///     std::fs::write(session.layout().output_data().join("small.txt"), "a picture")
+/// });
+/// let summary = Worker::new(plane, settings, module).run(std::future::pending()).await?;
+/// assert_eq!(summary.committed, 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    plane: DataPlane,
+    settings: WorkerSettings,
+    runner: Box<dyn Runner>,
+    counters: Counters,
+    /// Whether nothing more is received.
+    draining: watch::Sender<bool>,
+    /// Whether modules are to end.
+    stop: watch::Sender<bool>,
+    /// How many slots wait for a store.
+    outages: watch::Sender<usize>,
+    /// Events received, and receives that may bring one.
+    taken: AtomicU64,
+    /// Slots with an event.
+    busy: AtomicUsize,
+    /// When an event was last there.
+    active: Mutex<Instant>,
+    /// Why no event can be worked on.
+    unusable: Mutex<Option<Arc<Error>>>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("settings", &self.shared.settings).finish_non_exhaustive()
+    }
+}
+
+/// How often an idle worker looks for outcomes that are decided and not published.
+const RECOVER_EVERY: Duration = Duration::from_secs(600);
+
+/// How long a module has to end after it was asked to, at most; so much of the grace period is left for it.
+const ENDING: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// A worker that has not begun.
+    pub fn new(plane: DataPlane, mut settings: WorkerSettings, runner: impl Runner) -> Self {
+        settings.module.first = First::No;
+        settings.module.start = Start::Restart;
+        // The event is delivered again, after a delay; nothing waits in between.
+        settings.module.patience = Duration::ZERO;
+        let shared = Shared {
+            plane,
+            settings,
+            runner: Box::new(runner),
+            counters: Counters::default(),
+            draining: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+            outages: watch::Sender::new(0),
+            taken: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            active: Mutex::new(Instant::now()),
+            unusable: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Works until it ends by itself, or until `stop` comes: then it receives nothing more, and its modules may finish
+    /// within the grace period.
+    ///
+    /// # Errors
+    /// When the bus cannot be subscribed to, or why no module can be run here.
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Summary, Arc<Error>> {
+        let shared = &self.shared;
+        let WorkerSettings { group, types, lock, concurrency, .. } = &shared.settings;
+        let subscription = Subscription {
+            group: group.clone(),
+            types: types.clone(),
+            lock: *lock,
+            concurrency: concurrency.get(),
+        };
+        let mut slots = JoinSet::new();
+        // As long as nobody is there to receive from, there is nothing that a signal could interrupt.
+        tokio::pin!(stop);
+        let source = tokio::select! {
+            source = shared.plane.events.subscribe(&subscription) => source?,
+            () = &mut stop => return Ok(shared.counters.summary()),
+        };
+        info!("group {group} receives {} from {source}", describe(types));
+        *shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        for number in 0..concurrency.get() {
+            slots.spawn(slot::work(shared.clone(), source.clone(), number));
+        }
+        let recovering = tokio::spawn(recover_when_idle(shared.clone()));
+        let mut draining = shared.draining.subscribe();
+        let all = async { while slots.join_next().await.is_some() {} };
+        tokio::pin!(all);
+        tokio::select! {
+            () = &mut all => {}
+            () = stop => {
+                self.drain();
+                let _ = draining.wait_for(|draining| *draining).await;
+                let patience = shared.settings.grace.saturating_sub(ending(shared.settings.grace));
+                if tokio::time::timeout(patience, &mut all).await.is_err() {
+                    warn!("the grace period is over: modules are asked to end, and their events are handed back");
+                    self.end_modules();
+                    all.await;
+                }
+            }
+        }
+        recovering.abort();
+        match shared.unusable.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(shared.counters.summary()),
+        }
+    }
+
+    /// Receives nothing more; what was received is worked on.
+    pub fn drain(&self) {
+        self.shared.draining.send_replace(true);
+    }
+
+    /// Asks running modules to end at once; their events are handed back.
+    pub fn end_modules(&self) {
+        self.drain();
+        self.shared.stop.send_replace(true);
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+/// How long of a grace period is left to modules that were asked to end.
+pub(crate) fn ending(grace: Duration) -> Duration {
+    ENDING.min(grace / 4)
+}
+
+fn describe(types: &[String]) -> String {
+    match types {
+        [] => "events of every type".into(),
+        [one] => format!("events of type {one:?}"),
+        several => format!("events of types {}", several.join(", ")),
+    }
+}
+
+/// Publishes what is decided and unpublished, whoever decided it, while there is nothing else to do.
+async fn recover_when_idle(shared: Arc<Shared>) {
+    loop {
+        let idle = shared.busy.load(std::sync::atomic::Ordering::Relaxed) == 0;
+        if idle && let Err(error) = recover(&shared.plane).await {
+            debug!("nothing could be recovered: {}", error.chain());
+        }
+        tokio::time::sleep(if idle { RECOVER_EVERY } else { Duration::from_secs(10) }).await;
+    }
+}

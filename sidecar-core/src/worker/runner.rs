@@ -1,0 +1,92 @@
+//! How a worker runs a module.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::settlement::Outcome;
+use crate::contract::Phase;
+use crate::error::Error;
+use crate::execution::Session;
+
+/// Where a worker runs one module at a time.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Its number, from 0 on.
+    pub number: usize,
+    /// The secret that a module in this slot presents to the API.
+    pub secret: String,
+    /// Whether modules are to end.
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl Slot {
+    /// Waits until modules are to end, because the worker was told to stop and its grace period is over.
+    pub async fn stopped(&self) {
+        // A worker that is gone has stopped.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+    }
+}
+
+/// Runs the module for one execution after another: as a process, or as a function.
+#[async_trait]
+pub trait Runner: Send + Sync + 'static {
+    /// Runs it for the execution of `session`, from `ready` to `done`, and says how that came out.
+    ///
+    /// It may be called again for a session whose inputs could not be staged.
+    async fn run(&self, session: &Session, slot: &Slot) -> Outcome;
+}
+
+/// A module that is a function: it works on the directories of the session that it is given.
+pub struct Function<F>(F);
+
+impl<F> Function<F> {
+    /// Stages the inputs, calls `work`, and commits what it has written; an error is a failure of the module.
+    pub fn new(work: F) -> Self {
+        Self(work)
+    }
+}
+
+impl<F> fmt::Debug for Function<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Function")
+    }
+}
+
+#[async_trait]
+impl<F, W, E> Runner for Function<F>
+where
+    F: Fn(Session) -> W + Send + Sync + 'static,
+    W: Future<Output = Result<(), E>> + Send,
+    E: fmt::Display + Send,
+{
+    async fn run(&self, session: &Session, slot: &Slot) -> Outcome {
+        if let Err(error) = session.ready().await {
+            return Outcome::NotPrepared(error);
+        }
+        let worked = tokio::select! {
+            worked = (self.0)(session.clone()) => worked,
+            () = slot.stopped() => return Outcome::Stopped,
+        };
+        match worked {
+            Ok(()) => committed(session.done().await.map(drop)),
+            Err(error) => {
+                let reason = error.to_string();
+                match session.fail(reason.clone()).await {
+                    Err(_) if session.phase() == Phase::Done => Outcome::Committed,
+                    _ => Outcome::Failed(reason),
+                }
+            }
+        }
+    }
+}
+
+/// How a commit came out.
+pub(super) fn committed(done: Result<(), Arc<Error>>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Committed,
+        Err(error) => Outcome::NotCommitted(error),
+    }
+}

@@ -1,0 +1,452 @@
+//! One slot of a worker: a directory, and one delivery after another.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug, error, info, info_span, warn};
+use uuid::Uuid;
+
+use super::counters::count;
+use super::runner::Slot;
+use super::settlement::{Outcome, Settlement, delay, is_outage};
+use super::{Shared, attempts, dead};
+use crate::contract::{Context, FailureId, Layout, Phase};
+use crate::error::{Error, Result};
+use crate::events::{Delivery, EventSource};
+use crate::execution::{Session, Settings, Start};
+
+/// How long one call waits for an event.
+const WAIT: Duration = Duration::from_secs(30);
+/// How long a call that waits is given to bring what is on its way already when the worker drains.
+const LAST_CALL: Duration = Duration::from_millis(200);
+/// The longest wait between two looks at a store that is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a slot rests after this machine was in the way.
+const REST: Duration = Duration::from_secs(5);
+
+/// Works until the worker drains.
+pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, number: usize) {
+    let slot = Slot { number, secret: Uuid::new_v4().to_string(), stop: shared.stop.subscribe() };
+    let worker = Work { shared, slot };
+    worker.finish_what_was_begun().await;
+    while let Some(delivery) = worker.next(&*source).await {
+        let context = worker.context_of(&*delivery);
+        let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
+        let span = info_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
+        worker.deliver(&*delivery, context).instrument(span).await;
+    }
+}
+
+struct Work {
+    shared: Arc<Shared>,
+    slot: Slot,
+}
+
+/// How an attempt came out, and what is known of it.
+struct Attempt {
+    outcome: Outcome,
+    /// How many attempts were begun, this one included; 0 where none was counted.
+    number: u32,
+    failure: Option<FailureId>,
+}
+
+impl Attempt {
+    fn uncounted(outcome: Outcome) -> Self {
+        Self { outcome, number: 0, failure: None }
+    }
+}
+
+impl Work {
+    fn is_draining(&self) -> bool {
+        *self.shared.draining.borrow()
+    }
+
+    async fn draining(&self) {
+        // The sender lives as long as the worker.
+        let _ = self.shared.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// The next delivery; `None` once the worker drains.
+    async fn next(&self, source: &dyn EventSource) -> Option<Box<dyn Delivery>> {
+        let Shared { settings, counters, active, outages, .. } = &*self.shared;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.draining() => return None,
+                // A store that is away would only keep more events waiting here.
+                _ = async { outages.subscribe().wait_for(|outages| *outages == 0).await.is_ok() } => {}
+            }
+            let before = self.shared.taken.fetch_add(1, Ordering::Relaxed);
+            if settings.max_events.is_some_and(|most| before >= most) {
+                // Another slot may still be waiting for the last one; nobody waits for more.
+                return None;
+            }
+            let idle_for = || active.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let wait = match settings.idle_exit {
+                Some(limit) => limit.saturating_sub(idle_for()).clamp(Duration::from_millis(20), WAIT),
+                None => WAIT,
+            };
+            match self.receive(source, wait).await {
+                Ok(Some(delivery)) => {
+                    count(&counters.received);
+                    self.shared.busy.fetch_add(1, Ordering::Relaxed);
+                    return Some(delivery);
+                }
+                Ok(None) => {
+                    pause = Duration::from_millis(100);
+                    self.shared.taken.fetch_sub(1, Ordering::Relaxed);
+                    let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
+                    if idle && settings.idle_exit.is_some_and(|limit| idle_for() >= limit) {
+                        self.shared.draining.send_replace(true);
+                    }
+                }
+                Err(failed) => {
+                    self.shared.taken.fetch_sub(1, Ordering::Relaxed);
+                    warn!("no event can be received: {}", failed.chain());
+                    self.rest(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn receive(&self, source: &dyn EventSource, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let mut receive = source.receive(wait);
+        tokio::select! {
+            biased;
+            () = self.draining() => {}
+            received = &mut receive => return received,
+        }
+        if let Ok(Ok(Some(late))) = tokio::time::timeout(LAST_CALL, receive).await {
+            self.give_back(&*late, Duration::ZERO).await;
+        }
+        Ok(None)
+    }
+
+    async fn rest(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.draining()).await;
+    }
+
+    fn context_of(&self, delivery: &dyn Delivery) -> Context {
+        let header = &delivery.event().context;
+        Context {
+            name: self.shared.settings.module.context.name.clone(),
+            event_id: header.event_id.clone(),
+            correlation_id: header.correlation_id.clone(),
+            parent_event_id: header.parent_event_id.clone(),
+        }
+    }
+
+    fn settings(&self, context: Context, start: Start) -> Settings {
+        let mut settings = self.shared.settings.module.clone();
+        let number = self.slot.number.to_string();
+        settings.layout = Layout::new(settings.layout.base().join(&number));
+        settings.state_dir = match settings.state_dir.strip_prefix(self.shared.settings.module.layout.base())
+        {
+            Ok(below) => settings.layout.base().join(below),
+            Err(_) => settings.state_dir.join(&number),
+        };
+        settings.context = context;
+        settings.start = start;
+        settings
+    }
+
+    /// From receiving to settling.
+    async fn deliver(&self, delivery: &dyn Delivery, context: Context) {
+        let Shared { counters, busy, active, .. } = &*self.shared;
+        counters.running.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            () = async {
+                let attempt = self.attempt(&context).await;
+                self.settle(delivery, &context, attempt).await;
+            } => {}
+            () = keep(delivery) => {}
+        }
+        counters.running.fetch_sub(1, Ordering::Relaxed);
+        *active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One attempt at the execution of an event.
+    async fn attempt(&self, context: &Context) -> Attempt {
+        let plane = &self.shared.plane;
+        let open = || self.open(context.clone(), Start::Restart);
+        let session = match self.patiently(open).await {
+            Ok(session) => session,
+            Err(outcome) => return Attempt::uncounted(outcome),
+        };
+        if session.idle().await == Phase::Done || session.is_publishing() {
+            // It has its outcome: what is missing is published, and the module does not run.
+            let published = self.patiently(|| commit(&session)).await;
+            return Attempt::uncounted(published.err().unwrap_or(Outcome::Committed));
+        }
+        let most = self.shared.settings.max_deliveries.get();
+        let begun = match self.patiently(|| attempts::begun(plane, context)).await {
+            Ok(begun) => begun,
+            Err(outcome) => return Attempt::uncounted(outcome),
+        };
+        if begun >= most {
+            let reason =
+                format!("{begun} attempts were begun, and the last one ended together with its worker");
+            return Attempt { outcome: Outcome::Failed(reason), number: begun, failure: None };
+        }
+        let number = begun + 1;
+        if let Err(outcome) = self.patiently(|| attempts::write(plane, context, number)).await {
+            return Attempt::uncounted(outcome);
+        }
+        if number > 1 {
+            info!("event {}: attempt {number} of {most}", context.event_id);
+        }
+        let outcome = self.run(&session).await;
+        let failure = match outcome {
+            Outcome::Committed | Outcome::Stopped => None,
+            _ => Some(session.failure_id()),
+        };
+        self.leave(session, &outcome).await;
+        Attempt { outcome, number, failure }
+    }
+
+    /// Lets the module run; a store that is away is waited for.
+    async fn run(&self, session: &Session) -> Outcome {
+        loop {
+            let outcome = self.shared.runner.run(session, &self.slot).await;
+            let waited = match &outcome {
+                Outcome::NotPrepared(error) if is_outage(error) => self.patiently(|| ready(session)).await,
+                Outcome::NotCommitted(error) if is_outage(error) => {
+                    return match self.patiently(|| commit(session)).await {
+                        Ok(()) => Outcome::Committed,
+                        // Either the worker stops, or now it is something else that is wrong.
+                        Err(outcome) => outcome,
+                    };
+                }
+                _ => return outcome,
+            };
+            if let Err(outcome) = waited {
+                return outcome;
+            }
+        }
+    }
+
+    /// Repeats a call as long as a store is away, unless the worker drains; then the delivery is handed back.
+    async fn patiently<T, E, C>(&self, call: impl Fn() -> C) -> Result<T, Outcome>
+    where
+        E: Into<Failed>,
+        C: Future<Output = Result<T, E>> + Send,
+    {
+        let (mut pause, mut waiting) = (Duration::from_secs(1), None);
+        loop {
+            let failed: Failed = match call().await {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed.into(),
+            };
+            if !is_outage(&failed.error) {
+                return Err(failed.outcome());
+            }
+            if self.is_draining() {
+                return Err(Outcome::Stopped);
+            }
+            if waiting.is_none() {
+                warn!("waiting for a store: {}", failed.error.chain());
+                waiting = Some(Outage::begin(&self.shared));
+            }
+            self.rest(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn open(&self, context: Context, start: Start) -> Result<Session> {
+        let began = Instant::now();
+        loop {
+            match Session::open(self.settings(context.clone(), start), self.shared.plane.clone()).await {
+                // A call of the last module may still be answered.
+                Err(Error::Busy(why)) if began.elapsed() < REST => {
+                    debug!("{why}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Leaves the directory as it was found: empty.
+    async fn leave(&self, session: Session, outcome: &Outcome) {
+        let left = match outcome {
+            Outcome::Committed => session.empty_trash().await,
+            // The proposal may be the outcome: the next start of this slot finds out.
+            _ if session.is_publishing() => Ok(()),
+            _ => session.discard().await,
+        };
+        if let Err(error) = left {
+            warn!("the slot could not be emptied: {}", error.chain());
+        }
+    }
+
+    /// Finishes a commit that this slot had begun when its worker ended, and empties its directory.
+    async fn finish_what_was_begun(&self) {
+        let Shared { settings, .. } = &*self.shared;
+        let state_dir = self.settings(settings.module.context.clone(), Start::Resume).state_dir;
+        let context = match Session::context_in(state_dir).await {
+            Ok(None) => return,
+            Ok(Some(context)) => context,
+            Err(error) => return warn!("the journal cannot be read: {}", error.chain()),
+        };
+        let finished = self.patiently(|| self.finish(context.clone())).await;
+        if let Err(outcome) = finished {
+            warn!("what was begun in slot {} could not be finished: {}", self.slot.number, outcome.reason());
+        }
+    }
+
+    async fn finish(&self, context: Context) -> Result<(), Failed> {
+        let session = self.open(context, Start::Resume).await?;
+        if session.idle().await != Phase::Done && session.is_publishing() {
+            info!("finishing the commit of event {} that was begun here", session.status().context.event_id);
+            commit(&session).await?;
+        }
+        Ok(session.discard().await?)
+    }
+
+    async fn settle(&self, delivery: &dyn Delivery, context: &Context, attempt: Attempt) {
+        let Shared { counters, settings, plane, unusable, .. } = &*self.shared;
+        let Attempt { outcome, number, failure } = attempt;
+        let (most, event) = (settings.max_deliveries.get(), &context.event_id);
+        let settled = match outcome.settlement(number, most) {
+            Settlement::Ack => {
+                count(&counters.committed);
+                if number > 0
+                    && let Err(error) = attempts::forget(plane, context).await
+                {
+                    debug!("the count of attempts is left: {}", error.chain());
+                }
+                delivery.ack().await
+            }
+            Settlement::Retry => {
+                count(&counters.retried);
+                let after = delay(number);
+                warn!(
+                    "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",
+                    outcome.reason()
+                );
+                delivery.retry(after).await
+            }
+            Settlement::DeadLetter => {
+                let (reason, message) = (outcome.reason(), delivery.event());
+                let write = || {
+                    dead::write(
+                        plane,
+                        context,
+                        &settings.group,
+                        message,
+                        reason.clone(),
+                        failure.clone(),
+                        number,
+                    )
+                };
+                match self.patiently(write).await {
+                    Ok(id) => {
+                        count(&counters.dead_lettered);
+                        error!(
+                            "event {event} is given up after {number} attempts, as dead letter {id}: {reason}"
+                        );
+                        delivery.dead_letter(&reason).await
+                    }
+                    // Without its letter it would be lost.
+                    Err(_) => delivery.retry(Duration::ZERO).await,
+                }
+            }
+            Settlement::HandBack => {
+                count(&counters.handed_back);
+                if number > 0
+                    && let Err(error) = attempts::write(plane, context, number - 1).await
+                {
+                    warn!("the attempt counts although it was none: {}", error.chain());
+                }
+                let rest = match &outcome {
+                    Outcome::Stopped => Duration::ZERO,
+                    _ => REST,
+                };
+                info!("event {event} is handed back: {}", outcome.reason());
+                self.give_back(delivery, rest).await;
+                if let Outcome::Unusable(error) = outcome {
+                    *unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    self.shared.draining.send_replace(true);
+                }
+                self.rest(rest).await;
+                Ok(())
+            }
+        };
+        match settled {
+            Ok(()) => {}
+            Err(error @ Error::NotHeld { .. }) => info!("{error}; whoever has it finds the outcome"),
+            Err(error) => warn!("event {event} will come again: {}", error.chain()),
+        }
+    }
+
+    async fn give_back(&self, delivery: &dyn Delivery, after: Duration) {
+        if let Err(error) = delivery.retry(after).await {
+            debug!("it comes back by itself: {}", error.chain());
+        }
+    }
+}
+
+/// Renews the lock of a delivery for as long as this is polled.
+async fn keep(delivery: &dyn Delivery) {
+    let Some(lock) = delivery.lock() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(lock / 3).await;
+        match delivery.renew().await {
+            Ok(()) => {}
+            Err(Error::NotHeld { .. }) => {
+                // Nothing but the record decides: the module goes on.
+                warn!("the lock was lost: another worker may run the same execution, and one of them wins");
+                return std::future::pending().await;
+            }
+            Err(error) => warn!("the lock could not be renewed: {}", error.chain()),
+        }
+    }
+}
+
+/// Why a call failed, and what that means where nothing can be waited for.
+struct Failed {
+    error: Arc<Error>,
+    outcome: fn(Arc<Error>) -> Outcome,
+}
+
+impl Failed {
+    fn outcome(self) -> Outcome {
+        (self.outcome)(self.error)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error: Arc::new(error), outcome: Outcome::NotPrepared }
+    }
+}
+
+async fn ready(session: &Session) -> Result<(), Failed> {
+    session.ready().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
+}
+
+async fn commit(session: &Session) -> Result<(), Failed> {
+    session.commit().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotCommitted })
+}
+
+/// A slot that waits for a store: meanwhile the worker receives nothing.
+struct Outage<'s>(&'s Shared);
+
+impl<'s> Outage<'s> {
+    fn begin(shared: &'s Shared) -> Self {
+        shared.outages.send_modify(|outages| *outages += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Outage<'_> {
+    fn drop(&mut self) {
+        self.0.outages.send_modify(|outages| *outages -= 1);
+    }
+}

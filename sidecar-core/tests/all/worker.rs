@@ -1,0 +1,360 @@
+//! Workers: what becomes of events, whatever happens to modules, stores and workers.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sidecar_core::layers::{Fault, Injected};
+use sidecar_core::worker::{
+    Function, Summary, Worker, WorkerSettings, dead_letter, dead_letters, drop_letter, redrive,
+};
+use sidecar_core::{
+    DataPlane, EventProvider, Layout, ModuleName, Session, Settings, Submission, blob, documents, events,
+};
+use tempfile::TempDir;
+
+/// A data plane, and the directory of one worker.
+struct Scene {
+    base: TempDir,
+    plane: DataPlane,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { base: TempDir::new().unwrap(), plane: DataPlane::memory() }
+    }
+
+    fn settings(&self, event_type: &str) -> WorkerSettings {
+        let name = ModuleName::parse("m").unwrap();
+        let module = Settings::of_module(name, Layout::new(self.base.path()));
+        let mut settings = WorkerSettings::new(module, [event_type]);
+        settings.idle_exit = Some(Duration::from_millis(200));
+        settings.grace = Duration::from_secs(2);
+        settings
+    }
+
+    async fn submit(&self, count: usize) {
+        for _ in 0..count {
+            Submission::new("picture").value("k", "v").submit(&self.plane).await.unwrap();
+        }
+    }
+
+    fn worker<W, E>(
+        &self,
+        settings: WorkerSettings,
+        work: impl Fn(Session) -> W + Send + Sync + 'static,
+    ) -> Worker
+    where
+        W: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + Send + 'static,
+    {
+        Worker::new(self.plane.clone(), settings, Function::new(work))
+    }
+}
+
+async fn ended(worker: &Worker) -> Summary {
+    worker.run(std::future::pending()).await.unwrap()
+}
+
+/// A module that publishes an event of a type.
+fn publish(session: &Session, event_type: &str) -> std::io::Result<()> {
+    let event = format!(r#"[{{"key":"eventType","value":"{event_type}"}}]"#);
+    std::fs::write(session.layout().output_events().join("1.json"), event)
+}
+
+#[tokio::test]
+async fn an_event_starts_a_module_whose_events_start_the_next() {
+    let scene = Scene::new();
+    scene.submit(5).await;
+    let first = scene.worker(scene.settings("picture"), async |session| publish(&session, "thumbnail"));
+    assert_eq!(ended(&first).await.committed, 5);
+    let mut settings = scene.settings("thumbnail");
+    settings.module.context.name = ModuleName::parse("next").unwrap();
+    settings.group = settings.module.context.name.clone();
+    let next = scene.worker(settings.clone(), async |_| Ok::<_, String>(()));
+    assert_eq!(ended(&next).await.committed, 5);
+    // Nothing is left for the group; another one gets all of it, and finds that it is done.
+    let again = scene.worker(settings.clone(), async |_| Err("it must not run"));
+    assert_eq!(ended(&again).await.received, 0);
+    settings.group = ModuleName::parse("other").unwrap();
+    let other = scene.worker(settings, async |_| Err("it must not run"));
+    assert_eq!(ended(&other).await.committed, 5);
+}
+
+#[tokio::test]
+async fn slots_work_side_by_side_in_directories_of_their_own() {
+    let scene = Scene::new();
+    scene.submit(4).await;
+    let mut settings = scene.settings("picture");
+    settings.concurrency = NonZeroUsize::new(4).unwrap();
+    let barrier = Arc::new(tokio::sync::Barrier::new(4));
+    let worker = scene.worker(settings, move |session| {
+        let barrier = barrier.clone();
+        async move {
+            std::fs::write(session.layout().output_data().join("x"), "x")?;
+            // All four are at work at once, and each sees its own file alone.
+            barrier.wait().await;
+            match std::fs::read_dir(session.layout().output_data())?.count() {
+                1 => Ok(()),
+                more => Err(std::io::Error::other(format!("{more} files"))),
+            }
+        }
+    });
+    assert_eq!(ended(&worker).await.committed, 4);
+}
+
+#[tokio::test]
+async fn a_module_that_fails_is_tried_again_and_then_given_up() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::new(2).unwrap();
+    settings.idle_exit = Some(Duration::from_secs(3));
+    let broken = scene.worker(settings.clone(), async |session| {
+        std::fs::write(session.layout().output_data().join("half"), "half").unwrap();
+        Err("no model")
+    });
+    let Summary { retried, dead_lettered, committed, .. } = ended(&broken).await;
+    assert_eq!((retried, dead_lettered, committed), (1, 1, 0));
+    let letters = dead_letters(&scene.plane, None).await.unwrap();
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    assert_eq!((letter.attempts, &*letter.reason, &*letter.group), (2, "no model", "m"));
+    let failure = letter.failure.clone().unwrap();
+    let documents = &scene.plane.documents;
+    assert!(documents.get(documents::Kind::Failure, failure.as_str()).await.unwrap().is_some());
+    assert_eq!(dead_letter(&scene.plane, &letter.id).await.unwrap(), *letter);
+
+    // Mended and sent again, it counts from one, and nothing of the failed attempts is committed.
+    redrive(&scene.plane, letter).await.unwrap();
+    assert!(dead_letters(&scene.plane, None).await.unwrap().is_empty());
+    let mended = scene.worker(settings, async |session| {
+        assert_eq!(std::fs::read_dir(session.layout().output_data()).unwrap().count(), 0);
+        publish(&session, "thumbnail")
+    });
+    let Summary { received, committed, retried, .. } = ended(&mended).await;
+    assert_eq!((received, committed, retried), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_dropped_dead_letter_is_gone() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    ended(&scene.worker(settings.clone(), async |_| Err("no"))).await;
+    let letter = dead_letters(&scene.plane, None).await.unwrap().remove(0);
+    drop_letter(&scene.plane, &letter).await.unwrap();
+    assert!(dead_letter(&scene.plane, &letter.id).await.is_err());
+    assert_eq!(ended(&scene.worker(settings, async |_| Ok::<_, String>(()))).await.received, 0);
+}
+
+#[tokio::test]
+async fn outputs_that_are_invalid_cost_an_attempt() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    let worker = scene.worker(settings, async |session| {
+        std::fs::write(session.layout().output_events().join("1.json"), "nonsense")
+    });
+    assert_eq!(ended(&worker).await.dead_lettered, 1);
+    let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
+    assert!(reason.contains("out/events/1.json"), "{reason}");
+}
+
+#[tokio::test]
+async fn damaged_inputs_are_given_up_at_once() {
+    let scene = Scene::new();
+    let file = scene.base.path().join("f");
+    std::fs::write(&file, "x").unwrap();
+    Submission::new("picture").path(file).unwrap().submit(&scene.plane).await.unwrap();
+    let keys = scene.plane.blobs.list("", None).await.unwrap();
+    scene.plane.blobs.delete(&[keys[0].key.clone()]).await.unwrap();
+    let worker = scene.worker(scene.settings("picture"), async |_| Err("it must not run"));
+    let Summary { retried, dead_lettered, .. } = ended(&worker).await;
+    assert_eq!((retried, dead_lettered), (0, 1));
+}
+
+#[tokio::test]
+async fn an_event_without_a_context_costs_an_attempt() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let documents = &scene.plane.documents;
+    let (id, context) = documents.list(documents::Kind::Context, None).await.unwrap().remove(0);
+    documents.delete(documents::Kind::Context, std::slice::from_ref(&id)).await.unwrap();
+    let mut settings = scene.settings("picture");
+    settings.idle_exit = Some(Duration::from_secs(3));
+    let worker = scene.worker(settings, async |_| Ok::<_, String>(()));
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { ended(&worker).await }
+    });
+    while worker.counters().summary().retried == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It appears, as from a secondary that lagged behind.
+    let document = documents::Document { id, correlation_id: String::new(), json: context };
+    documents.put(documents::Kind::Context, &[document]).await.unwrap();
+    let Summary { committed, retried, .. } = running.await.unwrap();
+    assert_eq!((committed, retried), (1, 1));
+}
+
+#[tokio::test]
+async fn an_outage_costs_no_attempt_and_stops_receiving() {
+    let (base, away) = (TempDir::new().unwrap(), Arc::new(AtomicBool::new(false)));
+    let is_away = away.clone();
+    let documents = Fault::new(documents::Memory::default(), move |_, _| {
+        if is_away.load(Ordering::Relaxed) { Injected::Unavailable } else { Injected::Nothing }
+    });
+    let plane = DataPlane::new(blob::Memory::default(), documents, events::Memory::default());
+    let scene = Scene { base, plane };
+    scene.submit(10).await;
+    away.store(true, Ordering::Relaxed);
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    settings.concurrency = NonZeroUsize::new(2).unwrap();
+    let worker = scene.worker(settings, async |_| Ok::<_, String>(()));
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { ended(&worker).await }
+    });
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // Each slot holds the one that it has, and takes no other.
+    assert!(worker.counters().summary().received <= 2);
+    away.store(false, Ordering::Relaxed);
+    let Summary { committed, retried, dead_lettered, handed_back, .. } = running.await.unwrap();
+    assert_eq!((committed, retried, dead_lettered, handed_back), (10, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_bus_that_is_away_when_a_commit_publishes_is_waited_for() {
+    let (base, away) = (TempDir::new().unwrap(), Arc::new(AtomicBool::new(false)));
+    let (is_away, ran) = (away.clone(), Arc::new(AtomicUsize::new(0)));
+    let bus = Fault::new(events::Memory::default(), move |call, _| {
+        let fails = call == "publish events" && is_away.load(Ordering::Relaxed);
+        if fails { Injected::Unavailable } else { Injected::Nothing }
+    });
+    let plane = DataPlane::new(blob::Memory::default(), documents::Memory::default(), bus);
+    let scene = Scene { base, plane };
+    scene.submit(1).await;
+    away.store(true, Ordering::Relaxed);
+    let worker = scene.worker(scene.settings("picture"), {
+        let ran = ran.clone();
+        move |session| {
+            ran.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(publish(&session, "thumbnail"))
+        }
+    });
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { ended(&worker).await }
+    });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    away.store(false, Ordering::Relaxed);
+    assert_eq!(running.await.unwrap().committed, 1);
+    assert_eq!(ran.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_hands_back_what_is_not_done_without_costing_an_attempt() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    let hanging =
+        scene.worker(settings.clone(), async |_| std::future::pending::<Result<(), String>>().await);
+    let stopping = hanging.clone();
+    let stop = async move {
+        while stopping.counters().summary().running == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let began = Instant::now();
+    let Summary { handed_back, dead_lettered, .. } = hanging.run(stop).await.unwrap();
+    assert_eq!((handed_back, dead_lettered), (1, 0));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let Summary { committed, .. } = ended(&scene.worker(settings, async |_| Ok::<_, String>(()))).await;
+    assert_eq!(committed, 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_lets_its_modules_finish() {
+    let scene = Scene::new();
+    scene.submit(3).await;
+    let worker = scene.worker(scene.settings("picture"), async |_| {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok::<_, String>(())
+    });
+    let stopping = worker.clone();
+    let stop = async move {
+        while stopping.counters().summary().running == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let Summary { committed, handed_back, .. } = worker.run(stop).await.unwrap();
+    assert_eq!((committed, handed_back), (1, 0));
+}
+
+#[tokio::test]
+async fn a_module_that_takes_its_worker_down_is_given_up_too() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::new(2).unwrap();
+    for _ in 0..2 {
+        let worker =
+            scene.worker(settings.clone(), async |_| std::future::pending::<Result<(), String>>().await);
+        let running = tokio::spawn({
+            let worker = worker.clone();
+            async move { ended(&worker).await }
+        });
+        while worker.counters().summary().running == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // All that it was doing is gone with it.
+        running.abort();
+        let _ = running.await;
+        drop(worker);
+    }
+    let Summary { dead_lettered, .. } =
+        ended(&scene.worker(settings, async |_| Err("it must not run"))).await;
+    assert_eq!(dead_lettered, 1);
+    let letter = dead_letters(&scene.plane, None).await.unwrap().remove(0);
+    assert!(letter.reason.contains("together with its worker") && letter.attempts == 2, "{letter:?}");
+}
+
+#[tokio::test]
+async fn a_worker_ends_after_so_many_events() {
+    let scene = Scene::new();
+    scene.submit(5).await;
+    let mut settings = scene.settings("picture");
+    settings.max_events = Some(3);
+    settings.idle_exit = None;
+    settings.concurrency = NonZeroUsize::new(2).unwrap();
+    let worker = scene.worker(settings, async |_| Ok::<_, String>(()));
+    assert_eq!(ended(&worker).await.committed, 3);
+}
+
+#[tokio::test]
+async fn a_bus_that_only_publishes_is_refused() {
+    #[derive(Debug)]
+    struct Deaf;
+    impl std::fmt::Display for Deaf {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("deaf")
+        }
+    }
+    #[async_trait::async_trait]
+    impl EventProvider for Deaf {
+        async fn publish(&self, _: &[sidecar_core::Event]) -> sidecar_core::Result<()> {
+            Ok(())
+        }
+    }
+    let plane = DataPlane::new(blob::Memory::default(), documents::Memory::default(), Deaf);
+    let scene = Scene { base: TempDir::new().unwrap(), plane };
+    let worker = scene.worker(scene.settings("picture"), async |_| Ok::<_, String>(()));
+    let error = worker.run(std::future::pending()).await.unwrap_err();
+    assert!(error.chain().contains("only publishes"), "{error:?}");
+}
