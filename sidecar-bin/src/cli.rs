@@ -84,7 +84,14 @@ pub(crate) enum Command {
         dir: Option<std::path::PathBuf>,
     },
     /// List failed attempts, and whether a later attempt succeeded
-    Failures,
+    Failures {
+        /// Only those that no later attempt has overcome; exit with 1 if there are any
+        #[arg(long)]
+        open: bool,
+        /// Only those at this event
+        #[arg(value_name = "EVENT")]
+        event: Option<String>,
+    },
     /// Publish what was committed but not published yet, by any sidecar
     Recover,
     /// Delete leftovers of attempts that were not committed

@@ -86,6 +86,9 @@ impl Config {
             // What should have named the event has failed: to make up another hides it.
             errors.push("context.eventid", "is empty; leave it out to begin a graph");
         }
+        if let Some(id) = options.context_eventid.as_ref().filter(|id| id.trim() != **id) {
+            errors.push("context.eventid", format!("{id:?} begins or ends with a blank"));
+        }
         if matches!(mode, Mode::Worker { .. })
             && options.context_eventid.as_ref().is_some_and(|id| !id.is_empty())
         {
@@ -188,6 +191,10 @@ impl Config {
         lines.push(("grace", humantime::format_duration(*grace).to_string()));
         lines.extend(self.plane.describe());
         lines.push(("loglevel", self.log.level.to_string()));
+        // Whoever keeps a value in a file has a reason.
+        let in_file =
+            |flag: &str| self.given.iter().any(|(given, _)| given.strip_suffix("-file") == Some(flag));
+        lines.retain(|(flag, _)| !in_file(flag));
         for (flag, value) in &self.given {
             if !lines.iter().any(|(known, _)| known == flag) {
                 lines.push((flag, value.clone()));
@@ -231,6 +238,8 @@ fn read_files(options: &mut Options, errors: &mut Errors) {
 fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Errors) -> Service {
     let secret = match &options.sharedsecret {
         Some(secret) => secret.clone(),
+        // Where nothing is started, nothing is made.
+        None if development && !errors.0.is_empty() => uuid::Uuid::new_v4().to_string(),
         None if development && *mode == Mode::Serve => kept_secret(&Path::new(DEV_DIR).join(DEV_SECRET))
             .unwrap_or_else(|error| {
                 errors

@@ -30,6 +30,7 @@ pub(crate) fn flags(path: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<S
             let meant =
                 nearest(key, names).map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
             let line = line_of(key, &text);
+            let meant = if key == "config" { " of this file" } else { &meant };
             errors.push(format!("--config {path}{line}: {key:?} is not a setting{meant}"));
             continue;
         };

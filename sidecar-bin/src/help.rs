@@ -24,7 +24,7 @@ const COMMON: [&str; 10] = [
 const PLANE: [&str; 5] = ["blobs", "documents", "events", "development", "config"];
 
 /// The commands that process no event.
-const WITHOUT_EVENT: [&str; 7] = ["check", "get", "failures", "dead", "recover", "gc", "submit"];
+pub(crate) const WITHOUT_EVENT: [&str; 7] = ["check", "get", "failures", "dead", "recover", "gc", "submit"];
 
 /// The settings' topics, each with the sentence above its list.
 const TOPICS: [(&str, &str); 9] = [

@@ -18,11 +18,7 @@ use crate::exit::{self, Failure};
 pub(crate) fn start(log: &Log) -> Result<(), Failure> {
     // What drivers log in detail is not written for the users of this program, and may hold their passwords.
     let ours = Targets::new()
-        .with_default(if log.level > LevelFilter::INFO {
-            LevelFilter::WARN
-        } else {
-            LevelFilter::ERROR.min(log.level)
-        })
+        .with_default(if log.level > LevelFilter::INFO { LevelFilter::WARN } else { LevelFilter::OFF })
         .with_targets(["sidecar", "sidecar_core"].map(|target| (target, log.level)));
     let lines = layer().with_target(false);
     match &log.file {

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals};
 use sidecar_core::{Context, Error, EventTypes, ModuleUser, Phase, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
@@ -30,6 +31,7 @@ use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
 use crate::exit::Failure;
 use crate::progress::Bar;
+use crate::worker::Dead;
 
 fn main() -> ExitCode {
     // Before any secret is read: a module of the same user must not find it in /proc.
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
             Command::Submit { .. }
             | Command::Check
             | Command::Get { .. }
-            | Command::Failures
+            | Command::Failures { .. }
             | Command::Dead { .. }
             | Command::Recover
             | Command::Gc { .. },
@@ -57,6 +59,10 @@ fn main() -> ExitCode {
     if std::env::args_os().len() == 1 && options.all().all(Option::is_none) {
         eprintln!("{}", help::BEGIN);
         return ExitCode::from(exit::CONFIGURATION);
+    }
+    let reruns = matches!(command, Some(Command::Run { rerun: Some(_), .. }));
+    if reruns && options.context_eventid.as_deref().unwrap_or_default().is_empty() {
+        return configuration(&["--rerun: which execution? name its event with --context.eventid".into()]);
     }
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
@@ -97,6 +103,7 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             let mut cli = Cli::from_arg_matches(&matches)?;
             // An empty variable is no flag: it is how many environments spell "not set".
             let flag = matches.value_source("context_parenteventid") == Some(ValueSource::CommandLine);
+            usage::refuse_idle_settings(&matches)?;
             cli.parent_is_empty = flag && cli.options.context_parenteventid.as_deref() == Some("");
             Ok((cli, matches))
         });
@@ -137,9 +144,30 @@ fn configuration(errors: &[String]) -> ExitCode {
 }
 
 async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
+    let reads = matches!(
+        command,
+        Some(
+            Command::Get { .. }
+                | Command::Failures { .. }
+                | Command::Dead { dead: Dead::List | Dead::Show { .. } }
+        )
+    );
+    let mut directories = config.plane.unopened.directories().into_iter();
+    if reads
+        && let Some((_, dir)) =
+            directories.find(|(setting, dir)| *setting == Setting::Documents && !dir.exists())
+    {
+        let message = format!("there is no data plane: {} does not exist", dir.display());
+        return Err(Failure::new(exit::PROVIDER_FAILED, message));
+    }
+    // What takes long from here on has a name.
+    if let Some(settings) = config.settings.as_ref().filter(|_| !matches!(command, Some(Command::Worker(_))))
+    {
+        describe(settings);
+    }
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
     // Who only reads must not need the bus, nor the right to write.
-    if !matches!(command, Some(Command::Get { .. } | Command::Failures)) {
+    if !reads {
         plane.check().await.map_err(|errors| {
             let errors: Vec<_> = errors.iter().map(Error::chain).collect();
             Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
@@ -153,7 +181,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             return Ok(0);
         }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
-        Some(Command::Failures) => return maintain::failures(&plane).await,
+        Some(Command::Failures { open, event }) => return maintain::failures(&plane, open, event).await,
         Some(Command::Dead { dead }) => return worker::dead(&plane, dead).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,
         Some(Command::Gc { older_than, unknown }) => return maintain::gc(&plane, *older_than, unknown).await,
@@ -174,7 +202,6 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Run { .. }) => Start::Restart,
         _ => Start::Resume,
     };
-    describe(&settings);
     let user = match settings.module_user {
         ModuleUser::Other { uid, gid } => Some((uid, gid)),
         ModuleUser::Unknown | ModuleUser::Same => None,
@@ -183,11 +210,15 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         prepared(&settings).await?;
     }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::at_open(&error))?;
+    let half = matches!(command, Some(Command::Prepare { .. } | Command::Commit));
+    if half && session.is_publishing() {
+        // What was decided before is published first; then it is known.
+        session.idle().await;
+    }
     if session.phase() == Phase::Done && !matches!(command, Some(Command::Run { .. })) {
         let Context { name, event_id, .. } = session.status().context;
         warn!("module {name} committed event {event_id} before: what it writes now is not committed");
     }
-    let half = matches!(command, Some(Command::Prepare { .. } | Command::Commit));
     if half && session.phase() != Phase::Done && !session.is_publishing() {
         // Beside a module of `run` that is still at work, its inputs or half of its outputs would be taken.
         drop(session.lock_module().await.map_err(|error| Failure::local(&error))?);
@@ -203,11 +234,23 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             process::run(&session, &module, &mut signals).await
         }
         Some(Command::Prepare { .. }) => tokio::select! {
-            prepared = session.prepare() => prepared.map_or_else(Ended::NotPrepared, |_| Ended::Committed),
+            prepared = session.prepare() => match prepared {
+                Ok(_) => Ended::Committed,
+                Err(error) => {
+                    session.report(&error).await;
+                    Ended::NotPrepared(error)
+                }
+            },
             signal = signals.end() => process::stopped(&session, service.grace, signal).await,
         },
         Some(Command::Commit) => tokio::select! {
-            done = session.commit() => done.map_or_else(Ended::NotCommitted, |_| Ended::Committed),
+            done = session.commit() => match done {
+                Ok(_) => Ended::Committed,
+                Err(error) => {
+                    session.report(&error).await;
+                    Ended::NotCommitted(error)
+                }
+            },
             signal = signals.end() => process::stopped(&session, service.grace, signal).await,
         },
         _ => process::serve(&session, &service, &mut signals).await,

@@ -27,15 +27,19 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, dir: Option<PathBuf>) -> Re
 ///
 /// # Errors
 /// When the documents cannot be listed, or the lines not be printed.
-pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
+pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String>) -> Result<u8, Failure> {
     let (mut lines, mut after) = (Vec::new(), None);
     loop {
         let page = sidecar_core::failures(plane, after.as_deref()).await;
         let page = page.map_err(|error| Failure::at_open(&error))?;
         let Some((last, _)) = page.last() else { break };
         after = Some(last.clone());
-        for (_, ShownFailure { failure, overcome_by }) in page {
+        for (_, ShownFailure { failure, overcome_by, unpublished }) in page {
             let context = &failure.context;
+            let other = event.as_ref().is_some_and(|event| context.event_id.as_str() != event);
+            if other || open && overcome_by.is_some() && !unpublished {
+                continue;
+            }
             // A line is a failure.
             let reason: String =
                 failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -46,7 +50,10 @@ pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
                 context.name,
                 failure.phase,
                 format!("{:?}", failure.culprit).to_lowercase(),
-                overcome_by.as_deref().unwrap_or("-"),
+                match &overcome_by {
+                    Some(_) if unpublished => "decided and not published: sidecar recover publishes it",
+                    by => by.as_deref().unwrap_or("-"),
+                },
             ));
         }
     }
@@ -58,7 +65,7 @@ pub(crate) async fn failures(plane: &DataPlane) -> Result<u8, Failure> {
     lines.sort();
     exit::print("TIME\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON")?;
     lines.iter().try_for_each(|line| exit::print(line))?;
-    Ok(0)
+    Ok(if open { exit::MODULE_FAILED } else { 0 })
 }
 
 /// Publishes what is decided and not published.

@@ -115,7 +115,13 @@ pub(crate) fn unknown_variables(command: &Command) -> Vec<(String, Option<String
             && !for_modules.contains(&&**name)
             && !of_tests(name)
     });
-    let nearest = |name: &str| nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    let known_end = |name: &str| {
+        let end = name.trim_start_matches("SIDECAR").to_owned();
+        known.iter().find(|known| known.ends_with(&end)).cloned()
+    };
+    let nearest = |name: &str| {
+        known_end(name).or_else(|| nearest(name, known.iter().map(String::as_str)).map(str::to_owned))
+    };
     unknown.map(|name| (name.clone(), nearest(&name))).collect()
 }
 

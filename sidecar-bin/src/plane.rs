@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use sidecar_core::plane::{Config, Credential, Policies, Unopened};
+use sidecar_core::plane::{Config, Credential, Policies, Setting, Unopened};
 use sidecar_core::process::hidden_variables;
 
 use crate::errors::Errors;
@@ -52,7 +52,22 @@ impl Plane {
         let parsed = config.parse(|credential| credential_in(options, credential)).map_err(|mistakes| {
             for mistake in mistakes {
                 let hint = mistake.missing.map(hint).unwrap_or_default();
-                errors.push(&mistake.setting.to_string(), format!("{}{hint}", mistake.problem));
+                let flag = mistake.setting.to_string();
+                let in_file = match mistake.setting {
+                    Setting::Documents => options.documents_file.as_ref().zip(documents.as_ref()),
+                    Setting::Events => options.events_file.as_ref().zip(events.as_ref()),
+                    _ => None,
+                };
+                match in_file {
+                    Some((file, url)) if repeats(&mistake.problem, url) => errors.push(
+                        &format!("{flag}-file"),
+                        format!(
+                            "{file} holds no URL that can be used (sidecar help settings {flag} lists them)"
+                        ),
+                    ),
+                    Some(_) => errors.push(&format!("{flag}-file"), format!("{}{hint}", mistake.problem)),
+                    None => errors.push(&flag, format!("{}{hint}", mistake.problem)),
+                }
             }
         });
         let let_through = options.module_env.as_deref().unwrap_or_default();
@@ -103,6 +118,15 @@ fn url_of(
             None
         }
     }
+}
+
+/// Whether a message has a word of a text that was kept in a file, and so may be a secret.
+fn repeats(message: &str, secret: &str) -> bool {
+    let scheme = secret.split(':').next().unwrap_or_default();
+    let is_scheme =
+        ["mongodb", "postgres", "postgresql", "nats", "amqp", "amqps", "servicebus", "file", "memory"];
+    let words = secret.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2);
+    words.filter(|word| *word != scheme || !is_scheme.contains(word)).any(|word| message.contains(word))
 }
 
 fn policies(options: &Options, errors: &mut Errors) -> Policies {

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 
+use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use sidecar_core::Context;
 use sidecar_core::plane::nearest;
 
@@ -16,7 +18,7 @@ pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String
     };
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(given) = text(ContextKind::InvalidArg).filter(|given| given.starts_with('-'))
-        && let Some(hint) = meant(&in_full(given, arguments))
+        && let Some(hint) = meant(&in_full(given, arguments), arguments)
     {
         return Some(hint);
     }
@@ -54,12 +56,44 @@ fn in_full(given: &str, arguments: &[OsString]) -> String {
     arguments.iter().filter_map(|argument| argument.to_str()).find(is_it).unwrap_or(given).to_owned()
 }
 
+/// Refuses settings of an execution that were given to a command that has none: their user expects something of them.
+pub(crate) fn refuse_idle_settings(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some((name, command)) = matches.subcommand().filter(|(name, _)| help::WITHOUT_EVENT.contains(name))
+    else {
+        return Ok(());
+    };
+    for (id, flag, instead) in [
+        ("context_eventid", "context.eventid", "--id"),
+        ("context_correlationid", "context.correlationid", ""),
+        ("context_parenteventid", "context.parenteventid", ""),
+        ("context_name", "context.name", ""),
+    ] {
+        if command.value_source(id) == Some(ValueSource::CommandLine) {
+            let instead = match name {
+                "submit" if !instead.is_empty() => format!("; say {instead}"),
+                "get" => "; say EVENT or EVENT/MODULE".to_owned(),
+                "failures" => "; say EVENT".to_owned(),
+                _ => String::new(),
+            };
+            let message = format!("--{flag} has no effect on sidecar {name}{instead}\n");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+        }
+    }
+    Ok(())
+}
+
 /// The setting that an unknown flag most likely means.
-fn meant(given: &str) -> Option<String> {
+fn meant(given: &str, arguments: &[OsString]) -> Option<String> {
     let name = given.trim_start_matches('-');
     let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
     let command = help::command();
-    let flags = || command.get_arguments().filter_map(clap::Arg::get_long);
+    let own = arguments.iter().find_map(|word| command.find_subcommand(word));
+    let own = own.filter(|own| help::WITHOUT_EVENT.contains(&own.get_name())).unwrap_or(&command);
+    let applies = |flag: &&str| own.get_name() == "sidecar" || !flag.starts_with("context.");
+    let flags = || own.get_arguments().filter_map(clap::Arg::get_long).filter(applies);
+    if own.get_name() == "submit" && name.ends_with("id") {
+        return Some(format!("there is no --{name}: did you mean --id?"));
+    }
     let exact = flags().find(|flag| *flag == name || flag.rsplit('.').next() == Some(name));
     let meant = exact.or_else(|| nearest(name, flags()))?;
     let value =

@@ -41,7 +41,6 @@ fn every_mistake_is_reported_at_once_by_its_flag() {
         "loglevel",
         "parallel",
         "serveraddress",
-        "sharedsecret",
         "context.eventid",
     ] {
         assert!(errors.contains(&format!("error: --{flag}: ")), "--{flag} is missing:\n{errors}");
@@ -181,7 +180,7 @@ fn a_flag_wins_over_the_file_of_that_setting_in_the_configuration_file() {
     let (code, out, errors) = output(&dir, &[&check[..], &["--documents=file:here"]].concat());
     assert!(code == 0 && documents(&out).contains("/here"), "{out}{errors}");
     let (_, out, _) = output(&dir, &check);
-    assert!(documents(&out).contains("/elsewhere"), "{out}");
+    assert!(out.contains("documents-file = \"url\"") && dir.path().join("elsewhere").exists(), "{out}");
 }
 
 #[test]
@@ -510,4 +509,46 @@ fn another_user_is_acted_for_by_root_alone() {
         as_nobody(&mut sidecar(&dir, &["run", "--development=true", "--module-uid=1", "--", "true"]));
     let (code, _, errors) = ended(&output);
     assert!(code == 64 && errors.contains("--module-uid: only root may act for another user"), "{errors}");
+}
+
+#[test]
+fn what_a_command_does_not_use_is_refused() {
+    let dir = TempDir::new().unwrap();
+    for (flags, hint) in [
+        (
+            &["submit", "--development", "--context.eventid=e"][..],
+            "has no effect on sidecar submit; say --id",
+        ),
+        (&["failures", "--development", "--context.eventid=e"], "say EVENT"),
+        (&["get", "--development", "--context.name=m", "e"], "EVENT/MODULE"),
+        (&["submit", "--development", "--eventid=e"], "did you mean --id?"),
+        (
+            &["worker", "--development", "--subscribe=t", "--context.eventid=e", "--", "true"],
+            "that it receives",
+        ),
+    ] {
+        let (code, _, errors) = output(&dir, flags);
+        assert!(code == 64 && errors.contains(hint), "{flags:?}: {errors}");
+    }
+}
+
+/// A file may hold anything that somebody wanted to keep to himself.
+#[test]
+fn what_a_secret_file_holds_is_not_repeated() {
+    let dir = TempDir::new().unwrap();
+    for text in [
+        "hunter2",
+        "hunter2:foo",
+        "/hunter2",
+        "postgres:hunter2",
+        "nats:/hunter2",
+        "file://hunter2",
+        "hunter2://u:p@h/d",
+    ] {
+        fs::write(dir.path().join("url"), text).unwrap();
+        for flag in ["--documents-file=url", "--events-file=url"] {
+            let (code, out, errors) = output(&dir, &["check", "--development", flag]);
+            assert!(code != 0 && !errors.contains("hunter2") && !out.contains("hunter2"), "{text}: {errors}");
+        }
+    }
 }

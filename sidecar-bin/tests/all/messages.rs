@@ -97,8 +97,8 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             (SUBMITTED, "rm $(find dev/blobs -name a.txt); sidecar prepare"),
             (NONE, "sidecar submit absent.txt"),
             (FILES, "sidecar submit a.txt a.txt"),
-            (NONE, "sidecar get absent"),
-            (NONE, "sidecar get absent/m"),
+            (SUBMITTED, "sidecar get absent"),
+            (SUBMITTED, "sidecar get absent/m"),
         ],
     ),
     (

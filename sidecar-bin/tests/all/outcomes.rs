@@ -213,18 +213,25 @@ fn a_failure_that_an_outcome_followed_is_shown_as_overcome() {
         let mut command = sidecar(&dir, &["run", "--wrap"]);
         command.args(CONTEXT).args(["--", "sh", "-c", script]).output().unwrap()
     };
-    let shown = || {
-        let (code, out, log) = ended(&sidecar(&dir, &["failures", "--development=true"]).output().unwrap());
-        assert_eq!(code, 0, "{log}");
-        out
-    };
-    assert_eq!(shown(), "");
+    let failures = |flags: &[&str]| output(&dir, &[&["failures", "--development=true"], flags].concat());
+    let open = || failures(&["--open"]).0;
+    // In the wrong directory nothing is made, and nothing is well.
+    let (code, _, log) = failures(&[]);
+    assert!(code == 69 && log.contains("there is no data plane"), "{log}");
+    assert!(!dir.path().join("dev").exists());
     attempt("exit 3");
-    let open = shown();
-    assert!(open.contains("e1/m ready module: the module ended with exit status: 3"), "{open}");
+    let (code, shown, _) = failures(&["e1"]);
+    assert_eq!((code, shown.lines().count(), open()), (0, 2, 1));
+    assert!(shown.contains("\te1/m\tready\tmodule\t-\tthe module ended with exit status: 3"), "{shown}");
+    assert_eq!(failures(&["e2"]).1, "");
     attempt("true");
-    assert!(shown().contains(" overcome by attempt "), "{}", shown());
-    assert_eq!(shown().lines().count(), 1);
+    let (_, shown, _) = failures(&[]);
+    assert!(shown.contains("\tattempt ") && shown.lines().count() == 2 && open() == 0, "{shown}");
+    // One that came after the outcome is not overcome by it.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let mut again = sidecar(&dir, &["run", "--wrap", "--rerun"]);
+    again.args(CONTEXT).args(["--", "false"]).output().unwrap();
+    assert_eq!(open(), 1);
     let full = std::fs::File::create("/dev/full").unwrap();
     let mut command = sidecar(&dir, &["failures", "--development=true"]);
     assert_eq!(command.stdout(full).status().unwrap().code(), Some(71));

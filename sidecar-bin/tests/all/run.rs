@@ -264,9 +264,8 @@ fn a_command_that_cannot_be_started_is_found_before_anything_is_staged() {
 fn what_the_sidecar_was_started_with_does_not_cost_the_exit_code() {
     let dir = TempDir::new().unwrap();
     let started = |begin: &str, script: &str| {
-        let line = format!(
-            "{begin}; exec \"$0\" run --development=true --context.name=m --rerun -- sh -c '{script}'"
-        );
+        let line =
+            format!("{begin}; exec \"$0\" run --development=true --context.name=m -- sh -c '{script}'");
         let mut command = Command::new("bash");
         command.args(["-c", &line, env!("CARGO_BIN_EXE_sidecar")]).current_dir(dir.path());
         ended(&command.stdin(std::process::Stdio::null()).output().unwrap())
@@ -445,4 +444,44 @@ fn a_directory_that_may_be_entered_but_not_read_may_lie_above_the_store() {
     let output = as_nobody(command.args(flags).args(["--", "true"]));
     let (code, _, log) = ended(&output);
     assert_eq!(code, 0, "{log}");
+}
+
+/// What it writes on would be committed half, or with the outputs of the next execution.
+#[test]
+fn what_a_wrapped_module_did_not_wait_for_is_ended_and_told() {
+    let dir = TempDir::new().unwrap();
+    let script =
+        "cd $SIDECAR_BASE_DIR/out/data; (sleep 3; echo late > late) > /dev/null 2>&1 & echo now > now";
+    let (code, _, log) = run(&dir, &["--wrap"], script);
+    assert!(code == 0 && log.contains("wait for them before the module ends"), "{log}");
+    std::thread::sleep(Duration::from_millis(3500));
+    assert_eq!(committed(&dir, "e1/m"), [("now".to_owned(), "now\n".to_owned())]);
+    assert!(!base(&dir).join("out/data/late").exists());
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_the_module() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run", "--wrap"]);
+    command.args(CONTEXT).args(["--", "sh", "-c", "trap '' INT; echo ready; sleep 30; sleep 30"]);
+    // A script's `&` would have it ignore the signal.
+    let mut shell = Command::new("env");
+    shell.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    shell.current_dir(dir.path()).stdin(Stdio::null());
+    let (serving, _) = until_it_prints(shell);
+    let started = Instant::now();
+    serving.signal("INT");
+    std::thread::sleep(Duration::from_millis(300));
+    serving.signal("INT");
+    let (code, log) = serving.end();
+    assert!(code == 137 || code == 130, "{code} {log}");
+    assert!(started.elapsed() < Duration::from_secs(20) && log.contains("second Ctrl-C"), "{log}");
+}
+
+#[test]
+fn a_rerun_names_its_event() {
+    let dir = TempDir::new().unwrap();
+    let (code, _, log) =
+        ended(&sidecar(&dir, &["run", "--development", "--rerun", "--", "true"]).output().unwrap());
+    assert!(code == 64 && log.contains("--context.eventid"), "{log}");
 }

@@ -155,7 +155,10 @@ impl DocumentProvider for Postgres {
                 missing.push(kind);
             }
         }
-        let statements: String = missing.into_iter().map(|kind| self.definition(kind)).collect();
+        let statements: String = missing.iter().map(|kind| self.definition(*kind)).collect();
+        if missing.is_empty() {
+            return self.check_rights().await;
+        }
         // Two sidecars that make the tables at once would meet in the catalogue; any number is as good.
         // Statements that are sent together are one transaction.
         let locked = format!("SELECT pg_advisory_xact_lock(7305804402); {statements}");
@@ -220,6 +223,26 @@ impl Postgres {
             .build()
             .map_err(|error| refused(error.into()))?;
         Ok(Self { pool, name, id, table })
+    }
+
+    /// Whether the user may do to the tables what is done to them.
+    async fn check_rights(&self) -> Result<()> {
+        let action = "look at the rights on the tables";
+        let names: Vec<String> = Kind::ALL.iter().map(|kind| self.table(*kind)).collect();
+        let query = "SELECT t || ' (' || string_agg(p, ', ') || ')'
+             FROM unnest($1) AS t, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p
+             WHERE NOT has_table_privilege(t, p) GROUP BY t ORDER BY t";
+        let rows = self.query(action, query, &[(&names, Type::TEXT_ARRAY)]).await?;
+        let lacking: Vec<String> = rows
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.error(action, error))?;
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let why = format!("the user lacks rights on {}", lacking.join(", "));
+        Err(Error::refused(self, "use the tables", why))
     }
 
     fn table(&self, kind: Kind) -> String {

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::get::latest;
 use super::problems::Problems;
-use super::record::{Found, look};
 use super::upload::upload;
 use super::{Execution, ids, outputs, tree};
-use crate::contract::{Blob, BlobKey, Culprit, Failure, Layout, Phase};
+use crate::contract::{Blob, BlobKey, Culprit, ExecutionRecord, Failure, Layout, Phase, Publication};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -64,8 +64,10 @@ impl Reason {
 pub struct ShownFailure {
     /// As the attempt left it; it never changes.
     pub failure: Failure,
-    /// Who decided the outcome that the execution has all the same, if it has one: then the failure is overcome.
+    /// Who decided the outcome that the execution has got since, if it has: then the failure is overcome.
     pub overcome_by: Option<String>,
+    /// Whether that outcome is decided and its events are not published yet.
+    pub unpublished: bool,
 }
 
 /// The next failures that attempts left, after the one with the id `after`; an empty page is the end.
@@ -75,13 +77,28 @@ pub struct ShownFailure {
 pub async fn failures(plane: &DataPlane, after: Option<&str>) -> Result<Vec<(String, ShownFailure)>> {
     let mut shown = Vec::new();
     for (id, failure) in plane.documents.page::<Failure>(after).await? {
-        let overcome_by = match look(plane, &ids::execution(&failure.context, 0)).await? {
-            Found::Decided(record) => Some(record.decided_by()),
-            Found::Open(_) => None,
+        let record = latest(plane, &ids::execution(&failure.context, 0)).await?;
+        let record = record.filter(|record| overcomes(record, &failure));
+        let unpublished = match &record {
+            Some(record) => {
+                let id = ids::record(&record.execution());
+                plane.documents.find::<Publication>(&id).await?.is_none()
+            }
+            None => false,
         };
-        shown.push((id, ShownFailure { failure, overcome_by }));
+        let overcome_by = record.map(|record| record.decided_by());
+        shown.push((id, ShownFailure { failure, overcome_by, unpublished }));
     }
     Ok(shown)
+}
+
+/// Whether an outcome is one that came after a failure, or that the failed attempt has got itself.
+fn overcomes(record: &ExecutionRecord, failure: &Failure) -> bool {
+    let decided = record.committed().and_then(|committed| humantime::parse_rfc3339(&committed.done).ok());
+    let failed = humantime::parse_rfc3339(&failure.time).ok();
+    // A failure's time has no fraction.
+    failure.attempt.as_ref() == Some(&record.attempt)
+        || decided.zip(failed).is_none_or(|(one, other)| one >= other)
 }
 
 impl Execution {

@@ -110,7 +110,7 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
 }
 
 /// The last outcome of any run.
-async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<ExecutionRecord>> {
+pub(super) async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<ExecutionRecord>> {
     let (mut latest, mut next) = (None, execution.clone());
     while let Found::Decided(record) = look(plane, &next).await? {
         next.run = record.run + 1;

@@ -75,6 +75,8 @@ struct Inputs {
     context: Option<EventContext>,
     /// Since when the context is missing.
     missing_since: Option<Instant>,
+    /// Whether it was told that the context is missing.
+    told_missing: bool,
     staged: Option<Vec<RecordedFile>>,
 }
 

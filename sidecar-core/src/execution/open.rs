@@ -259,6 +259,10 @@ impl Opening {
                 self.with(own.clone(), context, state, None).await
             }
             (Found::Decided(record), _) => {
+                // What it was working on is no outcome.
+                if own.as_ref().is_some_and(|own| worked(&own.step) && own.attempt != record.attempt) {
+                    warn!("{} was first: its outcome counts", record.decided_by());
+                }
                 let state = State::Publishing(None, Turn::AtWork);
                 let run = record.run;
                 self.begin(own.or(foreign), run, context, state, Some(record)).await
@@ -354,6 +358,7 @@ impl Opening {
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
         let (slot, start) = (self.slot.clone(), self.spec.start);
+        let new = self.spec.context.clone();
         let beside = decided.is_none();
         let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
         self.opened(entry, context, state, decided, move |journal| {
@@ -367,7 +372,11 @@ impl Opening {
             if let Some(path) = worked.then(|| slot.set_outputs_aside()).transpose()?.flatten() {
                 let Context { event_id, name, .. } = &earlier.context;
                 let path = path.display();
-                warn!(event = %event_id, module = %name, %path, "outputs of an earlier execution were set aside");
+                let of = match earlier.is_of(&new) {
+                    true => "of an earlier attempt at this execution",
+                    false => "of an earlier execution",
+                };
+                warn!(event = %event_id, module = %name, %path, "outputs {of} were set aside");
             }
             // From here on the outputs are this attempt's, also for whoever starts next.
             journal.advance(Step::New)
@@ -443,6 +452,11 @@ fn lineage(asked: &Context, event: Option<&EventContext>, known: Option<&Context
 /// Whether the module may still have a commit before it.
 fn is_unfinished(step: &Step) -> bool {
     !matches!(step, Step::Done { .. } | Step::Failed { .. })
+}
+
+/// Whether a module has worked on it.
+fn worked(step: &Step) -> bool {
+    matches!(step, Step::Ready { .. } | Step::Committing { .. } | Step::Deciding { .. })
 }
 
 /// Whether the step means anything only on the data plane on which it was taken.

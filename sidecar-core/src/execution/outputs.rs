@@ -111,7 +111,18 @@ fn events(
             break;
         }
         match parse_event(&file, &text, &execution.spec.event_types, |name| files.contains_key(name)) {
-            Ok(event) => events.push((name, event)),
+            Ok(event) => {
+                let misspelt = |pair: &&crate::contract::KeyValuePair| {
+                    event.files.is_empty() && ["file", "fileS", "Files", "filenames"].contains(&&*pair.key)
+                };
+                if let Some(pair) = event.data.0.iter().find(misspelt) {
+                    let key = &pair.key;
+                    warn!(
+                        "{file}: {key:?} is a value like any other, and the event has no files: the key is \"files\""
+                    );
+                }
+                events.push((name, event));
+            }
             Err(found) => problems.extend(found),
         }
     }

@@ -314,9 +314,9 @@ pub async fn recover(plane: &DataPlane) -> Result<Recovered> {
                 Result::Ok((published.is_none() && record.committed().is_some()).then_some(record))
             })
             .buffered(super::Settings::DEFAULT_PARALLEL.get());
-        let mut unpublished = std::pin::pin!(unpublished);
-        while let Some(record) = unpublished.try_next().await? {
-            let Some(record) = record else { continue };
+        // All look-ups first: one that nobody polls keeps its connection, which the publishing may wait for.
+        let unpublished: Vec<_> = unpublished.try_collect().await?;
+        for record in unpublished.into_iter().flatten() {
             let Some(committed) = record.committed() else { continue };
             let age = humantime::parse_rfc3339(&committed.done).ok().and_then(|done| done.elapsed().ok());
             recovered.oldest_seconds = recovered.oldest_seconds.max(age.unwrap_or_default().as_secs());

@@ -572,7 +572,13 @@ impl Inner {
                 }
                 // Whoever asks again gets it when it is there.
                 Err(failed) if failed.is_retryable() => {
-                    warn!("the inputs cannot be staged yet: {}", failed.chain());
+                    let event = inner.execution.context().event_id;
+                    // It is looked for again and again, by the module or by the sidecar.
+                    if !std::mem::replace(&mut inner.execution.inputs().told_missing, true) {
+                        let patience = inner.execution.spec.patience;
+                        warn!("event {event} has no context yet: waiting up to {patience:?}; check its id");
+                    }
+                    debug!("the inputs cannot be staged yet: {}", failed.chain());
                 }
                 Err(failed) => error!("the inputs could not be staged: {}", failed.chain()),
             }
@@ -618,8 +624,10 @@ impl Inner {
         };
         let running = self.spawn(async move {
             let started = Instant::now();
+            // Found when the session was opened: whoever decided it has told of it.
+            let found = matches!(&work, Work::Decided(decided) if decided.own.is_none());
             let committed = caught(inner.commit(work)).await.map_err(Arc::new);
-            inner.committed(&committed, started.elapsed());
+            inner.committed(&committed, started.elapsed(), found);
             committed
         });
         shared.committing = Some(running.clone());
@@ -681,9 +689,12 @@ impl Inner {
     }
 
     /// What follows from the end of a commit.
-    fn committed(self: &Arc<Self>, committed: &Outcome<Receipt>, took: Duration) {
+    fn committed(self: &Arc<Self>, committed: &Outcome<Receipt>, took: Duration, found: bool) {
         self.beat();
         match committed {
+            Ok(Receipt { files, events, .. }) if found => {
+                debug!("committed before: {files} files, {} events", events.len());
+            }
             Ok(receipt) => {
                 let Receipt { files, bytes, events, insight, .. } = receipt;
                 info!("done: {}, events: {}", transferred(*files, *bytes, took), events.len());

@@ -26,6 +26,8 @@ pub struct CircuitBreaker<P> {
 #[derive(Debug, Default)]
 struct State {
     failures_in_a_row: u32,
+    /// Why the last call failed.
+    cause: String,
     open_until: Option<Instant>,
 }
 
@@ -41,13 +43,19 @@ impl<P: fmt::Display> CircuitBreaker<P> {
                 provider: self.inner.to_string(),
                 action: name.action.into_owned(),
                 retry_after: Some(left),
-                source: format!("it failed {} times in a row and is left alone", self.failures).into(),
+                source: format!(
+                    "it failed {} times in a row and is left alone, the last time with: {}",
+                    self.failures,
+                    self.state().cause
+                )
+                .into(),
             });
         }
         let outcome = call().await;
         let mut state = self.state();
         match &outcome {
-            Err(Error::Unavailable { retry_after, .. }) => {
+            Err(Error::Unavailable { retry_after, source, .. }) => {
+                state.cause = causes(&**source);
                 state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
                 if state.failures_in_a_row >= self.failures.get() {
                     let pause = retry_after.unwrap_or_default().max(self.pause);
@@ -76,6 +84,19 @@ impl<P: fmt::Display> CircuitBreaker<P> {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A cause and its causes in one line, without what an outer one says already.
+fn causes(cause: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut next) = (cause.to_string(), cause.source());
+    while let Some(inner) = next {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = inner.source();
+    }
+    text
 }
 
 super::provider!(CircuitBreaker);

@@ -49,8 +49,8 @@ impl<P> Retry<P> {
                 return Err(error);
             }
             match std::mem::replace(&mut reported, true) {
-                // Its cause is reported in the end, if it lasts.
-                false => tracing::warn!("{error}; retrying for up to {:?}", self.budget),
+                // Whoever watches need not wait until it is given up.
+                false => tracing::warn!("{}; retrying for up to {:?}", error.chain(), self.budget),
                 true => tracing::debug!(?wait, "retrying: {}", error.chain()),
             }
             tokio::time::sleep(wait).await;

@@ -67,6 +67,9 @@ impl Module {
             .kill_on_drop(true);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
+            // The sidecar's own are another user's.
+            let (name, home) = user_of(uid).unwrap_or_else(|| (uid.to_string(), "/".into()));
+            command.env("HOME", home).env("USER", &name).env("LOGNAME", name);
         }
         // In a group of its own a module gets each signal once, from the sidecar, and is ended with all that it
         // started. With a terminal as its input it must stay in the foreground group, which the terminal signals.
@@ -81,6 +84,15 @@ impl Module {
         let reaper = Reaper::beside(child.id());
         Ok(Child { child, pid, leads, _reaper: reaper })
     }
+}
+
+/// The name and the home directory of a user, as the machine's own list has them.
+fn user_of(uid: u32) -> Option<(String, String)> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| match *line.split(':').collect::<Vec<_>>() {
+        [name, _, number, _, _, home, _] if number.parse() == Ok(uid) => Some((name.into(), home.into())),
+        _ => None,
+    })
 }
 
 impl Child {
@@ -114,6 +126,11 @@ impl Child {
             self.kill();
             let _ = self.wait().await;
         }
+    }
+
+    /// Whether processes of its group are there still after it has ended.
+    pub(super) fn has_descendants(&self) -> bool {
+        self.pid.filter(|_| self.leads).is_some_and(|group| test_kill_process_group(group).is_ok())
     }
 
     /// Ends what a module that was ended has left running: asked first, killed after `grace`.

@@ -6,8 +6,41 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
+/// Programs that are given a script, without the digits of their versions.
+const INTERPRETERS: [&str; 10] =
+    ["python", "pypy", "sh", "bash", "node", "ruby", "perl", "Rscript", "julia", "php"];
+
 /// The module's name where none is given: that of its script, or of its command.
 pub fn module_name(command: &[OsString]) -> String {
+    let program = command.first().map(Path::new).and_then(Path::file_stem).unwrap_or_default();
+    let program = program.to_string_lossy();
+    let interprets = INTERPRETERS
+        .iter()
+        .any(|known| program.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.') == *known);
+    let mut words = command.iter().skip(1);
+    if interprets {
+        // The name of a script that is not there is no other.
+        while let Some(word) = words.next() {
+            match word.to_str() {
+                Some("-m") => {
+                    let module = words.next().map(|module| module.to_string_lossy()).unwrap_or_default();
+                    return module
+                        .rsplit('.')
+                        .next()
+                        .filter(|name| !name.is_empty())
+                        .unwrap_or("module")
+                        .to_owned();
+                }
+                Some("-c" | "-e") | None => break,
+                Some(flag) if flag.starts_with('-') => {}
+                Some(script) if Path::new(script).extension().is_some() => {
+                    let stem = Path::new(script).file_stem().unwrap_or_default();
+                    return stem.to_string_lossy().into_owned();
+                }
+                Some(_) => break,
+            }
+        }
+    }
     let is_script = |part: &&Path| part.extension().is_some() && part.is_file();
     let script = command.iter().skip(1).map(Path::new).find(is_script);
     let named = script.or_else(|| command.first().map(Path::new)).and_then(Path::file_stem);
@@ -46,6 +79,25 @@ fn usable(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_module_is_called_after_its_script_or_its_command() {
+        for (command, name) in [
+            ("thumbnail --size 3", "thumbnail"),
+            ("/opt/bin/thumbnail.sh x", "thumbnail"),
+            ("python3 -u split.py", "split"),
+            ("python3.11 missing/split.py x.txt", "split"),
+            ("python3 -m package.split", "split"),
+            ("sh -c date>now.txt", "sh"),
+            ("bash script", "bash"),
+            ("node -e x.y", "node"),
+            ("", "module"),
+        ] {
+            let command: Vec<OsString> =
+                command.split(' ').filter(|word| !word.is_empty()).map(Into::into).collect();
+            assert_eq!(module_name(&command), name, "{command:?}");
+        }
+    }
 
     #[test]
     fn a_command_is_found_or_not_before_it_is_started() {

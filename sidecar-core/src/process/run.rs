@@ -51,6 +51,8 @@ struct Exit {
     status: ExitStatus,
     /// The signal that had asked for it.
     told_by: Option<i32>,
+    /// Whether processes of its group went on, and were ended.
+    left_running: bool,
 }
 
 impl Run<'_> {
@@ -98,6 +100,12 @@ impl Run<'_> {
         let lock = session.lock_module().await.map_err(Ended::Local)?;
         let child = module.spawn(session, address, lock).map_err(not_started)?;
         let exit = self.watch(child, signals).await?;
+        if module.wrap && exit.left_running {
+            warn!(
+                "the module has ended while processes that it had started were at work: they are ended, and what \
+                 they had not written is missing (wait for them before the module ends)"
+            );
+        }
         if exit.status.code().is_some() && exit.told_by.is_none() {
             // What it left running it left on purpose.
             session.forget_module().await;
@@ -138,7 +146,13 @@ impl Run<'_> {
                         let left = deadline.map(|deadline: Instant| deadline - Instant::now());
                         child.end_descendants(left.unwrap_or(module.service.grace)).await;
                     }
-                    return Ok(Exit { status, told_by });
+                    // What writes on while the outputs are committed, or into those of the next execution, is no
+                    // output of either. Of a module that calls done itself, only it knows what goes on.
+                    let left_running = told_by.is_none() && module.wrap && child.has_descendants();
+                    if left_running {
+                        child.end_descendants(LEASE_GRACE).await;
+                    }
+                    return Ok(Exit { status, told_by, left_running });
                 }
                 () = lease(session, module.service.lease) => return Err(self.expired(&mut child).await),
                 () = overdue(deadline) => {
@@ -149,6 +163,11 @@ impl Run<'_> {
                 signal = signals.next() => {
                     match signal {
                         Signal::HUP => hung_up = true,
+                        Signal::INT if told_by == Some(Signal::INT.as_raw()) => {
+                            warn!("the module is killed: the second Ctrl-C does not wait for it");
+                            child.kill();
+                            continue;
+                        }
                         _ if Signals::ends(signal) => {
                             if told_by.is_none() {
                                 let (grace, number) = (module.service.grace, signal.as_raw());
@@ -182,7 +201,11 @@ impl Run<'_> {
     }
 
     /// What the module's end means for the execution.
-    async fn settle(&self, Exit { status, told_by }: Exit, signals: &mut Signals) -> Result<Ended, Ended> {
+    async fn settle(
+        &self,
+        Exit { status, told_by, .. }: Exit,
+        signals: &mut Signals,
+    ) -> Result<Ended, Ended> {
         let Self { session, module, served_at } = self;
         let out = session.layout().base().join("out");
         if !status.success() {

@@ -112,3 +112,46 @@ fn table_names_are_names() {
     let url = "postgres://h/d?table=a%22;drop".parse().unwrap();
     assert!(matches!(Postgres::open(&url, None).unwrap_err(), Error::Refused { .. }));
 }
+
+/// Whoever looks up some documents while it writes others needs more than one connection at a time.
+#[tokio::test]
+async fn many_outcomes_do_not_keep_one_from_being_recovered() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use sidecar_core::layers::{Fault, Injected, Timeout};
+    use sidecar_core::{
+        Context, DataPlane, First, Layout, ModuleName, Session, Settings, blob, events, recover,
+    };
+
+    let Some(documents) = open(&format!("?table=recover_{}", std::process::id())) else { return };
+    servers::answering(|| documents.check()).await;
+    let documents = Timeout::new(documents, std::time::Duration::from_secs(10));
+    let away = Arc::new(AtomicBool::new(true));
+    let bus = Fault::new(events::Memory::default(), {
+        let away = away.clone();
+        move |_, _| if away.load(Ordering::Relaxed) { Injected::Unavailable } else { Injected::Nothing }
+    });
+    let plane = DataPlane::new(blob::Memory::default(), documents, bus);
+    let base = tempfile::tempdir().unwrap();
+    for number in 0..60 {
+        let context = Context {
+            name: ModuleName::parse("m").unwrap(),
+            event_id: EventId::parse(&format!("e{number}")).unwrap(),
+            correlation_id: "c".into(),
+            parent_event_id: String::new(),
+        };
+        let mut settings = Settings::new(context, Layout::new(base.path().join(number.to_string())));
+        settings.first = First::Yes;
+        let session = Session::open(settings, plane.clone()).await.unwrap();
+        session.ready().await.unwrap();
+        if number % 20 == 0 {
+            let event = session.layout().output_events().join("1.json");
+            std::fs::write(event, r#"[{"key":"eventType","value":"t"}]"#).unwrap();
+        }
+        assert_eq!(session.done().await.is_ok(), number % 20 != 0);
+    }
+    away.store(false, Ordering::Relaxed);
+    let recovered = recover(&plane).await.unwrap();
+    assert_eq!((recovered.published, recovered.failed), (3, 0));
+}

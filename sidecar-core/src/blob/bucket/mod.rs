@@ -294,6 +294,12 @@ impl BlobProvider for Bucket {
             let why = "what was stored does not come back: is this the endpoint of an object store?";
             return Err(Error::refused(self, format!("keep {path}"), why));
         }
+        if let Err(error) = self.list(".sidecar-check/", None).await {
+            tracing::warn!(
+                error = error.chain(),
+                "a repeated commit stores all files again, and gc cannot work"
+            );
+        }
         if let Err(error) = self.store.delete(&path).await {
             // Only `gc` and an attempt that lost need the right to delete.
             let error = self.error("delete", path.as_ref(), error);
