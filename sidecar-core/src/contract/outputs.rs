@@ -342,7 +342,7 @@ mod tests {
             event(text).unwrap_err(),
             [
                 "out/events/1.json:2:33: event type \"other\" is not allowed (allowed: face_detected, done)",
-                "out/events/1.json:3:25: \"value\" must be a string",
+                "out/events/1.json:3:25: \"value\" must be a string: write \"3\"",
                 "out/events/1.json:4:29: out/data has no file \"x.png\"",
                 "out/events/1.json:4:29: file name \"../y\" points outside its directory",
                 "out/events/1.json:4:29: file \"a.png\" is named twice",

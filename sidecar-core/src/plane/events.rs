@@ -66,11 +66,15 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
             for (name, value) in query {
                 match name.as_str() {
                     "stream" => config.stream = value,
+                    "subjects" if value == "type" => config.subject_per_type = true,
+                    "subjects" if value == "one" => config.subject_per_type = false,
+                    "subjects" => return Err(format!("subjects={value} is neither type nor one").into()),
                     "credentials" => config.credentials = Some(value.into()),
                     _ => {
-                        return Err(
-                            format!("the parameter {name:?} is not one of stream, credentials").into()
-                        );
+                        return Err(format!(
+                            "the parameter {name:?} is not one of stream, subjects, credentials"
+                        )
+                        .into());
                     }
                 }
             }

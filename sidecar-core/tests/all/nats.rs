@@ -81,6 +81,43 @@ mod jetstream_server {
     );
 }
 
+/// A stream of its own that is subscribed to.
+async fn bus(subject_per_type: bool) -> Option<Nats> {
+    let server = servers::nats()?;
+    let name = format!("test-{}", uuid::Uuid::new_v4().simple());
+    let config = NatsConfig { subject_per_type, ..NatsConfig::new(format!("events.{name}"), name) };
+    let provider = Nats::open(&server.parse().unwrap(), config);
+    provider.check().await.unwrap();
+    Some(provider)
+}
+
+/// The same bus by a connection of its own, as of another process.
+fn reopened(bus: &Nats, subject_per_type: bool) -> Nats {
+    let id = bus.id();
+    let (rest, stream) = id.split_once("?stream=").unwrap();
+    let (server, subject) = rest.rsplit_once('/').unwrap();
+    let config = NatsConfig { subject_per_type, ..NatsConfig::new(subject, stream) };
+    Nats::open(&server.parse().unwrap(), config)
+}
+
+mod sources_on_one_subject {
+    use super::*;
+    sidecar_core::conformance_sources!(
+        optional: bus(false).await,
+        reopen: async |bus| reopened(bus, false),
+        away: open(AWAY, "s", EventFormat::Ion),
+    );
+}
+
+mod sources_by_type {
+    use super::*;
+    sidecar_core::conformance_sources!(
+        optional: bus(true).await,
+        reopen: async |bus| reopened(bus, true),
+        away: open(AWAY, "s", EventFormat::Ion),
+    );
+}
+
 #[tokio::test]
 async fn a_stream_that_listens_elsewhere_is_refused() {
     let Some(stream) = stream().await else { return };

@@ -1,5 +1,7 @@
 //! Events on NATS JetStream.
 
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,12 +12,12 @@ use async_nats::jetstream::{self, ErrorCode, message::PublishMessage, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use async_trait::async_trait;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 use url::{Position, Url};
 
-use super::{EventFormat, EventProvider};
+use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::Event;
 use crate::error::{Error, Result};
 use crate::tls;
@@ -34,6 +36,9 @@ const LARGEST: usize = 1024 * 1024 - 1024;
 pub struct NatsConfig {
     /// The subject they are published on.
     pub subject: String,
+    /// Whether each event is published on `subject.TYPE` instead, so that the server can filter by type.
+    #[serde(default)]
+    pub subject_per_type: bool,
     /// The stream that keeps them, made by [`check`](EventProvider::check) when it is absent.
     pub stream: String,
     /// A file with the credentials of a user, as `nsc` writes it.
@@ -51,7 +56,14 @@ impl NatsConfig {
     /// Events on `subject`, kept in `stream`.
     pub fn new(subject: impl Into<String>, stream: impl Into<String>) -> Self {
         let (subject, stream) = (subject.into(), stream.into());
-        Self { subject, stream, credentials: None, format: EventFormat::default(), ca_file: None }
+        Self {
+            subject,
+            subject_per_type: false,
+            stream,
+            credentials: None,
+            format: EventFormat::default(),
+            ca_file: None,
+        }
     }
 }
 
@@ -87,15 +99,30 @@ impl EventProvider for Nats {
 
     async fn publish(&self, events: &[Event]) -> Result<()> {
         let context = self.context().await?;
-        let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
+        let message = |event: &Event| {
+            let message = self.message(event, event.context.event_id.as_str())?;
+            Ok((self.subject(event), message))
+        };
+        let messages = events.iter().map(message).collect::<Result<Vec<_>>>()?;
         futures_util::stream::iter(messages)
             .map(async |message| {
-                let sent = context.send_publish(self.config.subject.clone(), message).await;
+                let (subject, message) = message;
+                let sent = context.send_publish(subject, message).await;
                 sent.map_err(|error| self.error(error))?.await.map_err(|error| self.error(error))
             })
             .buffered(WINDOW)
             .try_for_each(|_| std::future::ready(Ok(())))
             .await
+    }
+
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        let message = self.message(event, message_id)?;
+        let sent = self.context().await?.send_publish(self.subject(event), message).await;
+        sent.map_err(|error| self.error(error))?.await.map_err(|error| self.error(error)).map(drop)
+    }
+
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        self.source(subscription).await
     }
 
     fn id(&self) -> String {
@@ -107,7 +134,7 @@ impl EventProvider for Nats {
     async fn check(&self) -> Result<()> {
         let config = stream::Config {
             name: self.config.stream.clone(),
-            subjects: vec![self.config.subject.clone()],
+            subjects: self.subjects(),
             duplicate_window: DUPLICATE_WINDOW,
             ..stream::Config::default()
         };
@@ -118,16 +145,32 @@ impl EventProvider for Nats {
         };
         let info = stream.info().await.map_err(|error| self.failed("look at the stream", error))?;
         // What a stream does not listen to is never acknowledged.
-        let subject = &self.config.subject;
-        if info.config.subjects.iter().any(|wanted| listens(wanted, subject)) {
-            return Ok(());
-        }
+        let heard = |subject: &str| info.config.subjects.iter().any(|wanted| listens(wanted, subject));
+        let published = self.subjects();
+        let unheard = published.iter().find(|subject| !heard(&subject.replace('>', "x")));
+        let Some(unheard) = unheard else { return Ok(()) };
         let subjects = info.config.subjects.join(", ");
-        Err(Error::refused(self, "publish", format!("the stream listens to {subjects}, not to {subject}")))
+        Err(Error::refused(self, "publish", format!("the stream listens to {subjects}, not to {unheard}")))
     }
 }
 
 impl Nats {
+    /// The subjects that events are published on, as patterns.
+    fn subjects(&self) -> Vec<String> {
+        let NatsConfig { subject, subject_per_type, .. } = &self.config;
+        let mut subjects = vec![subject.clone()];
+        subjects.extend(subject_per_type.then(|| format!("{subject}.>")));
+        subjects
+    }
+
+    fn subject(&self, event: &Event) -> String {
+        let NatsConfig { subject, subject_per_type, .. } = &self.config;
+        match subject_per_type {
+            true => format!("{subject}.{}", token(&event.event_type)),
+            false => subject.clone(),
+        }
+    }
+
     /// Why there is no stream.
     async fn no_stream(
         &self,
@@ -208,7 +251,7 @@ impl Nats {
         self.context.get_or_try_init(connect).await
     }
 
-    fn message(&self, event: &Event) -> Result<PublishMessage> {
+    fn message(&self, event: &Event, id: &str) -> Result<PublishMessage> {
         let json = self
             .config
             .format
@@ -226,7 +269,7 @@ impl Nats {
             }
         }
         let message = PublishMessage::build().payload(json.into()).headers(headers);
-        Ok(message.message_id(event.context.event_id.as_str()))
+        Ok(message.message_id(id))
     }
 
     /// The one table from the server's errors to ours.
@@ -238,6 +281,12 @@ impl Nats {
             _ => self.failed("publish an event", error),
         }
     }
+}
+
+/// Any text as one token of a subject, or as a name.
+fn token(text: &str) -> String {
+    const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+    utf8_percent_encode(text, TOKEN).to_string()
 }
 
 /// Whether `subject` is one of those that the pattern `wanted` stands for: `*` for one token, `>` for the rest.

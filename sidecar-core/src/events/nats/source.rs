@@ -1,0 +1,255 @@
+//! The receiving side: a durable pull consumer for each group.
+//!
+//! The server accepts an acknowledgement that comes too late, even when another member has the message by then. So
+//! each delivery keeps its own deadline, and settles nothing after it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::connection;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::{AckKind, Message};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::super::source::{Delivery, EventSource, Subscription, not_held};
+use super::{Nats, listens, token};
+use crate::contract::Event;
+use crate::error::{Error, Result};
+
+/// How long one request for a message waits on the server: so long a restarted server is taken for one without events.
+const PULL: Duration = Duration::from_secs(10);
+
+/// What is left of a lock when nothing is settled any more: as long as a settlement may be on its way.
+const MARGIN: u32 = 10;
+
+/// A member of a group.
+#[derive(Debug)]
+pub(super) struct Source {
+    bus: Nats,
+    subscription: Subscription,
+    /// The group's consumer; found or made again after an error.
+    consumer: AsyncMutex<Option<PullConsumer>>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.bus.fmt(f)
+    }
+}
+
+impl Source {
+    /// Joins a group, whose consumer is made when it is absent.
+    pub(super) async fn open(bus: &Nats, subscription: &Subscription) -> Result<Self> {
+        let source =
+            Self { bus: bus.clone(), subscription: subscription.clone(), consumer: AsyncMutex::default() };
+        source.consumer().await?;
+        Ok(source)
+    }
+
+    async fn consumer(&self) -> Result<PullConsumer> {
+        let mut consumer = self.consumer.lock().await;
+        if let Some(consumer) = &*consumer {
+            return Ok(consumer.clone());
+        }
+        let found = self.find().await?;
+        *consumer = Some(found.clone());
+        Ok(found)
+    }
+
+    async fn forget(&self) {
+        *self.consumer.lock().await = None;
+    }
+
+    /// Finds the group's consumer, or makes it; one that wants something else is changed.
+    async fn find(&self) -> Result<PullConsumer> {
+        let context = self.bus.context().await?;
+        let stream = context.get_stream(&self.bus.config.stream).await;
+        let stream = stream.map_err(|error| self.bus.failed("find the stream", error))?;
+        let name = token(self.subscription.group.as_str());
+        let subjects = self.subjects(&stream.cached_info().config.subjects);
+        let config = pull::Config {
+            durable_name: Some(name.clone()),
+            description: Some("a group of sidecar workers".into()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.subscription.lock,
+            // Attempts are counted where they are made, and nobody pulls more than he can work on.
+            max_deliver: -1,
+            max_ack_pending: -1,
+            filter_subjects: subjects,
+            ..pull::Config::default()
+        };
+        if let Ok(found) = stream.get_consumer::<pull::Config>(&name).await {
+            let known = &found.cached_info().config;
+            let filters = match known.filter_subject.as_str() {
+                "" => known.filter_subjects.clone(),
+                one => vec![one.to_owned()],
+            };
+            if known.ack_wait == config.ack_wait && filters == config.filter_subjects {
+                return Ok(found);
+            }
+        }
+        use async_nats::jetstream::stream::ConsumerErrorKind as Kind;
+        stream.create_consumer(config).await.map_err(|error| match error.kind() {
+            Kind::TimedOut | Kind::Request => self.bus.failed("find or make the group", error),
+            _ => Error::refused(&self.bus, "find or make the group", error),
+        })
+    }
+
+    /// The subjects that the server filters by: of those that the stream listens to.
+    fn subjects(&self, stream: &[String]) -> Vec<String> {
+        let subject = &self.bus.config.subject;
+        let mut wanted = vec![subject.clone()];
+        match &*self.subscription.types {
+            [] => wanted.push(format!("{subject}.>")),
+            types => wanted.extend(types.iter().map(|name| format!("{subject}.{}", token(name)))),
+        }
+        // Publishers of both kinds may be at work; a stream that listens to one kind alone refuses the other.
+        wanted.retain(|subject| {
+            let example = subject.replace('>', "x");
+            stream.iter().any(|pattern| listens(pattern, &example))
+        });
+        wanted
+    }
+
+    /// The next message, of whatever type.
+    async fn pull(&self, wait: Duration) -> Result<Option<(Message, Instant)>> {
+        let consumer = self.consumer().await?;
+        // The lock begins when the server sends it, which is after this.
+        let asked = Instant::now();
+        let failed = |error: crate::Cause| self.bus.failed("receive an event", error);
+        let pulled = consumer.batch().max_messages(1).expires(wait).messages().await;
+        let mut batch = match pulled {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.forget().await;
+                return Err(failed(error.into()));
+            }
+        };
+        match batch.next().await {
+            Some(Ok(message)) => {
+                // What waited on the server was sent no earlier than it came, less the way.
+                Ok(Some((message, asked.max(Instant::now() - ON_ITS_WAY.min(asked.elapsed())))))
+            }
+            Some(Err(error)) => {
+                // The consumer may be gone, or the server about to end.
+                self.forget().await;
+                Err(failed(error))
+            }
+            None => match self.bus.context().await?.client().connection_state() {
+                connection::State::Connected => Ok(None),
+                state => Err(failed(format!("the connection is {state:?}").into())),
+            },
+        }
+    }
+}
+
+/// How long a message may have been on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+#[async_trait]
+impl EventSource for Source {
+    async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // To wait for nothing is to be told whether there is something.
+            let pulled = self.pull(left.clamp(Duration::from_millis(100), PULL)).await?;
+            let Some((message, sent)) = pulled else {
+                if Instant::now() >= until {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let event = match self.bus.config.format.decode(&message.payload) {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::error!("a message of {} is no event and is put away: {error}", self.bus);
+                    let _ = message.ack_with(AckKind::Term).await;
+                    continue;
+                }
+            };
+            if !self.subscription.wants(&event.event_type) {
+                // If that is lost, it comes again, and is passed over again.
+                let _ = message.ack().await;
+                continue;
+            }
+            let lock = self.subscription.lock;
+            let held = Mutex::new(Some(sent + lock - lock / MARGIN));
+            return Ok(Some(Box::new(Held { bus: self.bus.clone(), message, event, lock, held })));
+        }
+    }
+}
+
+/// A message that this member holds.
+#[derive(Debug)]
+struct Held {
+    bus: Nats,
+    message: Message,
+    event: Event,
+    lock: Duration,
+    /// Until when it is held; `None` once it was settled.
+    held: Mutex<Option<Instant>>,
+}
+
+impl Held {
+    fn held(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the server, which answers.
+    async fn tell(&self, action: &str, kind: AckKind) -> Result<()> {
+        if self.held().is_none_or(|until| Instant::now() >= until) {
+            return Err(not_held(&self.bus, &self.event));
+        }
+        let reply = self.message.reply.clone().ok_or_else(|| not_held(&self.bus, &self.event))?;
+        let client = self.bus.context().await?.client();
+        let answered = client.request(reply, kind.into()).await;
+        answered.map(drop).map_err(|error| self.bus.failed(action, error))
+    }
+
+    async fn settle(&self, kind: AckKind) -> Result<()> {
+        self.tell("settle an event", kind).await?;
+        *self.held() = None;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Delivery for Held {
+    fn event(&self) -> &Event {
+        &self.event
+    }
+
+    fn lock(&self) -> Option<Duration> {
+        Some(self.lock)
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let asked = Instant::now();
+        self.tell("keep an event", AckKind::Progress).await?;
+        if let Some(until) = &mut *self.held() {
+            *until = asked + self.lock - self.lock / MARGIN;
+        }
+        Ok(())
+    }
+
+    async fn ack(&self) -> Result<()> {
+        self.settle(AckKind::Ack).await
+    }
+
+    async fn retry(&self, after: Duration) -> Result<()> {
+        self.settle(AckKind::Nak((!after.is_zero()).then_some(after))).await
+    }
+
+    async fn dead_letter(&self, _: &str) -> Result<()> {
+        self.settle(AckKind::Term).await
+    }
+}
+
+impl Nats {
+    pub(super) async fn source(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        Ok(Arc::new(Source::open(self, subscription).await?))
+    }
+}
