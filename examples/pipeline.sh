@@ -17,10 +17,10 @@ echo "submitted $pictures as event $first"
 "$bin/sidecar" run --context.eventid="$first" \
     --valideventtypes=thumbnail_created,thumbnails_created -- "$bin/thumbnail"
 
-# On a cluster a dispatcher listens to the bus; here the events are files, and the one that matters has all thumbnails.
+# Its last event, which has all thumbnails, starts the second module. On a cluster the same command goes on for ever.
+"$bin/sidecar" worker --subscribe=thumbnails_created --idle-exit=1s \
+    --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
 second=$(basename "$(grep -l "\"parentEventId\": \"$first\"" dev/events/*.json | xargs grep -l '"thumbnails_created"')" .json)
-
-"$bin/sidecar" run --context.eventid="$second" --valideventtypes=contact_sheet_created -- "$bin/contact-sheet"
 
 # `get` fills only a directory that is absent or empty: from the second time on the event's id makes another name.
 [ ! -e thumbnails ] && thumbnails=thumbnails || thumbnails=thumbnails-$first

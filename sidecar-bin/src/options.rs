@@ -197,7 +197,7 @@ options! {
         documents_file: "documents-file" = "FILE",
     }
     "Events" {
-        /// The event provider: file:///DIR, memory:, nats://HOST/SUBJECT?stream=NAME, amqp://HOST/EXCHANGE or servicebus://NAMESPACE/TOPIC?rule=NAME
+        /// The event provider: file:///DIR, memory:, nats://HOST/SUBJECT?stream=NAME&subjects=type, amqp://HOST/EXCHANGE or servicebus://NAMESPACE/TOPIC?rule=NAME
         events: "events" = "URL",
         /// A file that holds the URL of --events, for a URL with a password
         events_file: "events-file" = "FILE",

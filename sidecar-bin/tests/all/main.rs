@@ -18,3 +18,4 @@ mod servers;
 mod service_bus_double;
 mod stores;
 mod users;
+mod worker;

@@ -17,6 +17,7 @@ use crate::contract::{Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
 use crate::events::{Delivery, EventSource};
 use crate::execution::{Session, Settings, Start};
+use crate::fault;
 
 /// How long one call waits for an event.
 const WAIT: Duration = Duration::from_secs(30);
@@ -24,6 +25,8 @@ const WAIT: Duration = Duration::from_secs(30);
 const LAST_CALL: Duration = Duration::from_millis(200);
 /// The longest wait between two looks at a store that is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a worker that would end when nothing comes waits for a bus that is away.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a slot rests after this machine was in the way.
 const REST: Duration = Duration::from_secs(5);
 
@@ -107,6 +110,11 @@ impl Work {
                 Err(failed) => {
                     self.shared.taken.fetch_sub(1, Ordering::Relaxed);
                     warn!("no event can be received: {}", failed.chain());
+                    let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
+                    if idle && settings.idle_exit.is_some_and(|limit| idle_for() >= limit + PATIENCE) {
+                        self.give_up(Arc::new(failed));
+                        return None;
+                    }
                     self.rest(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -125,6 +133,12 @@ impl Work {
             self.give_back(&*late, Duration::ZERO).await;
         }
         Ok(None)
+    }
+
+    /// Ends the worker with this error.
+    fn give_up(&self, error: Arc<Error>) {
+        *self.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.shared.draining.send_replace(true);
     }
 
     async fn rest(&self, time: Duration) {
@@ -161,7 +175,9 @@ impl Work {
         counters.running.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             () = async {
+                fault::point("worker.received");
                 let attempt = self.attempt(&context).await;
+                fault::point("worker.settling");
                 self.settle(delivery, &context, attempt).await;
             } => {}
             () = keep(delivery) => {}
@@ -198,6 +214,7 @@ impl Work {
         if let Err(outcome) = self.patiently(|| attempts::write(plane, context, number)).await {
             return Attempt::uncounted(outcome);
         }
+        fault::point("worker.counted");
         if number > 1 {
             info!("event {}: attempt {number} of {most}", context.event_id);
         }
@@ -310,7 +327,7 @@ impl Work {
     }
 
     async fn settle(&self, delivery: &dyn Delivery, context: &Context, attempt: Attempt) {
-        let Shared { counters, settings, plane, unusable, .. } = &*self.shared;
+        let Shared { counters, settings, plane, .. } = &*self.shared;
         let Attempt { outcome, number, failure } = attempt;
         let (most, event) = (settings.max_deliveries.get(), &context.event_id);
         let settled = match outcome.settlement(number, most) {
@@ -371,8 +388,7 @@ impl Work {
                 info!("event {event} is handed back: {}", outcome.reason());
                 self.give_back(delivery, rest).await;
                 if let Outcome::Unusable(error) = outcome {
-                    *unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    self.shared.draining.send_replace(true);
+                    self.give_up(error);
                 }
                 self.rest(rest).await;
                 Ok(())
