@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use sidecar_core::process::{Module, Service, Signals};
 use sidecar_core::server::{Listening, Sessions};
-use sidecar_core::worker::{self, Processes, Summary, Worker, WorkerSettings};
+use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
 use sidecar_core::{DataPlane, DeadLetter, Error, ModuleName, ModuleUser, Settings};
 use tokio::sync::oneshot;
 use tracing::info;
@@ -30,6 +30,9 @@ pub(crate) struct WorkerArgs {
     /// Stage the inputs before COMMAND and commit its outputs afterwards: the module needs no sidecar code
     #[arg(long)]
     wrap: bool,
+    /// Keep one process a slot, which calls POST /next for each event; it is started again when it ends
+    #[arg(long, conflicts_with = "wrap")]
+    warm: bool,
     /// After how many failed attempts an event is given up, as a dead letter
     #[arg(long, value_name = "N", default_value_t = WorkerSettings::DEFAULT_MAX_DELIVERIES)]
     max_deliveries: NonZeroU32,
@@ -92,7 +95,13 @@ pub(crate) async fn run(
     let serving = serving.map_err(|error| Failure::local(&error))?;
     let grace = service.grace;
     let module = Module { command: args.command, wrap: args.wrap, user, hidden, service };
-    let worker = Worker::new(plane, settings, Processes::new(module, sessions, serving.address()));
+    let address = serving.address();
+    let worker = if args.warm {
+        let (name, base) = (settings.module.context.name.clone(), settings.module.layout.base().to_owned());
+        Worker::new(plane, settings, WarmProcesses::new(module, name, base, sessions, address))
+    } else {
+        Worker::new(plane, settings, Processes::new(module, sessions, address))
+    };
 
     let (told, stop) = oneshot::channel();
     let watching = tokio::spawn({

@@ -295,3 +295,90 @@ fn a_worker_whose_command_does_not_exist_ends_and_loses_nothing() {
     let (code, _, log) = worker("true");
     assert!(code == 0 && log.contains("committed: 1"), "{log}");
 }
+
+/// A module that loads something first, and then works on one event after another with two lines of HTTP.
+const WARM: &str = r#"
+    echo load >> "$SIDECAR_BASE_DIR/../loads"
+    id=null
+    while true; do
+        next=$(curl -sS -X POST -H "secret: $SHARED_SECRET" --data "$id" "http://127.0.0.1:$SIDECAR_PORT/next") || exit 4
+        test -n "$next" || exit 0
+        id=$(echo "$next" | sed 's/.*"eventId":"\([^"]*\)".*/\1/')
+        WORK
+    done"#;
+
+fn warm(dir: &TempDir, work: &str, flags: &[&str]) -> (i32, String, String) {
+    let all = ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm"];
+    let mut command = sidecar(dir, &all);
+    command.args(flags).args(["--idle-exit=3s", "--", "sh", "-c", &WARM.replace("WORK", work)]);
+    ended(&command.stdin(Stdio::null()).output().unwrap())
+}
+
+fn submitted(dir: &TempDir, count: usize) {
+    for number in 0..count {
+        let id = format!("--id=e{number}");
+        assert_eq!(output(dir, &["submit", "--development=true", "--type=t", &id, "--value=a=b"]).0, 0);
+    }
+}
+
+#[test]
+fn a_warm_module_loads_once_and_works_on_many_events() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 8);
+    let work = "test ! -e $SIDECAR_BASE_DIR/out/data/id; echo $id > $SIDECAR_BASE_DIR/out/data/id";
+    let (code, _, log) = warm(&dir, work, &["--concurrency=2"]);
+    assert!(code == 0 && log.contains("committed: 8, retried: 0"), "{log}");
+    for number in 0..8 {
+        let outputs = crate::process::committed(&dir, &format!("e{number}/m"));
+        assert_eq!(outputs, [("id".to_owned(), format!("e{number}\n"))]);
+    }
+    // One process a slot, which has ended by itself.
+    let loads = fs::read_to_string(dir.path().join("dev/modules/m/loads")).unwrap();
+    assert_eq!(loads.lines().count(), 2, "{log}");
+}
+
+#[test]
+fn a_warm_module_that_dies_is_started_again_and_its_event_retried() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 3);
+    let work = "echo $id > $SIDECAR_BASE_DIR/out/data/id; test -e died || { touch died; exit 9; }";
+    let (code, _, log) = warm(&dir, work, &[]);
+    assert!(code == 0 && log.contains("committed: 3, retried: 1"), "{log}");
+    let loads = fs::read_to_string(dir.path().join("dev/modules/m/loads")).unwrap();
+    assert_eq!(loads.lines().count(), 2, "{log}");
+}
+
+#[test]
+fn no_event_is_taken_for_a_warm_module_that_does_not_begin() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm", "--max-deliveries=1"];
+    let mut command = sidecar(&dir, &flags);
+    let mut worker =
+        Running(command.args(["--", "false"]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    std::thread::sleep(Duration::from_secs(3));
+    signal(&worker.0, "TERM");
+    assert_eq!(wait(&mut worker), Some(0));
+    let mut log = String::new();
+    std::io::Read::read_to_string(worker.0.stderr.as_mut().unwrap(), &mut log).unwrap();
+    assert!(log.contains("started again in") && log.contains("events received: 0"), "{log}");
+}
+
+/// A module asks again with the same id when it got no answer: it must get the same event, and no other is committed.
+#[test]
+fn a_call_for_the_next_event_can_be_repeated_whenever_it_was_cut() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 40);
+    let work = r#"
+        echo $id > $SIDECAR_BASE_DIR/out/data/id
+        for cut in 0.001 0.003 0.006 0.01 0.02; do
+            curl -s -m $cut -X POST -H "secret: $SHARED_SECRET" --data "$id" "http://127.0.0.1:$SIDECAR_PORT/next" > /dev/null
+        done"#;
+    let (code, _, log) = warm(&dir, work, &[]);
+    assert!(code == 0 && log.contains("committed: 40, retried: 0"), "{log}");
+    for number in 0..40 {
+        let outputs = crate::process::committed(&dir, &format!("e{number}/m"));
+        assert_eq!(outputs, [("id".to_owned(), format!("e{number}\n"))]);
+    }
+}

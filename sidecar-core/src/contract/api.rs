@@ -110,6 +110,31 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What `next` answers: the event that a warm module works on next, staged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NextAnswer {
+    /// The event, which is named when the module has finished it.
+    pub event_id: EventId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// Which attempt at it this is, from 1 on.
+    pub attempt: u32,
+    /// How long the module may be silent, in seconds; absent where it may be for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u64>,
+    /// How many files are in `in/data`.
+    pub files: u64,
+    /// How many values are in `in/meta.json`.
+    pub values: u64,
+    /// Which attempt's outputs count for the event that was finished, where they are not the caller's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed_by: Option<String>,
+    /// Which execution it is.
+    pub context: Context,
+}
+
 /// What `status` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,7 @@ mod outputs;
 mod pairs;
 mod record;
 
-pub use api::{ErrorBody, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
+pub use api::{ErrorBody, NextAnswer, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
 pub use context::Context;
 pub use documents::{
     Attempts, Blob, Culprit, DeadLetter, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tracing::{debug, warn};
 
 use super::limits;
 use super::reaper::Reaper;
+use crate::contract::{Context, ModuleName};
 use crate::execution::Session;
 
 use super::serve::Service;
@@ -37,7 +39,7 @@ pub struct Module {
 
 /// A module at work.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     child: tokio::process::Child,
     pid: Option<Pid>,
     /// Whether it leads a process group of its own.
@@ -48,6 +50,20 @@ pub(super) struct Child {
 impl Module {
     /// Starts the command; it inherits `lock`, and so does whatever it starts.
     pub(super) fn spawn(&self, session: &Session, address: SocketAddr, lock: File) -> io::Result<Child> {
+        let context = session.status().context;
+        let base = session.layout().base();
+        self.start(base, &context.name, Some(&context), address, lock)
+    }
+
+    /// The same for a module that works on one event after another, where there is no context.
+    pub(crate) fn start(
+        &self,
+        base: &Path,
+        name: &ModuleName,
+        context: Option<&Context>,
+        address: SocketAddr,
+        lock: File,
+    ) -> io::Result<Child> {
         let [program, arguments @ ..] = &*self.command else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -55,16 +71,16 @@ impl Module {
         self.hidden.iter().for_each(|name| {
             command.env_remove(name);
         });
-        let context = session.status().context;
         command
             .args(arguments)
             .env("SHARED_SECRET", &self.service.secret)
             .env("SIDECAR_PORT", address.port().to_string())
-            .env("SIDECAR_BASE_DIR", session.layout().base())
-            .env("SIDECAR_EVENT_ID", context.event_id.as_str())
-            .env("SIDECAR_CORRELATION_ID", context.correlation_id)
-            .env("SIDECAR_MODULE_NAME", context.name.as_str())
+            .env("SIDECAR_BASE_DIR", base)
+            .env("SIDECAR_MODULE_NAME", name.as_str())
             .kill_on_drop(true);
+        if let Some(Context { event_id, correlation_id, .. }) = context {
+            command.env("SIDECAR_EVENT_ID", event_id.as_str()).env("SIDECAR_CORRELATION_ID", correlation_id);
+        }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
             // The sidecar's own are another user's.
@@ -96,7 +112,7 @@ fn user_of(uid: u32) -> Option<(String, String)> {
 }
 
 impl Child {
-    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 
@@ -120,7 +136,7 @@ impl Child {
     }
 
     /// Asks the module to end, and kills it if it has not after `grace`.
-    pub(super) async fn end(&mut self, grace: Duration) {
+    pub(crate) async fn end(&mut self, grace: Duration) {
         self.signal(Signal::TERM);
         if tokio::time::timeout(grace, self.wait()).await.is_err() {
             self.kill();
@@ -134,7 +150,7 @@ impl Child {
     }
 
     /// Ends what a module that was ended has left running: asked first, killed after `grace`.
-    pub(super) async fn end_descendants(&self, grace: Duration) {
+    pub(crate) async fn end_descendants(&self, grace: Duration) {
         let Some(group) = self.pid.filter(|_| self.leads) else { return };
         let alive = || test_kill_process_group(group).is_ok();
         if !alive() {

@@ -13,6 +13,8 @@ mod run;
 mod serve;
 mod signals;
 
+#[cfg(feature = "worker")]
+pub(crate) use child::Child;
 pub use child::Module;
 pub use ended::{Ended, Stop};
 pub use env::hidden_variables;

@@ -119,7 +119,7 @@ impl Metrics {
 
 /// The path as a label: one of ours, or `other`, so that a scanner cannot grow the set.
 pub(super) fn path(path: &str) -> &'static str {
-    ["/ready", "/done", "/fail", "/status", "/healthz", "/metrics", "/openapi.json"]
+    ["/ready", "/done", "/fail", "/next", "/status", "/healthz", "/metrics", "/openapi.json"]
         .into_iter()
         .find(|known| *known == path)
         .unwrap_or("other")

@@ -8,11 +8,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, get, on};
+use axum::routing::{MethodFilter, get, on, post};
 use axum::{Extension, Json, Router};
 use tracing::warn;
 
-use crate::contract::{ReadyAnswer, Receipt, Status};
+use crate::contract::{EventId, ReadyAnswer, Receipt, Status};
 use crate::execution::Session;
 
 mod error;
@@ -27,6 +27,8 @@ pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::{Secret, kept_secret};
 pub use serve::{Limits, serve};
+#[cfg(feature = "worker")]
+pub(crate) use sessions::Feed;
 pub use sessions::Sessions;
 
 /// The API's description, as served at `/openapi.json`.
@@ -61,6 +63,7 @@ pub fn router(sessions: Sessions) -> Router {
         .route("/done", on(call, done).head(not_allowed))
         .route("/fail", on(call, fail).head(not_allowed))
         .route("/status", get(status))
+        .route("/next", post(next_event))
         .route_layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(metrics_text))
@@ -124,6 +127,46 @@ async fn fail(Extension(session): Extension<Session>, request: Request) -> Resul
     Ok(Json(session.status()))
 }
 
+/// Commits the event that is named, and answers with the next one; 204 when there will be none.
+async fn next_event(
+    feed: Option<Extension<Arc<dyn sessions::Feed>>>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let Some(Extension(feed)) = feed else {
+        return Err(HttpError::new(StatusCode::CONFLICT, "this module is not one of sidecar worker --warm"));
+    };
+    let body = axum::body::to_bytes(request.into_body(), MAX_BODY).await;
+    let body = body.map_err(|_| HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "an event id is shorter"))?;
+    let finished = finished(&String::from_utf8_lossy(&body))
+        .map_err(|problem| HttpError::new(StatusCode::BAD_REQUEST, problem))?;
+    Ok(match feed.next(finished).await? {
+        Some(next) => Json(next).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+/// The event that a body names: `null` or nothing for none, a JSON string, an object with `eventId`, or the bare id.
+fn finished(body: &str) -> Result<Option<EventId>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Body {
+        None,
+        Id(String),
+        #[serde(rename_all = "camelCase")]
+        Object {
+            event_id: Option<String>,
+        },
+    }
+    let body = body.trim();
+    let id = match serde_json::from_str::<Body>(body) {
+        Ok(Body::None) => None,
+        Ok(Body::Id(id)) => Some(id),
+        Ok(Body::Object { event_id }) => event_id,
+        Err(_) => Some(body.to_owned()).filter(|body| !body.is_empty()),
+    };
+    id.map(|id| EventId::parse(&id)).transpose().map_err(|error| format!("the body is no event id: {error}"))
+}
+
 async fn status(Extension(session): Extension<Session>) -> Json<Status> {
     Json(session.status())
 }
@@ -147,13 +190,22 @@ async fn reason(request: Request) -> Result<String, HttpError> {
 /// Finds the session of the secret; the handlers get it as an extension.
 async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
-    let problem = match given.map(|given| api.sessions.find(given)) {
-        Some(Some(session)) => {
-            session.heartbeat();
-            request.extensions_mut().insert(session);
+    let problem = match given.map(|given| (api.sessions.find(given), api.sessions.find_feed(given))) {
+        Some((session, feed)) if session.is_some() || feed.is_some() => {
+            if session.is_none() && request.uri().path() != "/next" {
+                return HttpError::new(StatusCode::CONFLICT, "this module has no event: call POST /next")
+                    .into_response();
+            }
+            if let Some(session) = session {
+                session.heartbeat();
+                request.extensions_mut().insert(session);
+            }
+            if let Some(feed) = feed {
+                request.extensions_mut().insert(feed);
+            }
             return next.run(request).await;
         }
-        Some(None) => "the header \"secret\" is wrong",
+        Some(_) => "the header \"secret\" is wrong",
         None => "the header \"secret\" is missing",
     };
     // Most likely it is the module, whose author looks here; whoever guesses must not fill the log.

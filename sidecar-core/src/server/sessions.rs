@@ -3,8 +3,11 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
+
 use super::Secret;
-use crate::contract::Phase;
+use crate::contract::{EventId, NextAnswer, Phase};
+use crate::error::Error;
 use crate::execution::Session;
 
 /// The sessions that a [`router`](super::router) serves; clones share them.
@@ -18,8 +21,19 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Inner {
     served: Vec<(Secret, Session)>,
+    /// Modules that work on one event after another.
+    feeds: Vec<(Secret, Arc<dyn Feed>)>,
     /// The decisions of sessions that are not served any more.
     ended: Decisions,
+}
+
+/// Where a module that works on one event after another gets them.
+#[async_trait]
+pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
+    /// Commits the event that is finished, and waits for the next one, staged; `None` when there will be none.
+    ///
+    /// A repeat with the same finished event gets the same answer.
+    async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>>;
 }
 
 /// How many decisions came out in which way.
@@ -53,7 +67,7 @@ impl Sessions {
     /// Serves the session of this secret no more; its running calls are answered.
     pub fn remove(&self, secret: &Secret) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let Inner { served, ended } = &mut *inner;
+        let Inner { served, ended, .. } = &mut *inner;
         served.retain(|(other, session)| {
             let keep = other != secret;
             if !keep {
@@ -61,6 +75,24 @@ impl Sessions {
             }
             keep
         });
+    }
+
+    /// Serves `next` to whoever knows the secret.
+    #[cfg(feature = "worker")]
+    pub(crate) fn feed(&self, secret: Secret, feed: Arc<dyn Feed>) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).feeds.push((secret, feed));
+    }
+
+    /// Where the module of a secret gets its next event. Every secret is looked at, so that the time tells nothing.
+    pub(super) fn find_feed(&self, given: &[u8]) -> Option<Arc<dyn Feed>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = None;
+        for (secret, feed) in &inner.feeds {
+            if secret.matches(given) {
+                found = Some(feed.clone());
+            }
+        }
+        found
     }
 
     /// The session of a secret. Every secret is looked at, so that the time tells nothing.

@@ -12,13 +12,17 @@ mod process;
 mod runner;
 mod settlement;
 mod slot;
+#[cfg(feature = "process")]
+mod warm;
 
 pub use counters::{Counters, Summary};
 pub use dead::{dead_letter, dead_letters, drop_letter, redrive};
 #[cfg(feature = "process")]
 pub use process::Processes;
-pub use runner::{Function, Runner, Slot};
+pub use runner::{Assignment, Function, Runner, Slot};
 pub use settlement::{Outcome, Settlement};
+#[cfg(feature = "process")]
+pub use warm::WarmProcesses;
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::atomic::{AtomicU64, AtomicUsize};

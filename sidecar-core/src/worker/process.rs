@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rustix::process::Signal;
 
-use super::runner::{Runner, Slot};
+use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
 use crate::error::Error;
 use crate::execution::Session;
@@ -34,7 +34,7 @@ impl Processes {
 
 #[async_trait]
 impl Runner for Processes {
-    async fn run(&self, session: &Session, slot: &Slot) -> Outcome {
+    async fn run(&self, session: &Session, slot: &Slot, _: &Assignment) -> Outcome {
         let mut module = self.module.clone();
         module.service.secret.clone_from(&slot.secret);
         let secret = Secret::new(&slot.secret);

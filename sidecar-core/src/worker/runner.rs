@@ -30,13 +30,32 @@ impl Slot {
     }
 }
 
+/// What a module is to be told of the delivery that it works on.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The event's type.
+    pub event_type: String,
+    /// Which attempt at the event this is, from 1 on.
+    pub attempt: u32,
+}
+
 /// Runs the module for one execution after another: as a process, or as a function.
 #[async_trait]
 pub trait Runner: Send + Sync + 'static {
     /// Runs it for the execution of `session`, from `ready` to `done`, and says how that came out.
     ///
     /// It may be called again for a session whose inputs could not be staged.
-    async fn run(&self, session: &Session, slot: &Slot) -> Outcome;
+    async fn run(&self, session: &Session, slot: &Slot, assignment: &Assignment) -> Outcome;
+
+    /// Waits until a module is there to take an event; until then none is received for this slot.
+    async fn available(&self, slot: &Slot) {
+        let _ = slot;
+    }
+
+    /// Ends what this slot has left running, once it receives no more.
+    async fn end(&self, slot: &Slot) {
+        let _ = slot;
+    }
 }
 
 /// A module that is a function: it works on the directories of the session that it is given.
@@ -62,7 +81,7 @@ where
     W: Future<Output = Result<(), E>> + Send,
     E: fmt::Display + Send,
 {
-    async fn run(&self, session: &Session, slot: &Slot) -> Outcome {
+    async fn run(&self, session: &Session, slot: &Slot, _: &Assignment) -> Outcome {
         if let Err(error) = session.ready().await {
             return Outcome::NotPrepared(error);
         }

@@ -10,7 +10,7 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
 use super::counters::count;
-use super::runner::Slot;
+use super::runner::{Assignment, Slot};
 use super::settlement::{Outcome, Settlement, delay, is_outage};
 use super::{Shared, attempts, dead};
 use crate::contract::{Context, FailureId, Layout, Phase};
@@ -41,6 +41,7 @@ pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, numb
         let span = info_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
         worker.deliver(&*delivery, context).instrument(span).await;
     }
+    worker.shared.runner.end(&worker.slot).await;
 }
 
 struct Work {
@@ -82,6 +83,11 @@ impl Work {
                 () = self.draining() => return None,
                 // A store that is away would only keep more events waiting here.
                 _ = async { outages.subscribe().wait_for(|outages| *outages == 0).await.is_ok() } => {}
+            }
+            tokio::select! {
+                biased;
+                () = self.draining() => return None,
+                () = self.shared.runner.available(&self.slot) => {}
             }
             let before = self.shared.taken.fetch_add(1, Ordering::Relaxed);
             if settings.max_events.is_some_and(|most| before >= most) {
@@ -176,7 +182,7 @@ impl Work {
         tokio::select! {
             () = async {
                 fault::point("worker.received");
-                let attempt = self.attempt(&context).await;
+                let attempt = self.attempt(&context, &delivery.event().event_type).await;
                 fault::point("worker.settling");
                 self.settle(delivery, &context, attempt).await;
             } => {}
@@ -188,7 +194,7 @@ impl Work {
     }
 
     /// One attempt at the execution of an event.
-    async fn attempt(&self, context: &Context) -> Attempt {
+    async fn attempt(&self, context: &Context, event_type: &str) -> Attempt {
         let plane = &self.shared.plane;
         let open = || self.open(context.clone(), Start::Restart);
         let session = match self.patiently(open).await {
@@ -218,7 +224,8 @@ impl Work {
         if number > 1 {
             info!("event {}: attempt {number} of {most}", context.event_id);
         }
-        let outcome = self.run(&session).await;
+        let outcome =
+            self.run(&session, &Assignment { event_type: event_type.to_owned(), attempt: number }).await;
         let failure = match outcome {
             Outcome::Committed | Outcome::Stopped => None,
             _ => Some(session.failure_id()),
@@ -228,9 +235,9 @@ impl Work {
     }
 
     /// Lets the module run; a store that is away is waited for.
-    async fn run(&self, session: &Session) -> Outcome {
+    async fn run(&self, session: &Session, assignment: &Assignment) -> Outcome {
         loop {
-            let outcome = self.shared.runner.run(session, &self.slot).await;
+            let outcome = self.shared.runner.run(session, &self.slot, assignment).await;
             let waited = match &outcome {
                 Outcome::NotPrepared(error) if is_outage(error) => self.patiently(|| ready(session)).await,
                 Outcome::NotCommitted(error) if is_outage(error) => {

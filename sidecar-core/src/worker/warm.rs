@@ -1,0 +1,313 @@
+//! Modules that stay: one process for each slot, which asks for one event after another.
+//!
+//! No event is received before a module asks for one, so that a model that is still loading keeps none waiting.
+
+use std::collections::HashMap;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::runner::{Assignment, Runner, Slot};
+use super::settlement::Outcome;
+use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
+use crate::error::Error;
+use crate::execution::Session;
+use crate::process::{Child, Module};
+use crate::server::{Feed, Secret, Sessions};
+
+/// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Starts one process for each slot, and again when it has ended; each calls `POST /next` for its events.
+#[derive(Debug)]
+pub struct WarmProcesses {
+    module: Module,
+    name: ModuleName,
+    /// Holds a directory for each slot.
+    base: PathBuf,
+    sessions: Sessions,
+    address: SocketAddr,
+    slots: Mutex<HashMap<usize, Arc<Warm>>>,
+}
+
+/// The process of a slot, and what it is given.
+#[derive(Debug)]
+struct Warm {
+    secret: String,
+    lease: Option<Duration>,
+    state: watch::Sender<State>,
+    process: tokio::sync::Mutex<Process>,
+}
+
+#[derive(Debug, Default)]
+struct Process {
+    child: Option<Child>,
+    /// How often in a row it was started without asking for an event.
+    starts: u32,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Calls that wait for an event.
+    waiting: usize,
+    current: Option<Current>,
+    /// The event that was committed last, and whose outputs count for it where they are not the module's own.
+    last: Option<(EventId, Option<String>)>,
+    /// There will be no more.
+    ended: bool,
+}
+
+/// The event that the module works on.
+#[derive(Debug, Clone)]
+struct Current {
+    session: Session,
+    context: Context,
+    prepared: Prepared,
+    assignment: Assignment,
+}
+
+/// A call that waits, until it is dropped.
+struct Waiting<'w>(&'w Warm);
+
+impl<'w> Waiting<'w> {
+    fn new(warm: &'w Warm) -> Self {
+        warm.state.send_modify(|state| state.waiting += 1);
+        Self(warm)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.state.send_modify(|state| state.waiting -= 1);
+    }
+}
+
+#[async_trait]
+impl Feed for Warm {
+    async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>> {
+        let current = self.state.borrow().current.clone();
+        if let Some(finished) = &finished {
+            match current {
+                Some(current) if current.context.event_id == *finished => {
+                    let receipt = current.session.commit().await?;
+                    let last = (finished.clone(), receipt.committed_by);
+                    self.state.send_modify(|state| state.last = Some(last));
+                }
+                // A repeat after an answer that was lost.
+                _ if self.state.borrow().last.as_ref().is_some_and(|(last, _)| last == finished) => {}
+                _ => {
+                    return Err(Arc::new(Error::OutOfOrder {
+                        call: "commit",
+                        phase: Phase::New,
+                        hint: format!("event {finished} is not the one that this module was given"),
+                    }));
+                }
+            }
+        }
+        let _waiting = Waiting::new(self);
+        let mut state = self.state.subscribe();
+        let is_next = |current: &Current| Some(&current.context.event_id) != finished.as_ref();
+        // The sender lives as long as this call.
+        let found = state.wait_for(|state| state.ended || state.current.as_ref().is_some_and(is_next)).await;
+        let Ok(found) = found else { return Ok(None) };
+        let Some(Current { context, prepared, assignment, session }) = found.current.clone() else {
+            return Ok(None);
+        };
+        // From now on it may be silent for so long.
+        session.heartbeat();
+        let committed_by = found.last.clone().filter(|(last, _)| Some(last) == finished.as_ref());
+        Ok(Some(NextAnswer {
+            event_id: context.event_id.clone(),
+            event_type: assignment.event_type,
+            attempt: assignment.attempt,
+            deadline: self.lease.map(|lease| lease.as_secs()),
+            files: prepared.files,
+            values: prepared.values,
+            committed_by: committed_by.and_then(|(_, by)| by),
+            context,
+        }))
+    }
+}
+
+impl WarmProcesses {
+    /// Runs `module` in the directories below `base`; its sessions are added to those of the server at `address`.
+    pub fn new(
+        mut module: Module,
+        name: ModuleName,
+        base: impl Into<PathBuf>,
+        sessions: Sessions,
+        address: SocketAddr,
+    ) -> Self {
+        module.service.grace = super::ending(module.service.grace);
+        Self { module, name, base: base.into(), sessions, address, slots: Mutex::default() }
+    }
+
+    fn warm(&self, slot: &Slot) -> Arc<Warm> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let warm = Arc::new(Warm {
+                secret: slot.secret.clone(),
+                lease: self.module.service.lease,
+                state: watch::Sender::default(),
+                process: tokio::sync::Mutex::default(),
+            });
+            self.sessions.feed(Secret::new(&slot.secret), warm.clone());
+            warm
+        };
+        slots.entry(slot.number).or_insert_with(make).clone()
+    }
+
+    fn start(&self, slot: &Slot, warm: &Warm) -> io::Result<Child> {
+        let base = self.base.join(slot.number.to_string());
+        fs::create_dir_all(&base)?;
+        // One that outlived its worker still writes where this one would.
+        let path = base.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let why = "the module of an earlier worker still works here: wait for it or end it";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let mut module = self.module.clone();
+        module.service.secret.clone_from(&warm.secret);
+        module.start(&base, &self.name, None, self.address, lock)
+    }
+}
+
+/// Held by the process of a slot, in its base directory.
+const LOCK: &str = ".warm.lock";
+
+#[async_trait]
+impl Runner for WarmProcesses {
+    async fn run(&self, session: &Session, slot: &Slot, assignment: &Assignment) -> Outcome {
+        let prepared = match session.ready().await {
+            Ok(prepared) => prepared,
+            Err(error) => return Outcome::NotPrepared(error),
+        };
+        let warm = self.warm(slot);
+        let secret = Secret::new(&slot.secret);
+        self.sessions.insert(secret.clone(), session.clone());
+        session.heartbeat();
+        let current = Current {
+            session: session.clone(),
+            context: session.status().context,
+            prepared,
+            assignment: assignment.clone(),
+        };
+        warm.state.send_modify(|state| state.current = Some(current));
+        let outcome = self.watch(session, slot, &warm).await;
+        self.sessions.remove(&secret);
+        warm.state.send_modify(|state| state.current = None);
+        outcome
+    }
+
+    async fn available(&self, slot: &Slot) {
+        let warm = self.warm(slot);
+        let mut process = warm.process.lock().await;
+        loop {
+            let Process { child, starts } = &mut *process;
+            let Some(running) = child else {
+                if *starts > 0 {
+                    let pause = (FIRST_PAUSE * (1 << (*starts - 1).min(6))).min(LONGEST_PAUSE);
+                    info!("the module is started again in {pause:?}");
+                    tokio::time::sleep(pause).await;
+                }
+                *starts += 1;
+                match self.start(slot, &warm) {
+                    Ok(started) => *child = Some(started),
+                    Err(error) => warn!("the module of slot {} cannot be started: {error}", slot.number),
+                }
+                continue;
+            };
+            let mut state = warm.state.subscribe();
+            let status = tokio::select! {
+                _ = state.wait_for(|state| state.waiting > 0) => {
+                    *starts = 0;
+                    return;
+                }
+                status = running.wait() => status,
+            };
+            match status {
+                Ok(status) => warn!("the module of slot {} ended with {status}", slot.number),
+                Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
+            }
+            *child = None;
+        }
+    }
+
+    async fn end(&self, slot: &Slot) {
+        let warm = self.warm(slot);
+        warm.state.send_modify(|state| state.ended = true);
+        let mut process = warm.process.lock().await;
+        let Some(child) = &mut process.child else { return };
+        // It is told by its call for the next event; one that does not end by that is asked to.
+        if tokio::time::timeout(self.module.service.grace, child.wait()).await.is_err() {
+            child.end(self.module.service.grace).await;
+        }
+        child.end_descendants(Duration::from_secs(1)).await;
+        process.child = None;
+    }
+}
+
+impl WarmProcesses {
+    /// Waits until the event is finished, or the module can finish it no more.
+    async fn watch(&self, session: &Session, slot: &Slot, warm: &Warm) -> Outcome {
+        let mut process = warm.process.lock().await;
+        let Process { child, starts } = &mut *process;
+        let Some(running) = child else {
+            return Outcome::Stopped;
+        };
+        let lease = async {
+            match self.module.service.lease {
+                Some(lease) => session.lease_expired(lease).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            phase = session.ended() => {
+                return match phase {
+                    Phase::Done => Outcome::Committed,
+                    _ => Outcome::Failed(session.status().reason.unwrap_or_else(|| "the module failed".into())),
+                };
+            }
+            status = running.wait() => {
+                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                *starts = 1;
+                format!("the module ended with {how} while it worked on this event")
+            }
+            () = lease => {
+                running.end(self.module.service.grace).await;
+                "the module was silent for too long (--module-timeout)".to_owned()
+            }
+            () = slot.stopped() => {
+                running.end(self.module.service.grace).await;
+                *child = None;
+                return if session.idle().await == Phase::Done { Outcome::Committed } else { Outcome::Stopped };
+            }
+        };
+        running.end_descendants(self.module.service.grace).await;
+        *child = None;
+        let began = Instant::now();
+        // What it had committed stays so.
+        match session.fail(reason.clone()).await {
+            Err(_) if session.phase() == Phase::Done || session.is_publishing() => Outcome::Committed,
+            _ => {
+                tracing::debug!("the failure took {:?}", began.elapsed());
+                Outcome::Failed(reason)
+            }
+        }
+    }
+}
