@@ -31,6 +31,7 @@
 
 use std::error::Error as StdError;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use sidecar_core::{Context, Prepared, Receipt, Status};
 use tokio::runtime::{Builder, Runtime};
@@ -43,7 +44,11 @@ use crate::workspace::Workspace;
 
 /// A module that is not ready yet.
 #[derive(Debug)]
-pub struct Client(client::Client);
+pub struct Client {
+    client: client::Client,
+    /// Made with the first call.
+    runtime: Option<Arc<Runtime>>,
+}
 
 impl Client {
     /// See [`Client::from_env`](crate::Client::from_env).
@@ -51,7 +56,7 @@ impl Client {
     /// # Errors
     /// [`Error::Config`].
     pub fn from_env() -> Result<Self, Error> {
-        client::Client::from_env().map(Self)
+        client::Client::from_env().map(Self::from)
     }
 
     /// See [`Client::builder`](crate::Client::builder); `Client::from(builder.build()?)` makes it a client without an
@@ -66,14 +71,40 @@ impl Client {
     /// [`Error::Call`].
     pub fn ready(self) -> Result<Module, Error> {
         let runtime = runtime()?;
-        let module = runtime.block_on(self.0.ready())?;
+        let module = runtime.block_on(self.client.ready())?;
         Ok(Module { module, runtime })
+    }
+
+    /// See [`Client::next`](crate::Client::next).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), sidecar_client::Error> {
+    /// let mut client = sidecar_client::blocking::Client::from_env()?;
+    /// while let Some(module) = client.next()? {
+    ///     let work = module.workspace();
+    ///     // … read work.files()?, write work.output("a.png")? …
+    ///     module.done()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    #[allow(clippy::should_implement_trait, reason = "an iterator cannot tell an error from the end")]
+    pub fn next(&mut self) -> Result<Option<Module>, Error> {
+        let runtime = match &self.runtime {
+            Some(runtime) => runtime.clone(),
+            None => self.runtime.insert(runtime()?).clone(),
+        };
+        let module = runtime.block_on(self.client.next())?;
+        Ok(module.map(|module| Module { module, runtime }))
     }
 }
 
 impl From<client::Client> for Client {
     fn from(client: client::Client) -> Self {
-        Self(client)
+        Self { client, runtime: None }
     }
 }
 
@@ -81,7 +112,7 @@ impl From<client::Client> for Client {
 #[derive(Debug)]
 pub struct Module {
     module: module::Module,
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
 }
 
 impl Module {
@@ -151,7 +182,7 @@ impl Module {
         runtime.block_on(module.fail(reason)).map_err(|refused| Self::again(refused, runtime))
     }
 
-    fn again(refused: Refused<module::Module>, runtime: Runtime) -> Refused<Self> {
+    fn again(refused: Refused<module::Module>, runtime: Arc<Runtime>) -> Refused<Self> {
         let (module, error) = refused.into_parts();
         Refused::new(Self { module, runtime }, error)
     }
@@ -168,6 +199,36 @@ pub fn run<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), 
     }
 }
 
+/// See [`serve`](crate::serve). No async runtime is entered while `work` is running.
+pub fn serve<E: Into<Box<dyn StdError>>>(work: impl FnMut(&Module) -> Result<(), E>) -> ExitCode {
+    match served(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn served<E: Into<Box<dyn StdError>>>(mut work: impl FnMut(&Module) -> Result<(), E>) -> Result<(), Error> {
+    let mut client = Client::from_env()?;
+    while let Some(module) = client.next()? {
+        let (module, reason) = match work(&module) {
+            Ok(()) => match module.done() {
+                Ok(_) => continue,
+                Err(refused) => {
+                    let (module, error) = refused.into_parts();
+                    (module, error.chain())
+                }
+            },
+            Err(error) => (module, chain(&*error.into())),
+        };
+        eprintln!("error: {reason}");
+        module.fail(&reason)?;
+    }
+    Ok(())
+}
+
 fn ended<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), E>) -> Result<(), String> {
     let module = Client::from_env().and_then(Client::ready).map_err(|error| error.chain())?;
     if let Err(error) = work(&module) {
@@ -180,10 +241,11 @@ fn ended<E: Into<Box<dyn StdError>>>(work: impl FnOnce(&Module) -> Result<(), E>
     module.done().map(drop).map_err(|error| error.chain())
 }
 
-fn runtime() -> Result<Runtime, Error> {
+fn runtime() -> Result<Arc<Runtime>, Error> {
     if tokio::runtime::Handle::try_current().is_ok() {
         let why = "this thread runs async code already: use sidecar_client::Client there, or call this from a thread of its own";
         return Err(Error::Config(why.into()));
     }
-    Builder::new_current_thread().enable_all().build().map_err(Error::io("start", "the async runtime"))
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map(Arc::new).map_err(Error::io("start", "the async runtime"))
 }

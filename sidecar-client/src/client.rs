@@ -1,11 +1,11 @@
 //! The settings of a module, and the way from them to a module that is ready.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{Layout, ReadyAnswer};
+use sidecar_core::{EventId, Layout, NextAnswer, Prepared, ReadyAnswer};
 
 use crate::api::Api;
 use crate::error::Error;
@@ -22,11 +22,16 @@ const DEV_SECRET: &str = "dev/secret";
 /// How many tenths of a second are waited for that secret.
 const DEV_PATIENCE: usize = 50;
 
+/// The event that a module has finished, which the client is to be told of.
+pub(crate) type Finished = Arc<Mutex<Option<EventId>>>;
+
 /// A module that is not ready yet.
 #[derive(Debug)]
 pub struct Client {
     api: Arc<Api>,
     layout: Layout,
+    /// The event of the module that was handed out last, once it is finished.
+    finished: Finished,
 }
 
 /// Everything that can be set; [`Client::from_env`] is the usual way.
@@ -57,20 +62,57 @@ impl Client {
         ClientBuilder::default()
     }
 
+    /// Waits for the next event of a module under `sidecar worker --warm`; `None` when there will be none, and the
+    /// module is to end.
+    ///
+    /// What takes long, such as loading a model, belongs before the first call: no event is received for this module
+    /// before it asks for one. An event whose module was dropped without `done` or `fail` is given again.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), sidecar_client::Error> {
+    /// let mut client = sidecar_client::Client::from_env()?;
+    /// while let Some(module) = client.next().await? {
+    ///     let work = module.workspace();
+    ///     // … read work.files()?, write work.output("a.png")? …
+    ///     module.done().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the sidecar cannot be reached within the budget of [`Retry`], or is no such worker.
+    pub async fn next(&mut self) -> Result<Option<Module>, Error> {
+        let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = finished.map_or_else(|| "null".into(), |id| format!("\"{id}\""));
+        let answer: Option<NextAnswer> = self.api.call("next", Method::POST, Some(&body)).await?;
+        let Some(NextAnswer { files, values, context, .. }) = answer else { return Ok(None) };
+        *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // How many bytes that is, only the file system tells.
+        let answer = ReadyAnswer { prepared: Prepared { files, values, bytes: 0 }, context: Some(context) };
+        let module = self.module(self.layout.clone(), Some(answer))?;
+        Ok(Some(module.telling(self.finished.clone())))
+    }
+
     /// Waits until the sidecar has staged the inputs.
     ///
     /// # Errors
     /// [`Error::Call`] when it cannot, or cannot be reached within the budget of [`Retry`].
     pub async fn ready(self) -> Result<Module, Error> {
         let answer: Option<ReadyAnswer> = self.api.call("ready", Method::GET, None).await?;
-        let workspace = Workspace::open(self.layout)?;
+        self.module(self.layout.clone(), answer)
+    }
+
+    fn module(&self, layout: Layout, answer: Option<ReadyAnswer>) -> Result<Module, Error> {
+        let workspace = Workspace::open(layout)?;
         if let Some(ReadyAnswer { prepared, .. }) = &answer
             && workspace.values().len() as u64 != prepared.values
         {
             let why = "the sidecar has staged other values: is SIDECAR_BASE_DIR its --basedir?";
             return Err(Error::io("use", workspace.layout().input_meta())(std::io::Error::other(why)));
         }
-        Ok(Module::new(workspace, self.api, answer))
+        Ok(Module::new(workspace, self.api.clone(), answer))
     }
 }
 
@@ -169,7 +211,7 @@ impl ClientBuilder {
         }
         let layout = Layout::new(self.base_dir.unwrap_or_else(|| Layout::DEFAULT_BASE.into()));
         let api = Api::new(&url, self.socket.as_deref(), &secret, self.retry)?;
-        Ok(Client { api: Arc::new(api), layout })
+        Ok(Client { api: Arc::new(api), layout, finished: Finished::default() })
     }
 }
 

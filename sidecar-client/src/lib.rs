@@ -18,7 +18,7 @@ pub use error::{Cause, Error};
 pub use module::Module;
 pub use refused::Refused;
 pub use retry::Retry;
-pub use run::run;
+pub use run::{run, serve};
 pub use sidecar_core::{
     Context, ErrorBody, EventTypes, FileName, KeyValuePair, KeyValuePairs, Layout, OutputEvent, Phase,
     Prepared, Problem, Receipt, Status,

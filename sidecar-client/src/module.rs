@@ -1,11 +1,12 @@
 //! A module that is ready.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use reqwest::Method;
 use sidecar_core::{Context, Prepared, ReadyAnswer, Receipt, Status};
 
 use crate::api::Api;
+use crate::client::Finished;
 use crate::error::Error;
 use crate::refused::Refused;
 use crate::workspace::Workspace;
@@ -17,11 +18,23 @@ pub struct Module {
     api: Arc<Api>,
     /// Absent where the sidecar is the original one.
     answer: Option<ReadyAnswer>,
+    /// Where it is told that the event is finished, if it is one of several.
+    finished: Option<Finished>,
 }
 
 impl Module {
     pub(crate) fn new(workspace: Workspace, api: Arc<Api>, answer: Option<ReadyAnswer>) -> Self {
-        Self { workspace, api, answer }
+        Self { workspace, api, answer, finished: None }
+    }
+
+    pub(crate) fn telling(self, finished: Finished) -> Self {
+        Self { finished: Some(finished), ..self }
+    }
+
+    fn tell(&self) {
+        if let (Some(finished), Some(context)) = (&self.finished, self.context()) {
+            *finished.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.event_id.clone());
+        }
     }
 
     /// The inputs and outputs.
@@ -87,7 +100,10 @@ impl Module {
     /// sidecar that cannot be reached, set [`Retry::budget`](crate::Retry::budget), which gives the module back.
     pub async fn done(self) -> Result<Option<Receipt>, Refused<Self>> {
         match self.commit().await {
-            Ok(receipt) => Ok(receipt),
+            Ok(receipt) => {
+                self.tell();
+                Ok(receipt)
+            }
             Err(error) => Err(Refused::new(self, error)),
         }
     }
@@ -99,7 +115,10 @@ impl Module {
     /// `done` of the module that it holds returns the receipt.
     pub async fn fail(self, reason: impl AsRef<str>) -> Result<(), Refused<Self>> {
         match self.api.call::<Status>("fail", Method::POST, Some(reason.as_ref())).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.tell();
+                Ok(())
+            }
             Err(error) => Err(Refused::new(self, error)),
         }
     }

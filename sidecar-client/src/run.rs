@@ -41,6 +41,53 @@ pub async fn run<E: Into<Box<dyn StdError>>>(work: impl AsyncFnOnce(&Module) -> 
     }
 }
 
+/// Runs a module under `sidecar worker --warm`: `work` for one event after another, then done if it succeeded and fail if
+/// not, until the worker ends.
+///
+/// A failure is printed, recorded, and tried again by a worker; this goes on with the next event.
+///
+/// ```no_run
+/// #[tokio::main(flavor = "current_thread")]
+/// async fn main() -> std::process::ExitCode {
+///     let model = "… loaded once …";
+///     sidecar_client::serve(async |module| {
+///         let work = module.workspace();
+///         work.insight("model", model.len());
+///         Ok::<_, sidecar_client::Error>(())
+///     })
+///     .await
+/// }
+/// ```
+pub async fn serve<E: Into<Box<dyn StdError>>>(
+    mut work: impl AsyncFnMut(&Module) -> Result<(), E>,
+) -> ExitCode {
+    let mut client = match Client::from_env() {
+        Ok(client) => client,
+        Err(error) => return failed(&error.chain()),
+    };
+    loop {
+        let module = match client.next().await {
+            Ok(Some(module)) => module,
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(error) => return failed(&error.chain()),
+        };
+        let (module, reason) = match work(&module).await {
+            Ok(()) => match module.done().await {
+                Ok(_) => continue,
+                Err(refused) => {
+                    let (module, error) = refused.into_parts();
+                    (module, error.chain())
+                }
+            },
+            Err(error) => (module, chain(&*error.into())),
+        };
+        failed(&reason);
+        if let Err(error) = module.fail(&reason).await {
+            return failed(&error.chain());
+        }
+    }
+}
+
 async fn ready() -> Result<Module, Error> {
     Client::from_env()?.ready().await
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -381,4 +382,41 @@ fn a_call_for_the_next_event_can_be_repeated_whenever_it_was_cut() {
         let outputs = crate::process::committed(&dir, &format!("e{number}/m"));
         assert_eq!(outputs, [("id".to_owned(), format!("e{number}\n"))]);
     }
+}
+
+/// The module of the test below, which is this very program; without a worker it is nothing.
+#[test]
+fn the_module_of_the_sdk() {
+    if std::env::var_os("SIDECAR_MODULE_NAME").is_none() {
+        return;
+    }
+    let mut failed = false;
+    let code = sidecar_client::blocking::serve(|module| {
+        let work = module.workspace();
+        let id = module.context().unwrap().event_id.to_string();
+        let mut output = work.output("id")?;
+        output.write_all(id.as_bytes())?;
+        output.finish()?;
+        // The third of them fails once, and nothing of that attempt is committed.
+        if id == "e2" && !std::mem::replace(&mut failed, true) {
+            return Err("not yet".into());
+        }
+        Ok::<_, Box<dyn std::error::Error>>(())
+    });
+    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+}
+
+#[test]
+fn the_sdk_works_on_one_event_after_another() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 6);
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm", "--idle-exit=3s"];
+    let mut command = sidecar(&dir, &flags);
+    let module = std::env::current_exe().unwrap();
+    command.arg("--").arg(module).args(["--exact", "worker::the_module_of_the_sdk", "--nocapture"]);
+    let (code, out, log) = ended(&command.output().unwrap());
+    assert!(code == 0 && log.contains("committed: 6, retried: 1"), "{out}{log}");
+    assert!(out.contains("1 passed"), "{out}");
+    assert_eq!(crate::process::committed(&dir, "e5/m"), [("id".to_owned(), "e5".to_owned())]);
 }

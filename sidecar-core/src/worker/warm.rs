@@ -210,7 +210,13 @@ impl Runner for WarmProcesses {
         warm.state.send_modify(|state| state.current = Some(current));
         let outcome = self.watch(session, slot, &warm).await;
         self.sessions.remove(&secret);
-        warm.state.send_modify(|state| state.current = None);
+        warm.state.send_modify(|state| {
+            let Some(Current { context, .. }) = state.current.take() else { return };
+            // Also one that was finished by `done` or `fail` may be named by the next call.
+            if state.last.as_ref().is_none_or(|(last, _)| *last != context.event_id) {
+                state.last = Some((context.event_id, None));
+            }
+        });
         outcome
     }
 
