@@ -95,7 +95,7 @@ pub(crate) async fn run(
     let serving = serving.map_err(|error| Failure::local(&error))?;
     let grace = service.grace;
     let module = Module { command: args.command, wrap: args.wrap, user, hidden, service };
-    let address = serving.address();
+    let (address, served) = (serving.address(), sessions.clone());
     let worker = if args.warm {
         let (name, base) = (settings.module.context.name.clone(), settings.module.layout.base().to_owned());
         Worker::new(plane, settings, WarmProcesses::new(module, name, base, sessions, address))
@@ -103,6 +103,7 @@ pub(crate) async fn run(
         Worker::new(plane, settings, Processes::new(module, sessions, address))
     };
 
+    worker.expose(&served);
     let (told, stop) = oneshot::channel();
     let watching = tokio::spawn({
         let worker = worker.clone();

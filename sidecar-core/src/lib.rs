@@ -54,7 +54,7 @@ pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
     Collected, Copied, First, ModuleUser, OnFailure, Recovered, Session, Settings, ShownFailure, Start,
-    Submission, collect_garbage, copy_out, failures, recover,
+    Submission, Timings, collect_garbage, copy_out, failures, recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;

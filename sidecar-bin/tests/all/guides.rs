@@ -74,7 +74,10 @@ fn the_shell_blocks_of_the_guides_work() {
         assert!(output.status.success(), "{}: {}\n{out}{log}", page.display(), output.status);
         pages_run += 1;
     }
-    assert_eq!(pages_run, 5, "README.md, reliability.md, testing-a-module.md, workers.md and writing-a-module.md");
+    assert_eq!(
+        pages_run, 5,
+        "README.md, reliability.md, testing-a-module.md, workers.md and writing-a-module.md"
+    );
 }
 
 #[test]

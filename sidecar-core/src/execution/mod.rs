@@ -50,7 +50,7 @@ pub use failure::{OnFailure, ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
-pub use session::Session;
+pub use session::{Session, Timings};
 pub use spec::{First, ModuleUser, Settings, Start};
 pub use submit::Submission;
 

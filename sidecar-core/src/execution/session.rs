@@ -77,6 +77,18 @@ struct Inner {
     /// The outcome, once it is known.
     decided: Mutex<Option<Box<Decided>>>,
     decisions: Decisions,
+    timings: Mutex<(Timings, Option<Instant>)>,
+}
+
+/// How long the parts of an attempt took; zero where they did not end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// To stage the inputs.
+    pub staging: Duration,
+    /// From then on to the call of `done` that succeeded.
+    pub module: Duration,
+    /// To commit the outputs.
+    pub commit: Duration,
 }
 
 /// The state, and the calls at work on it.
@@ -160,6 +172,7 @@ impl Session {
                 heartbeat: Mutex::new(Instant::now()),
                 decided: Mutex::new(None),
                 decisions: Decisions::default(),
+                timings: Mutex::default(),
             }),
         };
         if begin {
@@ -321,6 +334,11 @@ impl Session {
                 this.slot.empty_trash()
             })
             .await
+    }
+
+    /// How long its parts took.
+    pub fn timings(&self) -> Timings {
+        self.inner.timings.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Notes the exit code of a module that has ended before `done`.
@@ -568,7 +586,9 @@ impl Inner {
             let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
                 Ok(prepared) => {
-                    info!("ready: {}", transferred(prepared.files, prepared.bytes, started.elapsed()))
+                    info!("ready: {}", transferred(prepared.files, prepared.bytes, started.elapsed()));
+                    let (timings, ready) = &mut *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
+                    (timings.staging, *ready) = (started.elapsed(), Some(Instant::now()));
                 }
                 // Whoever asks again gets it when it is there.
                 Err(failed) if failed.is_retryable() => {
@@ -624,9 +644,20 @@ impl Inner {
         };
         let running = self.spawn(async move {
             let started = Instant::now();
+            let worked = match &work {
+                Work::Outputs(_) => {
+                    let (_, ready) = *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
+                    ready.map(|ready| started.saturating_duration_since(ready))
+                }
+                _ => None,
+            };
             // Found when the session was opened: whoever decided it has told of it.
             let found = matches!(&work, Work::Decided(decided) if decided.own.is_none());
             let committed = caught(inner.commit(work)).await.map_err(Arc::new);
+            if let (Ok(_), Some(worked)) = (&committed, worked) {
+                let (timings, _) = &mut *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
+                (timings.module, timings.commit) = (worked, started.elapsed());
+            }
             inner.committed(&committed, started.elapsed(), found);
             committed
         });

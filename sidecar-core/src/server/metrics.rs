@@ -1,5 +1,6 @@
 //! Metrics in the OpenMetrics text format.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -9,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::sessions::Sum;
+use super::sessions::{Exposed, Sum};
 use crate::contract::Phase;
 use crate::execution::DECISIONS;
 
@@ -97,7 +98,7 @@ impl Metrics {
         self.seconds.get_or_create(&route).observe(elapsed.as_secs_f64());
     }
 
-    pub(super) fn encode(&self, sum: &Sum) -> String {
+    pub(super) fn encode(&self, sum: &Sum, exposed: &[Arc<dyn Exposed>]) -> String {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for phase in Phase::ALL {
             let count = sum.phases.iter().filter(|other| **other == phase).count();
@@ -113,6 +114,11 @@ impl Metrics {
         let mut out = String::new();
         // Writing into a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
+        for exposed in exposed {
+            // Each ends with a mark that only the last may have.
+            out.truncate(out.trim_end_matches("# EOF\n").len());
+            exposed.encode(&mut out);
+        }
         out
     }
 }

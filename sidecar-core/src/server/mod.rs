@@ -27,9 +27,9 @@ pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::{Secret, kept_secret};
 pub use serve::{Limits, serve};
-#[cfg(feature = "worker")]
-pub(crate) use sessions::Feed;
 pub use sessions::Sessions;
+#[cfg(feature = "worker")]
+pub(crate) use sessions::{Exposed, Feed};
 
 /// The API's description, as served at `/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -172,7 +172,10 @@ async fn status(Extension(session): Extension<Session>) -> Json<Status> {
 }
 
 async fn metrics_text(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], api.metrics.encode(&api.sessions.sum()))
+    (
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        api.metrics.encode(&api.sessions.sum(), &api.sessions.exposed()),
+    )
 }
 
 /// The body as text, whatever its content type.

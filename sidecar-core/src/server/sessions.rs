@@ -23,6 +23,8 @@ struct Inner {
     served: Vec<(Secret, Session)>,
     /// Modules that work on one event after another.
     feeds: Vec<(Secret, Arc<dyn Feed>)>,
+    /// What has metrics besides them.
+    exposed: Vec<Arc<dyn Exposed>>,
     /// The decisions of sessions that are not served any more.
     ended: Decisions,
 }
@@ -34,6 +36,12 @@ pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
     ///
     /// A repeat with the same finished event gets the same answer.
     async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>>;
+}
+
+/// What has metrics of its own.
+pub(crate) trait Exposed: std::fmt::Debug + Send + Sync {
+    /// Adds them in the OpenMetrics text format.
+    fn encode(&self, out: &mut String);
 }
 
 /// How many decisions came out in which way.
@@ -75,6 +83,16 @@ impl Sessions {
             }
             keep
         });
+    }
+
+    /// Shows other metrics beside those of the sessions.
+    #[cfg(feature = "worker")]
+    pub(crate) fn expose(&self, exposed: Arc<dyn Exposed>) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).exposed.push(exposed);
+    }
+
+    pub(super) fn exposed(&self) -> Vec<Arc<dyn Exposed>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).exposed.clone()
     }
 
     /// Serves `next` to whoever knows the secret.

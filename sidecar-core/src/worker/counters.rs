@@ -1,16 +1,52 @@
-//! What a worker has done.
+//! What a worker has done, for its summary and for `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::contract::ModuleName;
+use crate::execution::Timings;
+use crate::server::Exposed;
+
+/// What becomes of deliveries, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    Received,
+    Committed,
+    Retried,
+    DeadLettered,
+    HandedBack,
+}
 
 /// Counts since the worker began.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
-    pub(super) received: AtomicU64,
-    pub(super) running: AtomicU64,
-    pub(super) committed: AtomicU64,
-    pub(super) retried: AtomicU64,
-    pub(super) dead_lettered: AtomicU64,
-    pub(super) handed_back: AtomicU64,
+    module: String,
+    registry: Registry,
+    events: Family<EventLabels, Counter>,
+    running: Gauge,
+    seconds: Family<PhaseLabels, Histogram>,
+    totals: [AtomicU64; 5],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    module: String,
+    r#type: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    module: String,
+    r#type: String,
+    phase: &'static str,
 }
 
 /// The counts at one time.
@@ -31,21 +67,79 @@ pub struct Summary {
 }
 
 impl Counters {
+    pub(super) fn new(module: &ModuleName) -> Self {
+        // From a call with nothing to move to a module that works for a day.
+        let buckets =
+            || Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0]);
+        let mut counters = Self {
+            module: module.to_string(),
+            registry: Registry::with_prefix("sidecar_worker"),
+            events: Family::default(),
+            running: Gauge::default(),
+            seconds: Family::new_with_constructor(buckets),
+            totals: Default::default(),
+        };
+        let registry = &mut counters.registry;
+        registry.register("events", "Events received, and what became of them", counters.events.clone());
+        registry.register("running", "Modules at work", counters.running.clone());
+        registry.register_with_unit(
+            "phase_duration",
+            "How long staging, the module and its commit took",
+            Unit::Seconds,
+            counters.seconds.clone(),
+        );
+        counters
+    }
+
+    pub(super) fn count(&self, count: Count, event_type: &str) {
+        self.totals[count as usize].fetch_add(1, Ordering::Relaxed);
+        let outcome = match count {
+            Count::Received => "received",
+            Count::Committed => "committed",
+            Count::Retried => "retried",
+            Count::DeadLettered => "dead-lettered",
+            Count::HandedBack => "handed-back",
+        };
+        let labels = EventLabels { module: self.module.clone(), r#type: event_type.to_owned(), outcome };
+        self.events.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn begin(&self) {
+        self.running.inc();
+    }
+
+    pub(super) fn end(&self) {
+        self.running.dec();
+    }
+
+    pub(super) fn observe(&self, event_type: &str, timings: Timings) {
+        let Timings { staging, module, commit } = timings;
+        for (phase, time) in [("staging", staging), ("module", module), ("commit", commit)] {
+            if time > Duration::ZERO {
+                let labels =
+                    PhaseLabels { module: self.module.clone(), r#type: event_type.to_owned(), phase };
+                self.seconds.get_or_create(&labels).observe(time.as_secs_f64());
+            }
+        }
+    }
+
     /// The counts by now.
     pub fn summary(&self) -> Summary {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let total = |count: Count| self.totals[count as usize].load(Ordering::Relaxed);
         Summary {
-            received: read(&self.received),
-            running: read(&self.running),
-            committed: read(&self.committed),
-            retried: read(&self.retried),
-            dead_lettered: read(&self.dead_lettered),
-            handed_back: read(&self.handed_back),
+            received: total(Count::Received),
+            running: u64::try_from(self.running.get()).unwrap_or(0),
+            committed: total(Count::Committed),
+            retried: total(Count::Retried),
+            dead_lettered: total(Count::DeadLettered),
+            handed_back: total(Count::HandedBack),
         }
     }
 }
 
-/// Counts one up.
-pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+impl Exposed for Counters {
+    fn encode(&self, out: &mut String) {
+        // Writing into a string cannot fail.
+        let _ = text::encode(out, &self.registry);
+    }
 }

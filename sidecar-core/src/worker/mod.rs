@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::events::Subscription;
 use crate::execution::{First, Settings, Start, recover};
 use crate::plane::DataPlane;
+use crate::server::Sessions;
 
 /// What a worker works on.
 #[derive(Debug, Clone)]
@@ -116,7 +117,7 @@ struct Shared {
     plane: DataPlane,
     settings: WorkerSettings,
     runner: Box<dyn Runner>,
-    counters: Counters,
+    counters: Arc<Counters>,
     /// Whether nothing more is received.
     draining: watch::Sender<bool>,
     /// Whether modules are to end.
@@ -152,11 +153,12 @@ impl Worker {
         settings.module.start = Start::Restart;
         // The event is delivered again, after a delay; nothing waits in between.
         settings.module.patience = Duration::ZERO;
+        let counters = Arc::new(Counters::new(&settings.module.context.name));
         let shared = Shared {
             plane,
             settings,
             runner: Box::new(runner),
-            counters: Counters::default(),
+            counters,
             draining: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             outages: watch::Sender::new(0),
@@ -227,6 +229,11 @@ impl Worker {
     pub fn end_modules(&self) {
         self.drain();
         self.shared.stop.send_replace(true);
+    }
+
+    /// Shows its counts and durations at `/metrics` of the server of `sessions`.
+    pub fn expose(&self, sessions: &Sessions) {
+        sessions.expose(self.shared.counters.clone());
     }
 
     /// What it has done so far.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 use uuid::Uuid;
 
-use super::counters::count;
+use super::counters::Count;
 use super::runner::{Assignment, Slot};
 use super::settlement::{Outcome, Settlement, delay, is_outage};
 use super::{Shared, attempts, dead};
@@ -101,7 +101,7 @@ impl Work {
             };
             match self.receive(source, wait).await {
                 Ok(Some(delivery)) => {
-                    count(&counters.received);
+                    counters.count(Count::Received, &delivery.event().event_type);
                     self.shared.busy.fetch_add(1, Ordering::Relaxed);
                     return Some(delivery);
                 }
@@ -178,7 +178,7 @@ impl Work {
     /// From receiving to settling.
     async fn deliver(&self, delivery: &dyn Delivery, context: Context) {
         let Shared { counters, busy, active, .. } = &*self.shared;
-        counters.running.fetch_add(1, Ordering::Relaxed);
+        counters.begin();
         tokio::select! {
             () = async {
                 fault::point("worker.received");
@@ -188,7 +188,7 @@ impl Work {
             } => {}
             () = keep(delivery) => {}
         }
-        counters.running.fetch_sub(1, Ordering::Relaxed);
+        counters.end();
         *active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         busy.fetch_sub(1, Ordering::Relaxed);
     }
@@ -230,6 +230,7 @@ impl Work {
             Outcome::Committed | Outcome::Stopped => None,
             _ => Some(session.failure_id()),
         };
+        self.shared.counters.observe(event_type, session.timings());
         self.leave(session, &outcome).await;
         Attempt { outcome, number, failure }
     }
@@ -336,10 +337,11 @@ impl Work {
     async fn settle(&self, delivery: &dyn Delivery, context: &Context, attempt: Attempt) {
         let Shared { counters, settings, plane, .. } = &*self.shared;
         let Attempt { outcome, number, failure } = attempt;
+        let event_type = &*delivery.event().event_type;
         let (most, event) = (settings.max_deliveries.get(), &context.event_id);
         let settled = match outcome.settlement(number, most) {
             Settlement::Ack => {
-                count(&counters.committed);
+                counters.count(Count::Committed, event_type);
                 if number > 0
                     && let Err(error) = attempts::forget(plane, context).await
                 {
@@ -348,7 +350,7 @@ impl Work {
                 delivery.ack().await
             }
             Settlement::Retry => {
-                count(&counters.retried);
+                counters.count(Count::Retried, event_type);
                 let after = delay(number);
                 warn!(
                     "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",
@@ -371,7 +373,7 @@ impl Work {
                 };
                 match self.patiently(write).await {
                     Ok(id) => {
-                        count(&counters.dead_lettered);
+                        counters.count(Count::DeadLettered, event_type);
                         error!(
                             "event {event} is given up after {number} attempts, as dead letter {id}: {reason}"
                         );
@@ -382,7 +384,7 @@ impl Work {
                 }
             }
             Settlement::HandBack => {
-                count(&counters.handed_back);
+                counters.count(Count::HandedBack, event_type);
                 if number > 0
                     && let Err(error) = attempts::write(plane, context, number - 1).await
                 {
