@@ -22,6 +22,8 @@ mod options;
 mod plane;
 #[path = "../../sidecar-bin/src/usage.rs"]
 mod usage;
+#[path = "../../sidecar-bin/src/worker.rs"]
+mod worker;
 
 use clap::FromArgMatches;
 use config::{Config, Mode};

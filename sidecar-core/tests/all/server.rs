@@ -204,5 +204,5 @@ async fn the_description_names_every_route() {
     for path in paths.keys().filter(|path| *path != "/openapi.json") {
         assert_ne!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
-    assert_eq!(paths.len(), 7);
+    assert_eq!(paths.len(), 8);
 }

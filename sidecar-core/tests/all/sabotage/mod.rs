@@ -55,6 +55,7 @@ macro_rules! sabotages {
 mod blobs;
 mod documents;
 mod events;
+mod sources;
 
 /// Whether the test of a guarantee fails.
 async fn fails(test: impl Future<Output = ()>) -> bool {
