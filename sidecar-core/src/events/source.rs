@@ -68,6 +68,11 @@ pub trait Delivery: fmt::Debug + Send + Sync {
     /// The event.
     fn event(&self) -> &Event;
 
+    /// Whether the group was given this message before; `None` where the bus does not tell.
+    fn redelivered(&self) -> Option<bool> {
+        None
+    }
+
     /// How long the lock lasts after each renewal; `None` where it lasts as long as this process holds it.
     fn lock(&self) -> Option<Duration>;
 

@@ -9,9 +9,15 @@ use crate::execution::attempts_id;
 use crate::plane::DataPlane;
 
 /// How many attempts were begun by now.
-pub(super) async fn begun(plane: &DataPlane, context: &Context) -> Result<u32> {
+///
+/// The first attempt at a delivery that the bus hands out for the first time is not written down: if it is delivered
+/// again and there is no count, that attempt was begun and its worker is gone. So most events cost no write.
+pub(super) async fn begun(plane: &DataPlane, context: &Context, redelivered: Option<bool>) -> Result<u32> {
+    if redelivered == Some(false) {
+        return Ok(0);
+    }
     let found = plane.documents.find::<Attempts>(&attempts_id(context)).await?;
-    Ok(found.map_or(0, |found| found.attempts))
+    Ok(found.map_or(u32::from(redelivered == Some(true)), |found| found.attempts))
 }
 
 /// Writes down how many were begun: before the module starts, so that one that takes its worker down is counted too.

@@ -54,12 +54,14 @@ struct Attempt {
     outcome: Outcome,
     /// How many attempts were begun, this one included; 0 where none was counted.
     number: u32,
+    /// Whether the count is in the document store.
+    written: bool,
     failure: Option<FailureId>,
 }
 
 impl Attempt {
     fn uncounted(outcome: Outcome) -> Self {
-        Self { outcome, number: 0, failure: None }
+        Self { outcome, number: 0, written: false, failure: None }
     }
 }
 
@@ -182,7 +184,7 @@ impl Work {
         tokio::select! {
             () = async {
                 fault::point("worker.received");
-                let attempt = self.attempt(&context, &delivery.event().event_type).await;
+                let attempt = self.attempt(&context, delivery).await;
                 fault::point("worker.settling");
                 self.settle(delivery, &context, attempt).await;
             } => {}
@@ -194,7 +196,9 @@ impl Work {
     }
 
     /// One attempt at the execution of an event.
-    async fn attempt(&self, context: &Context, event_type: &str) -> Attempt {
+    async fn attempt(&self, context: &Context, delivery: &dyn Delivery) -> Attempt {
+        let (event_type, redelivered) = (&*delivery.event().event_type, delivery.redelivered());
+        let written = redelivered != Some(false);
         let plane = &self.shared.plane;
         let open = || self.open(context.clone(), Start::Restart);
         let session = match self.patiently(open).await {
@@ -204,20 +208,21 @@ impl Work {
         if session.idle().await == Phase::Done || session.is_publishing() {
             // It has its outcome: what is missing is published, and the module does not run.
             let published = self.patiently(|| commit(&session)).await;
-            return Attempt::uncounted(published.err().unwrap_or(Outcome::Committed));
+            let outcome = published.err().unwrap_or(Outcome::Committed);
+            return Attempt { written, ..Attempt::uncounted(outcome) };
         }
         let most = self.shared.settings.max_deliveries.get();
-        let begun = match self.patiently(|| attempts::begun(plane, context)).await {
+        let begun = match self.patiently(|| attempts::begun(plane, context, redelivered)).await {
             Ok(begun) => begun,
             Err(outcome) => return Attempt::uncounted(outcome),
         };
         if begun >= most {
             let reason =
                 format!("{begun} attempts were begun, and the last one ended together with its worker");
-            return Attempt { outcome: Outcome::Failed(reason), number: begun, failure: None };
+            return Attempt { outcome: Outcome::Failed(reason), number: begun, written, failure: None };
         }
         let number = begun + 1;
-        if let Err(outcome) = self.patiently(|| attempts::write(plane, context, number)).await {
+        if written && let Err(outcome) = self.patiently(|| attempts::write(plane, context, number)).await {
             return Attempt::uncounted(outcome);
         }
         fault::point("worker.counted");
@@ -232,7 +237,7 @@ impl Work {
         };
         self.shared.counters.observe(event_type, session.timings());
         self.leave(session, &outcome).await;
-        Attempt { outcome, number, failure }
+        Attempt { outcome, number, written, failure }
     }
 
     /// Lets the module run; a store that is away is waited for.
@@ -336,21 +341,22 @@ impl Work {
 
     async fn settle(&self, delivery: &dyn Delivery, context: &Context, attempt: Attempt) {
         let Shared { counters, settings, plane, .. } = &*self.shared;
-        let Attempt { outcome, number, failure } = attempt;
+        let Attempt { outcome, number, written, failure } = attempt;
         let event_type = &*delivery.event().event_type;
         let (most, event) = (settings.max_deliveries.get(), &context.event_id);
         let settled = match outcome.settlement(number, most) {
             Settlement::Ack => {
                 counters.count(Count::Committed, event_type);
-                if number > 0
-                    && let Err(error) = attempts::forget(plane, context).await
-                {
+                if written && let Err(error) = attempts::forget(plane, context).await {
                     debug!("the count of attempts is left: {}", error.chain());
                 }
                 delivery.ack().await
             }
             Settlement::Retry => {
                 counters.count(Count::Retried, event_type);
+                if !written && let Err(error) = attempts::write(plane, context, number).await {
+                    debug!("that the event is delivered again tells of the attempt: {}", error.chain());
+                }
                 let after = delay(number);
                 warn!(
                     "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",

@@ -54,6 +54,7 @@ impl EventSource for Source {
             let delivery: Box<dyn Delivery> = Box::new(Claimed {
                 store: self.store.clone(),
                 event,
+                again: held.again,
                 held: Arc::new(Mutex::new(Some(held))),
             });
             delivery
@@ -241,6 +242,8 @@ struct Held {
     writer: File,
     claim: PathBuf,
     acked: PathBuf,
+    /// Whether it was claimed before.
+    again: bool,
 }
 
 enum Taken {
@@ -253,6 +256,7 @@ enum Taken {
 impl Held {
     fn take(claim: &Path, acked: &Path) -> io::Result<Taken> {
         // Who only tries must not be heard: it opens nothing for writing.
+        let mut again = true;
         let mut lock = match File::open(claim) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::open(
@@ -260,7 +264,10 @@ impl Held {
                     rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC,
                     rustix::fs::Mode::from_raw_mode(0o644),
                 ) {
-                    Ok(file) => File::from(file),
+                    Ok(file) => {
+                        again = false;
+                        File::from(file)
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -282,7 +289,7 @@ impl Held {
             return Ok(Taken::Later(Instant::now() + left));
         }
         let writer = File::options().write(true).open(claim)?;
-        Ok(Taken::Held(Self { _lock: lock, writer, claim: claim.to_owned(), acked: acked.to_owned() }))
+        Ok(Taken::Held(Self { _lock: lock, writer, claim: claim.to_owned(), acked: acked.to_owned(), again }))
     }
 
     fn settle(self) -> io::Result<()> {
@@ -302,6 +309,7 @@ impl Held {
 struct Claimed {
     store: Local,
     event: Event,
+    again: bool,
     held: Arc<Mutex<Option<Held>>>,
 }
 
@@ -321,6 +329,10 @@ impl Claimed {
 impl Delivery for Claimed {
     fn event(&self) -> &Event {
         &self.event
+    }
+
+    fn redelivered(&self) -> Option<bool> {
+        Some(self.again)
     }
 
     fn lock(&self) -> Option<Duration> {

@@ -31,15 +31,15 @@ impl Source {
         let group = groups.entry(self.subscription.group.to_string()).or_default();
         let now = Instant::now();
         let due = group.returned.iter().position(|(when, _)| *when <= now);
-        let number = match due.and_then(|at| group.returned.remove(at)) {
-            Some((_, number)) => number,
+        let (number, again) = match due.and_then(|at| group.returned.remove(at)) {
+            Some((_, number)) => (number, true),
             None => loop {
                 let Some((_, event)) = messages.get(group.next) else {
                     return Err(group.returned.iter().map(|(when, _)| *when).min());
                 };
                 group.next += 1;
                 if self.subscription.wants(&event.event_type) {
-                    break group.next - 1;
+                    break (group.next - 1, false);
                 }
             },
         };
@@ -49,6 +49,7 @@ impl Source {
             group: self.subscription.group.to_string(),
             number: Mutex::new(Some(number)),
             event,
+            again,
         }))
     }
 }
@@ -86,6 +87,8 @@ struct Taken {
     group: String,
     number: Mutex<Option<usize>>,
     event: Event,
+    /// Whether it was given back before.
+    again: bool,
 }
 
 impl Taken {
@@ -114,6 +117,10 @@ impl Drop for Taken {
 impl Delivery for Taken {
     fn event(&self) -> &Event {
         &self.event
+    }
+
+    fn redelivered(&self) -> Option<bool> {
+        Some(self.again)
     }
 
     fn lock(&self) -> Option<Duration> {

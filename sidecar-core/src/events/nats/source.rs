@@ -222,6 +222,10 @@ impl Delivery for Held {
         &self.event
     }
 
+    fn redelivered(&self) -> Option<bool> {
+        self.message.info().ok().map(|info| info.delivered > 1)
+    }
+
     fn lock(&self) -> Option<Duration> {
         Some(self.lock)
     }
