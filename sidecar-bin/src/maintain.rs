@@ -58,7 +58,9 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
         }
     }
     if lines.is_empty() {
-        info!("no failures in {}", plane.documents);
+        let what = if open { "no open failures" } else { "no failures" };
+        let at = event.map(|event| format!(" at event {event}")).unwrap_or_default();
+        info!("{what}{at} in {}", plane.documents);
         return Ok(0);
     }
     // Each begins with its time.

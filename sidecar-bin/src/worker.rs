@@ -106,17 +106,20 @@ pub(crate) async fn run(
     worker.expose(&served);
     let (told, stop) = oneshot::channel();
     let watching = tokio::spawn({
-        let worker = worker.clone();
+        let running = worker.clone();
         async move {
             let signal = signals.end().await;
+            let ending = worker::ending(grace);
             info!(
-                "received signal {signal}: no more events are received; modules have {grace:?} to end (--grace)"
+                "received signal {signal}: no more events are received; modules may finish within {:?}, then they are \
+                 asked to end, and killed after {ending:?} (--grace {grace:?})",
+                grace - ending
             );
             // Where the worker has ended by itself, nobody listens.
             let _ = told.send(());
             let signal = signals.end().await;
             info!("received signal {signal}: modules are asked to end now");
-            worker.end_modules();
+            running.end_modules();
         }
     });
     let ended = worker.run(async { drop(stop.await) }).await;
@@ -157,7 +160,7 @@ pub(crate) enum Dead {
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Publish events again, and count their attempts from one
+    /// Publish events again for the groups that gave them up, and count their attempts from one
     Redrive {
         /// The dead letters' ids
         #[arg(value_name = "ID", required_unless_present = "all")]
@@ -166,7 +169,7 @@ pub(crate) enum Dead {
         #[arg(long, conflicts_with = "ids")]
         all: bool,
     },
-    /// Delete dead letters for good
+    /// Delete dead letters; their events are not tried again
     Drop {
         /// The dead letters' ids
         #[arg(value_name = "ID", required = true)]

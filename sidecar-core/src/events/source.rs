@@ -68,6 +68,11 @@ pub trait Delivery: fmt::Debug + Send + Sync {
     /// The event.
     fn event(&self) -> &Event;
 
+    /// The id of its message: the event's, or that with which it was [republished](super::EventProvider::republish).
+    fn message_id(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the group was given this message before; `None` where the bus does not tell.
     fn redelivered(&self) -> Option<bool> {
         None

@@ -55,8 +55,8 @@ pub async fn dead_letter(plane: &DataPlane, id: &str) -> Result<DeadLetter> {
     found.ok_or_else(|| Error::refused(&plane.documents, format!("find dead letter {id}"), "there is none"))
 }
 
-/// Publishes the event of a dead letter once more, as a new message, and removes the letter; its attempts count from
-/// one again. It reaches every group; those that have its outcome already do nothing.
+/// Publishes the event of a dead letter once more, as a new message for its group alone, and removes the letter; its
+/// attempts count from one again.
 ///
 /// When it fails half way, the letter is still there, and it can be repeated: a module runs once for an event, however
 /// often that is delivered.
@@ -66,17 +66,40 @@ pub async fn dead_letter(plane: &DataPlane, id: &str) -> Result<DeadLetter> {
 pub async fn redrive(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
     // Before it can be received again.
     attempts::forget(plane, &letter.context).await?;
-    plane.events.republish(&letter.event, &Uuid::new_v4().to_string()).await?;
-    drop_letter(plane, letter).await?;
+    let message_id = format!("{}{}", redriven_for(&letter.group), Uuid::new_v4());
+    plane.events.republish(&letter.event, &message_id).await?;
+    remove(plane, letter).await?;
     info!("event {} is published again", letter.event.context.event_id);
     Ok(())
 }
 
-/// Removes a dead letter for good.
+/// How the id of a message begins that is for one group alone.
+fn redriven_for(group: &str) -> String {
+    format!("{REDRIVEN}{group}~")
+}
+
+const REDRIVEN: &str = "redriven~";
+
+/// Whether a message was published again for another group than this one.
+pub(super) fn is_for_another(message_id: Option<&str>, group: &ModuleName) -> bool {
+    message_id.is_some_and(|id| id.starts_with(REDRIVEN) && !id.starts_with(&redriven_for(group.as_str())))
+}
+
+/// Whether a group has given an event up before.
+pub(super) async fn is_dead(plane: &DataPlane, context: &Context, group: &ModuleName) -> Result<bool> {
+    let id = dead_letter_id(context, group.as_str());
+    Ok(plane.documents.find::<DeadLetter>(&id).await?.is_some())
+}
+
+async fn remove(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
+    plane.documents.delete(Kind::DeadLetter, std::slice::from_ref(&letter.id)).await
+}
+
+/// Removes a dead letter; its event is not tried again when it is delivered again.
 ///
 /// # Errors
 /// What the document store reports.
 pub async fn drop_letter(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
-    attempts::forget(plane, &letter.context).await?;
-    plane.documents.delete(Kind::DeadLetter, std::slice::from_ref(&letter.id)).await
+    attempts::write(plane, &letter.context, attempts::DROPPED).await?;
+    remove(plane, letter).await
 }

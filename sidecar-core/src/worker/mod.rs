@@ -24,7 +24,9 @@ pub use settlement::{Outcome, Settlement};
 #[cfg(feature = "process")]
 pub use warm::WarmProcesses;
 
+use std::fs::{self, File, TryLockError};
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +36,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::blocking;
 use crate::contract::ModuleName;
 use crate::error::{Error, Result};
 use crate::events::Subscription;
@@ -178,6 +181,8 @@ impl Worker {
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Summary, Arc<Error>> {
         let shared = &self.shared;
         let WorkerSettings { group, types, lock, concurrency, .. } = &shared.settings;
+        let base = shared.settings.module.layout.base().to_owned();
+        let _base = blocking(move || lock_base(&base)).await?;
         let subscription = Subscription {
             group: group.clone(),
             types: types.clone(),
@@ -242,8 +247,24 @@ impl Worker {
     }
 }
 
+/// Keeps other workers from the slots' directories, as long as the file is open.
+fn lock_base(base: &Path) -> Result<File> {
+    fs::create_dir_all(base).map_err(Error::io("use", base))?;
+    let path = base.join(".worker.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(Error::io("lock", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
+            "another worker works in {}: give this one its own --basedir",
+            base.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    }
+}
+
 /// How long of a grace period is left to modules that were asked to end.
-pub(crate) fn ending(grace: Duration) -> Duration {
+pub fn ending(grace: Duration) -> Duration {
     ENDING.min(grace / 4)
 }
 

@@ -184,14 +184,19 @@ impl Work {
         tokio::select! {
             () = async {
                 fault::point("worker.received");
-                let attempt = self.attempt(&context, delivery).await;
+                let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {
+                    true => Attempt::uncounted(Outcome::Committed),
+                    false => self.attempt(&context, delivery).await,
+                };
                 fault::point("worker.settling");
                 self.settle(delivery, &context, attempt).await;
             } => {}
             () = keep(delivery) => {}
         }
         counters.end();
-        *active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let mut active = active.lock().unwrap_or_else(PoisonError::into_inner);
+        *active = (*active).max(Instant::now());
+        drop(active);
         busy.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -209,6 +214,12 @@ impl Work {
             // It has its outcome: what is missing is published, and the module does not run.
             let published = self.patiently(|| commit(&session)).await;
             let outcome = published.err().unwrap_or(Outcome::Committed);
+            if matches!(outcome, Outcome::Committed) {
+                info!(
+                    "event {} has its outcome already: module {} does not run",
+                    context.event_id, context.name
+                );
+            }
             return Attempt { written, ..Attempt::uncounted(outcome) };
         }
         let most = self.shared.settings.max_deliveries.get();
@@ -216,7 +227,13 @@ impl Work {
             Ok(begun) => begun,
             Err(outcome) => return Attempt::uncounted(outcome),
         };
-        if begun >= most {
+        let (group, known) = (&self.shared.settings.group, begun >= most);
+        if begun == attempts::DROPPED || known && dead::is_dead(plane, context, group).await.unwrap_or(false)
+        {
+            info!("event {} was given up before", context.event_id);
+            return Attempt::uncounted(Outcome::Committed);
+        }
+        if known {
             let reason =
                 format!("{begun} attempts were begun, and the last one ended together with its worker");
             return Attempt { outcome: Outcome::Failed(reason), number: begun, written, failure: None };
@@ -358,6 +375,8 @@ impl Work {
                     debug!("that the event is delivered again tells of the attempt: {}", error.chain());
                 }
                 let after = delay(number);
+                // Whoever ends when there is nothing to do has something to do then.
+                *self.shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + after;
                 warn!(
                     "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",
                     outcome.reason()
@@ -400,7 +419,10 @@ impl Work {
                     Outcome::Stopped => Duration::ZERO,
                     _ => REST,
                 };
-                info!("event {event} is handed back: {}", outcome.reason());
+                match &outcome {
+                    Outcome::Stopped => info!("event {event} is handed back: the worker stops"),
+                    other => warn!("event {event} is handed back: {}", other.reason()),
+                }
                 self.give_back(delivery, rest).await;
                 if let Outcome::Unusable(error) = outcome {
                     self.give_up(error);

@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::server::{Feed, Secret, Sessions};
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a module is given one event, whose answer may have been lost; more than that it does not understand.
+const MOST_ANSWERS: u32 = 20;
 /// The longest such wait.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -74,6 +77,8 @@ struct Current {
     context: Context,
     prepared: Prepared,
     assignment: Assignment,
+    /// How often the module was given it.
+    given: Arc<AtomicU32>,
 }
 
 /// A call that waits, until it is dropped.
@@ -118,14 +123,45 @@ impl Feed for Warm {
         let mut state = self.state.subscribe();
         let is_next = |current: &Current| Some(&current.context.event_id) != finished.as_ref();
         // The sender lives as long as this call.
-        let found = state.wait_for(|state| state.ended || state.current.as_ref().is_some_and(is_next)).await;
-        let Ok(found) = found else { return Ok(None) };
-        let Some(Current { context, prepared, assignment, session }) = found.current.clone() else {
-            return Ok(None);
+        let is_there = |state: &State| state.ended || state.current.as_ref().is_some_and(is_next);
+        let (current, last) = loop {
+            if state.wait_for(is_there).await.is_err() {
+                return Ok(None);
+            }
+            let now = self.state.borrow();
+            match now.current.clone().filter(is_next) {
+                Some(current) => break (current, now.last.clone()),
+                None if now.ended => return Ok(None),
+                // It was taken back at this very moment.
+                None => {}
+            }
         };
+        let Current { context, prepared, assignment, session, given } = current;
+        match given.fetch_add(1, Ordering::Relaxed) + 1 {
+            // An answer that was lost.
+            2 => warn!(
+                "the module was given event {} and asked for the next one without naming it: it is given the same \
+                 again (the body of /next is the id of the finished event)",
+                context.event_id
+            ),
+            MOST_ANSWERS.. => {
+                let reason =
+                    format!("the module was given this event {MOST_ANSWERS} times and never named it");
+                session.fail(reason).await?;
+                return Err(Arc::new(Error::OutOfOrder {
+                    call: "give the next event",
+                    phase: Phase::Failed,
+                    hint: format!(
+                        "event {} was given {MOST_ANSWERS} times and not finished",
+                        context.event_id
+                    ),
+                }));
+            }
+            _ => {}
+        }
         // From now on it may be silent for so long.
         session.heartbeat();
-        let committed_by = found.last.clone().filter(|(last, _)| Some(last) == finished.as_ref());
+        let committed_by = last.filter(|(last, _)| Some(last) == finished.as_ref());
         Ok(Some(NextAnswer {
             event_id: context.event_id.clone(),
             event_type: assignment.event_type,
@@ -206,6 +242,7 @@ impl Runner for WarmProcesses {
             context: session.status().context,
             prepared,
             assignment: assignment.clone(),
+            given: Arc::default(),
         };
         warm.state.send_modify(|state| state.current = Some(current));
         let outcome = self.watch(session, slot, &warm).await;

@@ -55,6 +55,7 @@ impl EventSource for Source {
                 store: self.store.clone(),
                 event,
                 again: held.again,
+                message_id: held.claim.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                 held: Arc::new(Mutex::new(Some(held))),
             });
             delivery
@@ -310,6 +311,7 @@ struct Claimed {
     store: Local,
     event: Event,
     again: bool,
+    message_id: String,
     held: Arc<Mutex<Option<Held>>>,
 }
 
@@ -329,6 +331,10 @@ impl Claimed {
 impl Delivery for Claimed {
     fn event(&self) -> &Event {
         &self.event
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        Some(&self.message_id)
     }
 
     fn redelivered(&self) -> Option<bool> {

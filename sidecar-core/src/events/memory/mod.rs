@@ -2,7 +2,7 @@
 
 mod source;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -32,8 +32,10 @@ struct Inner {
 /// What a group has received.
 #[derive(Debug, Default)]
 struct Group {
-    /// The first message that it was not given yet.
+    /// The first message that it has not looked at yet.
     next: usize,
+    /// Messages that no member has taken yet.
+    new: VecDeque<usize>,
     returned: source::Returned,
 }
 

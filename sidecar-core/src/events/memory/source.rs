@@ -33,22 +33,25 @@ impl Source {
         let due = group.returned.iter().position(|(when, _)| *when <= now);
         let (number, again) = match due.and_then(|at| group.returned.remove(at)) {
             Some((_, number)) => (number, true),
-            None => loop {
-                let Some((_, event)) = messages.get(group.next) else {
-                    return Err(group.returned.iter().map(|(when, _)| *when).min());
-                };
-                group.next += 1;
-                if self.subscription.wants(&event.event_type) {
-                    break (group.next - 1, false);
+            None => {
+                group.new.extend(group.next..messages.len());
+                group.next = messages.len();
+                // What this member does not want, another one may.
+                let wanted =
+                    group.new.iter().position(|n| self.subscription.wants(&messages[*n].1.event_type));
+                match wanted.and_then(|at| group.new.remove(at)) {
+                    Some(number) => (number, false),
+                    None => return Err(group.returned.iter().map(|(when, _)| *when).min()),
                 }
-            },
+            }
         };
-        let event = messages[number].1.clone();
+        let (message_id, event) = messages[number].clone();
         Ok(Box::new(Taken {
             bus: self.bus.clone(),
             group: self.subscription.group.to_string(),
             number: Mutex::new(Some(number)),
             event,
+            message_id,
             again,
         }))
     }
@@ -87,6 +90,7 @@ struct Taken {
     group: String,
     number: Mutex<Option<usize>>,
     event: Event,
+    message_id: String,
     /// Whether it was given back before.
     again: bool,
 }
@@ -117,6 +121,10 @@ impl Drop for Taken {
 impl Delivery for Taken {
     fn event(&self) -> &Event {
         &self.event
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        Some(&self.message_id)
     }
 
     fn redelivered(&self) -> Option<bool> {

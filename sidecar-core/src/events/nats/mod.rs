@@ -4,17 +4,18 @@ mod source;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode, message::PublishMessage, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use async_trait::async_trait;
+use futures_util::future::Either;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use url::{Position, Url};
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
@@ -74,7 +75,7 @@ pub struct Nats {
     config: NatsConfig,
     context: Arc<OnceCell<jetstream::Context>>,
     /// What the server said last that this user may not do; the call itself gets no answer.
-    denied: Arc<Mutex<Option<String>>>,
+    denied: watch::Sender<Option<String>>,
 }
 
 impl fmt::Debug for Nats {
@@ -108,7 +109,8 @@ impl EventProvider for Nats {
             .map(async |message| {
                 let (subject, message) = message;
                 let sent = context.send_publish(subject, message).await;
-                sent.map_err(|error| self.error(error))?.await.map_err(|error| self.error(error))
+                let answer = sent.map_err(|error| self.error(error))?.into_future();
+                self.allowed("publish an event", answer).await?.map_err(|error| self.error(error))
             })
             .buffered(WINDOW)
             .try_for_each(|_| std::future::ready(Ok(())))
@@ -139,7 +141,8 @@ impl EventProvider for Nats {
             ..stream::Config::default()
         };
         let context = self.context().await?;
-        let mut stream = match context.get_or_create_stream(config).await {
+        let action = "find or make the stream";
+        let mut stream = match self.allowed(action, context.get_or_create_stream(config)).await? {
             Ok(stream) => stream,
             Err(error) => return Err(self.no_stream(context, error).await),
         };
@@ -168,6 +171,26 @@ impl Nats {
         match subject_per_type {
             true => format!("{subject}.{}", token(&event.event_type)),
             false => subject.clone(),
+        }
+    }
+
+    /// Waits for an answer, unless the server says that the user may not do this: then there is none.
+    async fn allowed<T>(&self, action: &str, call: impl Future<Output = T>) -> Result<T> {
+        let mut denied = self.denied.subscribe();
+        denied.mark_unchanged();
+        let said = async {
+            // The sender lives as long as this provider.
+            let found = denied.wait_for(Option::is_some).await;
+            found.map_or_else(|_| String::new(), |said| said.clone().unwrap_or_default())
+        };
+        let mut call = std::pin::pin!(call);
+        let said = std::pin::pin!(said);
+        match futures_util::future::select(&mut call, said).await {
+            Either::Left((answer, _)) => Ok(answer),
+            Either::Right((said, _)) => {
+                self.denied.send_replace(None);
+                Err(Error::refused(self, action, said))
+            }
         }
     }
 
@@ -200,8 +223,7 @@ impl Nats {
 
     /// An outage, unless the server has said that the user may not do this: then nothing is answered either.
     fn failed(&self, action: &str, error: impl Into<crate::Cause>) -> Error {
-        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match denied {
+        match self.denied.send_replace(None) {
             Some(denied) => Error::refused(self, action, denied),
             None => Error::unavailable(self, action, error),
         }
@@ -209,7 +231,7 @@ impl Nats {
 
     /// The server of `nats://host:port` or `tls://host:port`; it is connected by the first call.
     pub fn open(server: &Url, config: NatsConfig) -> Self {
-        Self { url: server.clone(), config, context: Arc::default(), denied: Arc::default() }
+        Self { url: server.clone(), config, context: Arc::default(), denied: watch::Sender::default() }
     }
 
     async fn context(&self) -> Result<&jetstream::Context> {
@@ -218,7 +240,7 @@ impl Nats {
             let mut options = ConnectOptions::new().name("sidecar").event_callback(move |event| {
                 let text = event.to_string();
                 if text.to_ascii_lowercase().contains("permissions violation") {
-                    *denied.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                    denied.send_replace(Some(text));
                 }
                 std::future::ready(())
             });

@@ -3,6 +3,7 @@
 //! The server accepts an acknowledgement that comes too late, even when another member has the message by then. So
 //! each delivery keeps its own deadline, and settles nothing after it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use super::super::source::{Delivery, EventSource, Subscription, not_held};
 use super::{Nats, listens, token};
 use crate::contract::Event;
 use crate::error::{Error, Result};
+
+/// What a consumer keeps the types of its group under.
+const TYPES: &str = "sidecar.types";
 
 /// How long one request for a message waits on the server: so long a restarted server is taken for one without events.
 const PULL: Duration = Duration::from_secs(10);
@@ -65,10 +69,14 @@ impl Source {
     /// Finds the group's consumer, or makes it; one that wants something else is changed.
     async fn find(&self) -> Result<PullConsumer> {
         let context = self.bus.context().await?;
-        let stream = context.get_stream(&self.bus.config.stream).await;
+        let stream = context.get_stream(&self.bus.config.stream);
+        let stream = self.bus.allowed("find the stream", stream).await?;
         let stream = stream.map_err(|error| self.bus.failed("find the stream", error))?;
         let name = token(self.subscription.group.as_str());
         let subjects = self.subjects(&stream.cached_info().config.subjects);
+        let mut types = self.subscription.types.clone();
+        types.sort();
+        let types = types.join(",");
         let config = pull::Config {
             durable_name: Some(name.clone()),
             description: Some("a group of sidecar workers".into()),
@@ -78,20 +86,45 @@ impl Source {
             max_deliver: -1,
             max_ack_pending: -1,
             filter_subjects: subjects,
+            metadata: HashMap::from([(TYPES.to_owned(), types.clone())]),
             ..pull::Config::default()
         };
-        if let Ok(found) = stream.get_consumer::<pull::Config>(&name).await {
+        let mut patience = PULL + Duration::from_secs(2);
+        while let Ok(found) = stream.get_consumer::<pull::Config>(&name).await {
             let known = &found.cached_info().config;
+            let theirs = known.metadata.get(TYPES).unwrap_or(&types);
+            let busy = found.cached_info().num_waiting > 0 || found.cached_info().num_ack_pending > 0;
+            if *theirs != types && busy {
+                // A member that has just ended is still waited for by the server.
+                if !patience.is_zero() {
+                    let pause = Duration::from_secs(1).min(patience);
+                    tokio::time::sleep(pause).await;
+                    patience -= pause;
+                    continue;
+                }
+                let why = format!(
+                    "its members receive {theirs:?}, and all members of a group receive the same types: stop them \
+                     first, or take another --group"
+                );
+                return Err(Error::refused(
+                    &self.bus,
+                    format!("join group {}", self.subscription.group),
+                    why,
+                ));
+            }
+            let same_types = *theirs == types && known.metadata.contains_key(TYPES);
             let filters = match known.filter_subject.as_str() {
                 "" => known.filter_subjects.clone(),
                 one => vec![one.to_owned()],
             };
-            if known.ack_wait == config.ack_wait && filters == config.filter_subjects {
+            if same_types && known.ack_wait == config.ack_wait && filters == config.filter_subjects {
                 return Ok(found);
             }
+            break;
         }
         use async_nats::jetstream::stream::ConsumerErrorKind as Kind;
-        stream.create_consumer(config).await.map_err(|error| match error.kind() {
+        let made = self.bus.allowed("find or make the group", stream.create_consumer(config)).await?;
+        made.map_err(|error| match error.kind() {
             Kind::TimedOut | Kind::Request => self.bus.failed("find or make the group", error),
             _ => Error::refused(&self.bus, "find or make the group", error),
         })
@@ -220,6 +253,10 @@ impl Held {
 impl Delivery for Held {
     fn event(&self) -> &Event {
         &self.event
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        Some(self.message.headers.as_ref()?.get("Nats-Msg-Id")?.as_str())
     }
 
     fn redelivered(&self) -> Option<bool> {
