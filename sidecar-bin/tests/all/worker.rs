@@ -357,6 +357,16 @@ fn a_warm_module_that_dies_is_started_again_and_its_event_retried() {
 }
 
 #[test]
+fn a_warm_module_that_never_names_its_event_does_not_keep_it() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let work = "echo $id > $SIDECAR_BASE_DIR/out/data/id; id=null";
+    let (code, _, log) = warm(&dir, work, &["--max-deliveries=1"]);
+    assert!(code == 0 && log.contains("given up: 1"), "{log}");
+    assert!(log.contains("without naming it") && log.contains("20 times"), "{log}");
+}
+
+#[test]
 fn no_event_is_taken_for_a_warm_module_that_does_not_begin() {
     let dir = TempDir::new().unwrap();
     submitted(&dir, 1);

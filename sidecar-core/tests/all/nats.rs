@@ -1,11 +1,13 @@
 //! NATS JetStream, against a real server.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{self, consumer::pull};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use sidecar_core::conformance::events::Consumer;
-use sidecar_core::events::{EventFormat, Nats, NatsConfig};
-use sidecar_core::{Error, Event, EventProvider};
+use sidecar_core::events::{EventFormat, Nats, NatsConfig, Subscription};
+use sidecar_core::{Error, Event, EventProvider, ModuleName};
 
 use crate::servers;
 
@@ -116,6 +118,43 @@ mod sources_by_type {
         reopen: async |bus| reopened(bus, true),
         away: open(AWAY, "s", EventFormat::Ion),
     );
+}
+
+/// A member passes over, for its whole group, what it does not want.
+#[tokio::test]
+async fn the_members_of_a_group_want_the_same_types() {
+    let Some(first) = bus(true).await else { return };
+    let group = |types: &[&str]| {
+        Subscription::new(ModuleName::parse("g").unwrap(), types.iter().map(|name| (*name).to_owned()))
+    };
+    let second = reopened(&first, true);
+    let member = first.subscribe(&group(&["a"])).await.unwrap();
+    let waiting = tokio::spawn({
+        let member = member.clone();
+        async move { while member.receive(Duration::from_secs(30)).await.is_ok() {} }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    second.subscribe(&group(&["a"])).await.unwrap();
+    let error = second.subscribe(&group(&["a", "b"])).await.unwrap_err();
+    assert!(error.chain().contains("all members of a group receive the same types"), "{error:?}");
+    // Where none is at work, the group changes.
+    waiting.abort();
+    drop((waiting, member, first));
+    let member = second.subscribe(&group(&["a", "b"])).await.unwrap();
+    let event = Event { event_type: "b".into(), ..sample() };
+    second.publish(std::slice::from_ref(&event)).await.unwrap();
+    assert_eq!(*member.receive(Duration::from_secs(10)).await.unwrap().unwrap().event(), event);
+}
+
+fn sample() -> Event {
+    let header = sidecar_core::EventHeader {
+        name: String::new(),
+        event_id: sidecar_core::EventId::from(uuid::Uuid::new_v4()),
+        correlation_id: "c".into(),
+        parent_event_id: String::new(),
+    };
+    let (event_type, data) = ("t".into(), sidecar_core::KeyValuePairs::default());
+    Event { context: header, event_type, previous_stages: Vec::new(), data }
 }
 
 #[tokio::test]

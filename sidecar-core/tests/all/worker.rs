@@ -137,6 +137,43 @@ async fn a_module_that_fails_is_tried_again_and_then_given_up() {
 }
 
 #[tokio::test]
+async fn an_event_is_sent_again_for_the_group_that_gave_it_up() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let settings = |name: &str| {
+        let mut settings = scene.settings("picture");
+        settings.max_deliveries = NonZeroU32::MIN;
+        settings.module.context.name = ModuleName::parse(name).unwrap();
+        settings.group = settings.module.context.name.clone();
+        settings
+    };
+    for name in ["a", "b"] {
+        assert_eq!(ended(&scene.worker(settings(name), async |_| Err("no"))).await.dead_lettered, 1);
+    }
+    let letters = dead_letters(&scene.plane, None).await.unwrap();
+    let (of_a, of_b): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| letter.group == "a");
+    redrive(&scene.plane, &of_a[0]).await.unwrap();
+    // The other group receives it too, and leaves its letter as it is.
+    let b = ended(&scene.worker(settings("b"), async |_| Err("it must not run"))).await;
+    assert_eq!((b.received, b.dead_lettered), (1, 0));
+    assert_eq!(dead_letters(&scene.plane, None).await.unwrap(), of_b);
+    let a = ended(&scene.worker(settings("a"), async |_| Ok::<_, String>(()))).await;
+    assert_eq!((a.received, a.committed), (1, 1));
+}
+
+#[tokio::test]
+async fn two_workers_need_two_directories() {
+    let scene = Scene::new();
+    let first = scene.worker(scene.settings("picture"), async |_| Ok::<_, String>(()));
+    let second = scene.worker(scene.settings("picture"), async |_| Ok::<_, String>(()));
+    let running = tokio::spawn(async move { ended(&first).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let error = second.run(std::future::pending()).await.unwrap_err();
+    assert!(error.chain().contains("another worker works in"), "{error:?}");
+    running.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dropped_dead_letter_is_gone() {
     let scene = Scene::new();
     scene.submit(1).await;
