@@ -82,6 +82,25 @@ mod rabbitmq_cloudevents {
     );
 }
 
+/// A bus that is subscribed to; what no group wants has a queue of its own.
+async fn bus() -> Option<Amqp> {
+    Some(queue().await?.provider)
+}
+
+mod sources_rabbitmq {
+    use super::*;
+    sidecar_core::conformance_sources!(
+        optional: bus().await,
+        reopen: async |bus| {
+            let id = bus.id();
+            let exchange = id.rsplit_once('/').map_or("", |_| id.split('/').nth(3).unwrap().split('?').next().unwrap());
+            let config = AmqpConfig { queue: Some(exchange.into()), ..AmqpConfig::new(exchange) };
+            Amqp::open(&servers::rabbitmq().unwrap().parse().unwrap(), config)
+        },
+        away: Amqp::open(&AWAY.parse().unwrap(), AmqpConfig::new("x")),
+    );
+}
+
 fn event() -> Event {
     serde_json::from_value(serde_json::json!({
         "context": {"eventId": uuid::Uuid::new_v4().to_string(), "correlationId": "c"}, "type": "t"

@@ -1,5 +1,7 @@
 //! Events on RabbitMQ and other brokers of AMQP 0.9.1.
 
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::{Position, Url};
 
-use super::{EventFormat, EventProvider};
+use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::Event;
 use crate::error::{Error, Result};
 
@@ -106,36 +108,16 @@ impl EventProvider for Amqp {
     }
 
     async fn publish(&self, events: &[Event]) -> Result<()> {
-        let channel = self.channel().await?;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
-        confirm.map_err(|error| self.error("confirm messages", error))?;
-        let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
-        let exchange = self.name(&self.config.exchange)?;
-        let options =
-            BasicPublishOptions { mandatory: !self.config.drop_unroutable, ..BasicPublishOptions::default() };
-        futures_util::stream::iter(messages)
-            .map(async |Message { event_type, properties, body }| {
-                let published =
-                    channel.basic_publish(exchange.clone(), event_type, options, &body, properties).await;
-                let confirmed = match published {
-                    Ok(confirm) => confirm.await,
-                    Err(error) => Err(error),
-                };
-                let confirmed = confirmed.map_err(|error| self.error("publish an event", error))?;
-                if confirmed.is_nack() {
-                    return Err(Error::unavailable(self, "publish an event", "the broker did not take it"));
-                }
-                if let Some(returned) = confirmed.take_message() {
-                    let hint = "bind one, or say queue=NAME to have one made, or unroutable=drop";
-                    let returned = returned.delivery.routing_key.as_str();
-                    let problem = format!("no queue is bound for events of type {returned:?}: {hint}");
-                    return Err(Error::refused(self, "publish an event", problem));
-                }
-                Ok(())
-            })
-            .buffered(WINDOW)
-            .try_for_each(|()| std::future::ready(Ok(())))
-            .await
+        let message = |event: &Event| self.message(event, event.context.event_id.as_str());
+        self.send(events.iter().map(message).collect::<Result<Vec<_>>>()?).await
+    }
+
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        self.send(vec![self.message(event, message_id)?]).await
+    }
+
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        Ok(Arc::new(source::Source::open(self, subscription).await?))
     }
 
     fn id(&self) -> String {
@@ -180,6 +162,40 @@ impl EventProvider for Amqp {
     }
 }
 
+impl Amqp {
+    async fn send(&self, messages: Vec<Message>) -> Result<()> {
+        let channel = self.channel().await?;
+        let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;
+        confirm.map_err(|error| self.error("confirm messages", error))?;
+        let exchange = self.name(&self.config.exchange)?;
+        let options =
+            BasicPublishOptions { mandatory: !self.config.drop_unroutable, ..BasicPublishOptions::default() };
+        futures_util::stream::iter(messages)
+            .map(async |Message { event_type, properties, body }| {
+                let published =
+                    channel.basic_publish(exchange.clone(), event_type, options, &body, properties).await;
+                let confirmed = match published {
+                    Ok(confirm) => confirm.await,
+                    Err(error) => Err(error),
+                };
+                let confirmed = confirmed.map_err(|error| self.error("publish an event", error))?;
+                if confirmed.is_nack() {
+                    return Err(Error::unavailable(self, "publish an event", "the broker did not take it"));
+                }
+                if let Some(returned) = confirmed.take_message() {
+                    let hint = "bind one, or say queue=NAME to have one made, or unroutable=drop";
+                    let returned = returned.delivery.routing_key.as_str();
+                    let problem = format!("no queue is bound for events of type {returned:?}: {hint}");
+                    return Err(Error::refused(self, "publish an event", problem));
+                }
+                Ok(())
+            })
+            .buffered(WINDOW)
+            .try_for_each(|()| std::future::ready(Ok(())))
+            .await
+    }
+}
+
 /// An event, ready to be sent.
 struct Message {
     event_type: ShortString,
@@ -221,13 +237,13 @@ impl Amqp {
         connection.await.map_err(|error| self.error("connect", error))
     }
 
-    fn message(&self, event: &Event) -> Result<Message> {
+    fn message(&self, event: &Event, id: &str) -> Result<Message> {
         let context = &event.context;
         let encoded = self.config.format.encode(event);
         let body = encoded.map_err(|error| Error::refused(self, "encode an event", error))?;
         let event_type = self.name(&event.event_type)?;
         let properties = BasicProperties::default()
-            .with_message_id(self.name(context.event_id.as_str())?)
+            .with_message_id(self.name(id)?)
             .with_type(event_type.clone())
             .with_content_type(self.config.format.content_type().into())
             .with_delivery_mode(PERSISTENT);

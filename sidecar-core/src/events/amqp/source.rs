@@ -1,0 +1,309 @@
+//! The receiving side: a quorum queue for each group, and a queue for each delay.
+//!
+//! The broker requeues what a channel held when that closes, so the lock lasts as long as the connection. It has no
+//! delayed return: what is to come again later is published into a queue whose messages expire into the group's own,
+//! and only then acknowledged. All messages of one such queue have the same delay, since they expire at its head alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use lapin::message::Delivery as Message;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
+    BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer};
+use tokio::sync::Mutex;
+
+use super::super::source::{Delivery, EventSource, Subscription, not_held};
+use super::{Amqp, PERSISTENT};
+use crate::contract::Event;
+use crate::error::{Error, Result};
+
+/// After how many returns the broker drops a message: never, as far as anybody waits. Newer brokers say 20 otherwise.
+const RETURNS: i64 = 1_000_000_000;
+
+/// How long a queue for a delay outlives its last message, in milliseconds.
+const UNUSED: i64 = 3_600_000;
+
+/// What tells of a copy that its event was delivered before.
+const AGAIN: &str = "sidecar-again";
+
+/// The delay of a message that another member wants, and this one does not.
+const PASSED_OVER: Duration = Duration::from_secs(4);
+
+/// A member of a group; the slots of one process share its channel.
+#[derive(Debug)]
+pub(super) struct Source {
+    bus: Amqp,
+    subscription: Subscription,
+    queue: ShortString,
+    /// Opened again after an error.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    channel: Channel,
+    /// One that waits for a message; a call that got none leaves it to the next.
+    consumer: Option<Consumer>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.bus.fmt(f)
+    }
+}
+
+impl Source {
+    /// Joins a group, whose queue is made and bound when it is absent.
+    pub(super) async fn open(bus: &Amqp, subscription: &Subscription) -> Result<Self> {
+        let queue = bus.name(&format!("{}.{}", bus.config.exchange, subscription.group))?;
+        let source =
+            Self { bus: bus.clone(), subscription: subscription.clone(), queue, open: Mutex::default() };
+        *source.open.lock().await = Some(source.join().await?);
+        Ok(source)
+    }
+
+    async fn join(&self) -> Result<Open> {
+        let channel = self.bus.channel().await?;
+        let failed = |action: &'static str| move |error| self.bus.error(action, error);
+        declare(&channel, &self.queue, FieldTable::default())
+            .await
+            .map_err(failed("find or make the group's queue"))?;
+        let exchange = self.bus.name(&self.bus.config.exchange)?;
+        let every = ["#".to_owned()];
+        let keys = if self.subscription.types.is_empty() { &every[..] } else { &self.subscription.types };
+        for key in keys {
+            let (queue, exchange, key) = (self.queue.clone(), exchange.clone(), self.bus.name(key)?);
+            let bound =
+                channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
+            bound.await.map_err(failed("bind the group's queue"))?;
+        }
+        // For each consumer: none is handed what nobody here can work on yet.
+        let limited = channel.basic_qos(1, BasicQosOptions::default()).await;
+        limited.map_err(failed("limit what is held"))?;
+        Ok(Open { channel, consumer: None })
+    }
+
+    /// The next message, of whatever type.
+    async fn next(&self, until: Instant) -> Result<Option<(Message, Channel)>> {
+        let until = tokio::time::Instant::from_std(until);
+        let Ok(mut open) = tokio::time::timeout_at(until, self.open.lock()).await else { return Ok(None) };
+        if open.is_none() {
+            *open = Some(self.join().await?);
+        }
+        let Some(Open { channel, consumer }) = &mut *open else { return Ok(None) };
+        let received = match self.take(channel, consumer, until).await {
+            Ok(received) => return Ok(received.map(|message| (message, channel.clone()))),
+            Err(error) => error,
+        };
+        // What it held comes again.
+        *open = None;
+        Err(match received {
+            // Whatever closed the channel, another one can be opened.
+            Error::Refused { source, .. } => Error::unavailable(&self.bus, "receive events", source),
+            other => other,
+        })
+    }
+}
+
+impl Source {
+    async fn take(
+        &self,
+        channel: &Channel,
+        waiting: &mut Option<Consumer>,
+        until: tokio::time::Instant,
+    ) -> Result<Option<Message>> {
+        let failed = |error| self.bus.error("receive events", error);
+        let mut consumer = match waiting.take() {
+            Some(consumer) => consumer,
+            None => {
+                let options = BasicConsumeOptions::default();
+                let consumer =
+                    channel.basic_consume(self.queue.clone(), "".into(), options, FieldTable::default());
+                consumer.await.map_err(failed)?
+            }
+        };
+        match tokio::time::timeout_at(until, consumer.next()).await {
+            Err(_) => {
+                *waiting = Some(consumer);
+                Ok(None)
+            }
+            Ok(Some(Ok(message))) => {
+                // It is given no second one before this is settled; the next call waits for itself.
+                let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await;
+                cancelled.map_err(failed)?;
+                Ok(Some(message))
+            }
+            Ok(Some(Err(error))) => Err(failed(error)),
+            Ok(None) => {
+                Err(Error::unavailable(&self.bus, "receive events", "the broker has ended the subscription"))
+            }
+        }
+    }
+}
+
+/// A durable quorum queue, which the broker replicates where it can.
+async fn declare(channel: &Channel, queue: &ShortString, mut arguments: FieldTable) -> lapin::Result<()> {
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(RETURNS));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.clone(), options, arguments).await.map(drop)
+}
+
+#[async_trait]
+impl EventSource for Source {
+    async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let until = Instant::now() + wait;
+        loop {
+            let Some((message, channel)) = self.next(until).await? else { return Ok(None) };
+            let event = match self.bus.config.format.decode(&message.data) {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::error!("a message of {} is no event and is put away: {error}", self.bus);
+                    let _ = message.acker.ack(BasicAckOptions::default()).await;
+                    continue;
+                }
+            };
+            let is_wanted = self.subscription.wants(&event.event_type);
+            let (bus, queue) = (self.bus.clone(), self.queue.clone());
+            let held = Held { bus, channel, queue, message, event, settled: AtomicBool::new(false) };
+            if is_wanted {
+                return Ok(Some(Box::new(held)));
+            }
+            // A binding is a pattern, and another member may have made it: what this one does not want, that one may.
+            held.later(PASSED_OVER, held.is_copy()).await?;
+        }
+    }
+}
+
+/// A message that this member holds as long as its channel is open.
+#[derive(Debug)]
+struct Held {
+    bus: Amqp,
+    channel: Channel,
+    queue: ShortString,
+    message: Message,
+    event: Event,
+    settled: AtomicBool,
+}
+
+impl Held {
+    /// Whether it was delivered before, and is a copy.
+    fn is_copy(&self) -> bool {
+        self.message.properties.headers().as_ref().is_some_and(|headers| headers.inner().contains_key(AGAIN))
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.settled.load(Ordering::Relaxed) || !self.channel.status().connected() {
+            true => Err(not_held(&self.bus, &self.event)),
+            false => Ok(()),
+        }
+    }
+
+    async fn acknowledge(&self) -> Result<()> {
+        let acked = self.message.acker.ack(BasicAckOptions::default()).await;
+        self.settle(acked)
+    }
+
+    /// What came of a settlement: it is `false` where the channel is gone.
+    fn settle(&self, settled: lapin::Result<bool>) -> Result<()> {
+        match settled {
+            Ok(true) => {
+                self.settled.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(false) => Err(not_held(&self.bus, &self.event)),
+            Err(error) => Err(self.bus.error("settle an event", error)),
+        }
+    }
+
+    /// Publishes a copy that comes to the group after a time, and acknowledges the message.
+    async fn later(&self, after: Duration, again: bool) -> Result<()> {
+        let failed = |error| self.bus.error("give an event back", error);
+        // Powers of two, so that there are few queues.
+        let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+        let seconds = i64::try_from(seconds.next_power_of_two()).unwrap_or(i64::MAX / UNUSED);
+        let waiting = self.bus.name(&format!("{}.retry.{seconds}s", self.queue))?;
+        let mut arguments = FieldTable::default();
+        for (name, text) in [
+            ("x-dead-letter-exchange", ""),
+            ("x-dead-letter-routing-key", self.queue.as_str()),
+            ("x-dead-letter-strategy", "at-least-once"),
+            ("x-overflow", "reject-publish"),
+        ] {
+            arguments.insert(name.into(), AMQPValue::LongString(text.into()));
+        }
+        for (name, number) in [("x-message-ttl", seconds * 1000), ("x-expires", seconds * 1000 + UNUSED)] {
+            arguments.insert(name.into(), AMQPValue::LongLongInt(number));
+        }
+        let channel = self.bus.channel().await?;
+        declare(&channel, &waiting, arguments).await.map_err(failed)?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+        let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+        if let Some(id) = self.message.properties.message_id() {
+            properties = properties.with_message_id(id.clone());
+        }
+        if let Some(kind) = self.message.properties.kind() {
+            properties = properties.with_type(kind.clone());
+        }
+        if let Some(content_type) = self.message.properties.content_type() {
+            properties = properties.with_content_type(content_type.clone());
+        }
+        if again {
+            let mut headers = FieldTable::default();
+            headers.insert(AGAIN.into(), AMQPValue::Boolean(true));
+            properties = properties.with_headers(headers);
+        }
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let published =
+            channel.basic_publish("".into(), waiting, options, &self.message.data, properties).await;
+        let confirmed = published.map_err(failed)?.await.map_err(failed)?;
+        if confirmed.is_nack() || confirmed.take_message().is_some() {
+            return Err(Error::unavailable(&self.bus, "give an event back", "the broker did not take it"));
+        }
+        self.acknowledge().await
+    }
+}
+
+#[async_trait]
+impl Delivery for Held {
+    fn event(&self) -> &Event {
+        &self.event
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        self.message.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
+    fn redelivered(&self) -> Option<bool> {
+        Some(self.message.redelivered || self.is_copy())
+    }
+
+    fn lock(&self) -> Option<Duration> {
+        None
+    }
+
+    async fn renew(&self) -> Result<()> {
+        self.check()
+    }
+
+    async fn ack(&self) -> Result<()> {
+        self.check()?;
+        self.acknowledge().await
+    }
+
+    async fn retry(&self, after: Duration) -> Result<()> {
+        self.check()?;
+        if !after.is_zero() {
+            return self.later(after, true).await;
+        }
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        let returned = self.message.acker.nack(options).await;
+        self.settle(returned)
+    }
+}
