@@ -146,6 +146,9 @@ impl std::fmt::Debug for Worker {
 /// How often an idle worker looks for outcomes that are decided and not published.
 const RECOVER_EVERY: Duration = Duration::from_secs(600);
 
+/// How long it works before it looks for the first time.
+const RECOVER_AFTER: Duration = Duration::from_secs(60);
+
 /// How long a module has to end after it was asked to, at most; so much of the grace period is left for it.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -278,6 +281,8 @@ fn describe(types: &[String]) -> String {
 
 /// Publishes what is decided and unpublished, whoever decided it, while there is nothing else to do.
 async fn recover_when_idle(shared: Arc<Shared>) {
+    // It looks at every record: a worker that lives for one event has no time for that.
+    tokio::time::sleep(RECOVER_AFTER).await;
     loop {
         let idle = shared.busy.load(std::sync::atomic::Ordering::Relaxed) == 0;
         if idle && let Err(error) = recover(&shared.plane).await {

@@ -27,6 +27,8 @@ const LAST_CALL: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long a worker that would end when nothing comes waits for a bus that is away.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A module that asks for an event only after so long had something to load.
+const LOADED: Duration = Duration::from_millis(100);
 /// How long a slot rests after this machine was in the way.
 const REST: Duration = Duration::from_secs(5);
 
@@ -86,10 +88,16 @@ impl Work {
                 // A store that is away would only keep more events waiting here.
                 _ = async { outages.subscribe().wait_for(|outages| *outages == 0).await.is_ok() } => {}
             }
+            let asked = Instant::now();
             tokio::select! {
                 biased;
                 () = self.draining() => return None,
                 () = self.shared.runner.available(&self.slot) => {}
+            }
+            if asked.elapsed() > LOADED {
+                // While its module was loading it was not idle.
+                let mut active = active.lock().unwrap_or_else(PoisonError::into_inner);
+                *active = (*active).max(Instant::now());
             }
             let before = self.shared.taken.fetch_add(1, Ordering::Relaxed);
             if settings.max_events.is_some_and(|most| before >= most) {
