@@ -115,10 +115,8 @@ impl Module {
     /// `done` of the module that it holds returns the receipt.
     pub async fn fail(self, reason: impl AsRef<str>) -> Result<(), Refused<Self>> {
         match self.api.call::<Status>("fail", Method::POST, Some(reason.as_ref())).await {
-            Ok(_) => {
-                self.tell();
-                Ok(())
-            }
+            // It may be given again: only what is done is told.
+            Ok(_) => Ok(()),
             Err(error) => Err(Refused::new(self, error)),
         }
     }

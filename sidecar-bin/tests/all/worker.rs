@@ -395,6 +395,36 @@ fn a_warm_module_that_never_names_its_event_does_not_keep_it() {
     assert!(log.contains("without naming it") && log.contains("20 times"), "{log}");
 }
 
+/// The very next event may be the same one again: nothing that the module was not given is committed.
+#[test]
+fn a_warm_module_that_fails_is_given_the_event_again() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let work = r#"
+        if test -e failed; then
+            echo $id > $SIDECAR_BASE_DIR/out/data/id
+        else
+            touch failed
+            curl -sS -X POST -H "secret: $SHARED_SECRET" --data no "http://127.0.0.1:$SIDECAR_PORT/fail" > /dev/null
+            id=null
+        fi"#;
+    let (code, _, log) = warm(&dir, work, &[]);
+    assert!(code == 0 && log.contains("committed: 1, retried: 1"), "{log}");
+    assert_eq!(crate::process::committed(&dir, "e0/m"), [("id".to_owned(), "e0\n".to_owned())]);
+}
+
+#[test]
+fn a_warm_module_that_cannot_be_started_ends_its_worker() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let flags = ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm"];
+    let (code, _, log) = output(&dir, &[&flags[..], &["--", "no-such-command"]].concat());
+    assert!(code == 127 && log.contains("cannot start no-such-command"), "{log}");
+    // One that always ends before it asks keeps no batch job waiting.
+    let (code, _, log) = output(&dir, &[&flags[..], &["--once", "--", "false"]].concat());
+    assert!(code == 71 && log.contains("5 times before it asked"), "{log}");
+}
+
 #[test]
 fn no_event_is_taken_for_a_warm_module_that_does_not_begin() {
     let dir = TempDir::new().unwrap();

@@ -261,8 +261,14 @@ impl<'t> Reader<'t> {
         let mut string = |what: &str, raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {
             Ok(string) => Some(string),
             Err(_) => {
-                let scalar = !raw.get().starts_with(['{', '[']);
-                let hint = if scalar { format!(": write \"{}\"", raw.get()) } else { String::new() };
+                // Of a text that is none, as one with half a surrogate pair, the text is no help.
+                let plain =
+                    raw.get().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+                let hint = if plain && raw.get().len() < 40 {
+                    format!(": write \"{}\"", raw.get())
+                } else {
+                    String::new()
+                };
                 self.report(offset(text, raw.get()), format!("{what:?} must be a string{hint}"));
                 None
             }

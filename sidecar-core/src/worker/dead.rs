@@ -6,9 +6,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::attempts;
-use crate::contract::{Context, DeadLetter, Event, FailureId, ModuleName};
+use crate::contract::{Context, DeadLetter, FailureId, ModuleName};
 use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
+use crate::events::Delivery;
 use crate::execution::dead_letter_id;
 use crate::plane::DataPlane;
 
@@ -17,17 +18,17 @@ pub(super) async fn write(
     plane: &DataPlane,
     context: &Context,
     group: &ModuleName,
-    event: &Event,
+    delivery: &dyn Delivery,
     reason: String,
     failure: Option<FailureId>,
     attempts: u32,
 ) -> Result<String> {
-    let id = dead_letter_id(context, group.as_str());
+    let id = id_of(context, group, delivery.message_id());
     let letter = DeadLetter {
         context: context.clone(),
         id: id.clone(),
         group: group.to_string(),
-        event: event.clone(),
+        event: delivery.event().clone(),
         reason,
         failure,
         attempts,
@@ -86,9 +87,23 @@ pub(super) fn is_for_another(message_id: Option<&str>, group: &ModuleName) -> bo
 }
 
 /// Whether a group has given an event up before.
-pub(super) async fn is_dead(plane: &DataPlane, context: &Context, group: &ModuleName) -> Result<bool> {
-    let id = dead_letter_id(context, group.as_str());
+pub(super) async fn is_dead(
+    plane: &DataPlane,
+    context: &Context,
+    group: &ModuleName,
+    message_id: Option<&str>,
+) -> Result<bool> {
+    let id = id_of(context, group, message_id);
     Ok(plane.documents.find::<DeadLetter>(&id).await?.is_some())
+}
+
+/// The id of the letter of a message: one that was sent again has another, so that removing the first one never
+/// removes the second.
+fn id_of(context: &Context, group: &ModuleName, message_id: Option<&str>) -> String {
+    match message_id.filter(|id| id.starts_with(REDRIVEN)) {
+        Some(message_id) => dead_letter_id(context, &format!("{group}\n{message_id}")),
+        None => dead_letter_id(context, group.as_str()),
+    }
 }
 
 async fn remove(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {

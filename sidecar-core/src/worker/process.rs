@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
+use crate::contract::Phase;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::process::{Ended, Module, Signals, run_served};
@@ -51,7 +52,11 @@ impl Runner for Processes {
             }
         };
         self.sessions.remove(&secret);
-        outcome(ended)
+        match session.phase() {
+            // What it committed counts, however it ended afterwards.
+            Phase::Done => Outcome::Committed,
+            _ => outcome(ended),
+        }
     }
 }
 

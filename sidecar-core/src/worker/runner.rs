@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::settlement::Outcome;
 use crate::contract::Phase;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::execution::Session;
 
 /// Where a worker runs one module at a time.
@@ -20,6 +20,8 @@ pub struct Slot {
     pub secret: String,
     /// Whether modules are to end.
     pub(super) stop: watch::Receiver<bool>,
+    /// Whether the worker ends by itself when there is nothing to do.
+    pub(super) is_bounded: bool,
 }
 
 impl Slot {
@@ -48,8 +50,12 @@ pub trait Runner: Send + Sync + 'static {
     async fn run(&self, session: &Session, slot: &Slot, assignment: &Assignment) -> Outcome;
 
     /// Waits until a module is there to take an event; until then none is received for this slot.
-    async fn available(&self, slot: &Slot) {
+    ///
+    /// # Errors
+    /// Why no module can be run here: it ends the worker.
+    async fn available(&self, slot: &Slot) -> Result<()> {
         let _ = slot;
+        Ok(())
     }
 
     /// Ends what this slot has left running, once it receives no more.

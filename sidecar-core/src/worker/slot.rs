@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,10 +34,16 @@ const REST: Duration = Duration::from_secs(5);
 
 /// Works until the worker drains.
 pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, number: usize) {
-    let slot = Slot { number, secret: Uuid::new_v4().to_string(), stop: shared.stop.subscribe() };
-    let worker = Work { shared, slot };
-    worker.finish_what_was_begun().await;
-    while let Some(delivery) = worker.next(&*source).await {
+    let is_bounded = shared.settings.idle_exit.is_some() || shared.settings.max_events.is_some();
+    let secret = Uuid::new_v4().to_string();
+    let slot = Slot { number, secret, stop: shared.stop.subscribe(), is_bounded };
+    let worker = Work { shared, slot, unfinished: AtomicBool::new(true) };
+    loop {
+        // A commit in this directory that may be decided comes before everything else.
+        if worker.unfinished.swap(false, Ordering::Relaxed) {
+            worker.finish_what_was_begun().await;
+        }
+        let Some(delivery) = worker.next(&*source).await else { break };
         let context = worker.context_of(&*delivery);
         let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
         let span = info_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
@@ -49,6 +55,8 @@ pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, numb
 struct Work {
     shared: Arc<Shared>,
     slot: Slot,
+    /// Whether the journal may hold a commit that is not finished.
+    unfinished: AtomicBool,
 }
 
 /// How an attempt came out, and what is known of it.
@@ -92,15 +100,19 @@ impl Work {
             tokio::select! {
                 biased;
                 () = self.draining() => return None,
-                () = self.shared.runner.available(&self.slot) => {}
+                available = self.shared.runner.available(&self.slot) => if let Err(error) = available {
+                    self.give_up(Arc::new(error));
+                    return None;
+                },
             }
             if asked.elapsed() > LOADED {
                 // While its module was loading it was not idle.
                 let mut active = active.lock().unwrap_or_else(PoisonError::into_inner);
                 *active = (*active).max(Instant::now());
             }
-            let before = self.shared.taken.fetch_add(1, Ordering::Relaxed);
-            if settings.max_events.is_some_and(|most| before >= most) {
+            let most = settings.max_events.unwrap_or(u64::MAX);
+            let taking = |taken: u64| (taken < most).then_some(taken + 1);
+            if self.shared.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taking).is_err() {
                 // Another slot may still be waiting for the last one; nobody waits for more.
                 return None;
             }
@@ -146,6 +158,9 @@ impl Work {
             received = &mut receive => return received,
         }
         if let Ok(Ok(Some(late))) = tokio::time::timeout(LAST_CALL, receive).await {
+            if late.redelivered() == Some(false) {
+                self.uncounted(&self.context_of(&*late)).await;
+            }
             self.give_back(&*late, Duration::ZERO).await;
         }
         Ok(None)
@@ -155,6 +170,18 @@ impl Work {
     fn give_up(&self, error: Arc<Error>) {
         *self.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.shared.draining.send_replace(true);
+    }
+
+    /// Writes down that a delivery was none of an attempt, where the next one would otherwise count it.
+    async fn uncounted(&self, context: &Context) {
+        if let Err(error) = attempts::write(&self.shared.plane, context, 0).await {
+            warn!("the attempt counts although it was none: {}", error.chain());
+        }
+    }
+
+    fn active_until(&self, when: Instant) {
+        let mut active = self.shared.active.lock().unwrap_or_else(PoisonError::into_inner);
+        *active = (*active).max(when);
     }
 
     async fn rest(&self, time: Duration) {
@@ -211,7 +238,10 @@ impl Work {
     /// One attempt at the execution of an event.
     async fn attempt(&self, context: &Context, delivery: &dyn Delivery) -> Attempt {
         let (event_type, redelivered) = (&*delivery.event().event_type, delivery.redelivered());
-        let written = redelivered != Some(false);
+        let most = self.shared.settings.max_deliveries.get();
+        // Where there is only one, whether it was begun cannot be told from the bus.
+        let written = redelivered != Some(false) || most == 1;
+        let redelivered = redelivered.filter(|again| !again || most > 1);
         let plane = &self.shared.plane;
         let open = || self.open(context.clone(), Start::Restart);
         let session = match self.patiently(open).await {
@@ -230,13 +260,13 @@ impl Work {
             }
             return Attempt { written, ..Attempt::uncounted(outcome) };
         }
-        let most = self.shared.settings.max_deliveries.get();
         let begun = match self.patiently(|| attempts::begun(plane, context, redelivered)).await {
             Ok(begun) => begun,
             Err(outcome) => return Attempt::uncounted(outcome),
         };
         let (group, known) = (&self.shared.settings.group, begun >= most);
-        if begun == attempts::DROPPED || known && dead::is_dead(plane, context, group).await.unwrap_or(false)
+        if begun == attempts::DROPPED
+            || known && dead::is_dead(plane, context, group, delivery.message_id()).await.unwrap_or(false)
         {
             info!("event {} was given up before", context.event_id);
             return Attempt::uncounted(Outcome::Committed);
@@ -332,7 +362,10 @@ impl Work {
         let left = match outcome {
             Outcome::Committed => session.empty_trash().await,
             // The proposal may be the outcome: the next start of this slot finds out.
-            _ if session.is_publishing() => Ok(()),
+            _ if session.is_publishing() => {
+                self.unfinished.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             _ => session.discard().await,
         };
         if let Err(error) = left {
@@ -384,7 +417,7 @@ impl Work {
                 }
                 let after = delay(number);
                 // Whoever ends when there is nothing to do has something to do then.
-                *self.shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + after;
+                self.active_until(Instant::now() + after);
                 warn!(
                     "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",
                     outcome.reason()
@@ -392,13 +425,13 @@ impl Work {
                 delivery.retry(after).await
             }
             Settlement::DeadLetter => {
-                let (reason, message) = (outcome.reason(), delivery.event());
+                let reason = outcome.reason();
                 let write = || {
                     dead::write(
                         plane,
                         context,
                         &settings.group,
-                        message,
+                        delivery,
                         reason.clone(),
                         failure.clone(),
                         number,
@@ -422,6 +455,9 @@ impl Work {
                     && let Err(error) = attempts::write(plane, context, number - 1).await
                 {
                     warn!("the attempt counts although it was none: {}", error.chain());
+                }
+                if number == 0 && delivery.redelivered() == Some(false) {
+                    self.uncounted(context).await;
                 }
                 let rest = match &outcome {
                     Outcome::Stopped => Duration::ZERO,

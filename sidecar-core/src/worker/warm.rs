@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::runner::{Assignment, Runner, Slot};
+use super::runner::{Assignment, Runner, Slot, committed};
 use super::settlement::Outcome;
 use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
 use crate::error::Error;
@@ -26,6 +26,8 @@ use crate::server::{Feed, Secret, Sessions};
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How often a module is started that never asks for an event, by a worker that would end if there were none.
+const MOST_STARTS: u32 = 5;
 /// How often a module is given one event, whose answer may have been lost; more than that it does not understand.
 const MOST_ANSWERS: u32 = 20;
 /// The longest such wait.
@@ -103,7 +105,12 @@ impl Feed for Warm {
         let current = self.state.borrow().current.clone();
         if let Some(finished) = &finished {
             match current {
-                Some(current) if current.context.event_id == *finished => {
+                // One that it was not given it cannot have finished, even if an earlier attempt had the same name.
+                Some(current)
+                    if current.context.event_id == *finished
+                        && current.given.load(Ordering::Relaxed) > 0
+                        && current.session.phase() != Phase::Failed =>
+                {
                     let receipt = current.session.commit().await?;
                     let last = (finished.clone(), receipt.committed_by);
                     self.state.send_modify(|state| state.last = Some(last));
@@ -114,14 +121,19 @@ impl Feed for Warm {
                     return Err(Arc::new(Error::OutOfOrder {
                         call: "commit",
                         phase: Phase::New,
-                        hint: format!("event {finished} is not the one that this module was given"),
+                        hint: format!(
+                            "event {finished} is not the one that this module was given; after /fail the body is null"
+                        ),
                     }));
                 }
             }
         }
         let _waiting = Waiting::new(self);
         let mut state = self.state.subscribe();
-        let is_next = |current: &Current| Some(&current.context.event_id) != finished.as_ref();
+        let is_next = |current: &Current| {
+            let ended = matches!(current.session.phase(), Phase::Done | Phase::Failed);
+            Some(&current.context.event_id) != finished.as_ref() && !ended
+        };
         // The sender lives as long as this call.
         let is_there = |state: &State| state.ended || state.current.as_ref().is_some_and(is_next);
         let (current, last) = loop {
@@ -247,22 +259,29 @@ impl Runner for WarmProcesses {
         warm.state.send_modify(|state| state.current = Some(current));
         let outcome = self.watch(session, slot, &warm).await;
         self.sessions.remove(&secret);
+        let committed = matches!(outcome, Outcome::Committed);
         warm.state.send_modify(|state| {
             let Some(Current { context, .. }) = state.current.take() else { return };
-            // Also one that was finished by `done` or `fail` may be named by the next call.
-            if state.last.as_ref().is_none_or(|(last, _)| *last != context.event_id) {
+            // Also one that was finished by `done` may be named by the next call. One that failed may not: it may be
+            // given again, and its name would commit what nobody worked on.
+            if committed && state.last.as_ref().is_none_or(|(last, _)| *last != context.event_id) {
                 state.last = Some((context.event_id, None));
             }
         });
         outcome
     }
 
-    async fn available(&self, slot: &Slot) {
+    async fn available(&self, slot: &Slot) -> Result<(), Error> {
         let warm = self.warm(slot);
         let mut process = warm.process.lock().await;
         loop {
             let Process { child, starts } = &mut *process;
             let Some(running) = child else {
+                if slot.is_bounded && *starts >= MOST_STARTS {
+                    return Err(Error::Busy(format!(
+                        "the module has ended {starts} times before it asked for an event"
+                    )));
+                }
                 if *starts > 0 {
                     let pause = (FIRST_PAUSE * (1 << (*starts - 1).min(6))).min(LONGEST_PAUSE);
                     info!("the module is started again in {pause:?}");
@@ -271,7 +290,14 @@ impl Runner for WarmProcesses {
                 *starts += 1;
                 match self.start(slot, &warm) {
                     Ok(started) => *child = Some(started),
-                    Err(error) => warn!("the module of slot {} cannot be started: {error}", slot.number),
+                    // Another one that is still at work will end.
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        warn!("the module of slot {} is not started: {error}", slot.number);
+                    }
+                    Err(error) => {
+                        let program = self.module.command.first().map(PathBuf::from).unwrap_or_default();
+                        return Err(Error::io("start", program)(error));
+                    }
                 }
                 continue;
             };
@@ -279,7 +305,7 @@ impl Runner for WarmProcesses {
             let status = tokio::select! {
                 _ = state.wait_for(|state| state.waiting > 0) => {
                     *starts = 0;
-                    return;
+                    return Ok(());
                 }
                 status = running.wait() => status,
             };
@@ -287,6 +313,7 @@ impl Runner for WarmProcesses {
                 Ok(status) => warn!("the module of slot {} ended with {status}", slot.number),
                 Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
             }
+            running.end_descendants(self.module.service.grace).await;
             *child = None;
         }
     }
@@ -337,6 +364,7 @@ impl WarmProcesses {
             }
             () = slot.stopped() => {
                 running.end(self.module.service.grace).await;
+                running.end_descendants(self.module.service.grace).await;
                 *child = None;
                 return if session.idle().await == Phase::Done { Outcome::Committed } else { Outcome::Stopped };
             }
@@ -346,7 +374,9 @@ impl WarmProcesses {
         let began = Instant::now();
         // What it had committed stays so.
         match session.fail(reason.clone()).await {
-            Err(_) if session.phase() == Phase::Done || session.is_publishing() => Outcome::Committed,
+            Err(_) if session.phase() == Phase::Done || session.is_publishing() => {
+                committed(session.commit().await.map(drop))
+            }
             _ => {
                 tracing::debug!("the failure took {:?}", began.elapsed());
                 Outcome::Failed(reason)

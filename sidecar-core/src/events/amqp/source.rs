@@ -15,7 +15,7 @@ use lapin::options::{
     BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{BasicProperties, Channel};
 use tokio::sync::Mutex;
 
 use super::super::source::{Delivery, EventSource, Subscription, not_held};
@@ -25,6 +25,9 @@ use crate::error::{Error, Result};
 
 /// After how many returns the broker drops a message: never, as far as anybody waits. Newer brokers say 20 otherwise.
 const RETURNS: i64 = 1_000_000_000;
+
+/// How long a message may be on its way when nobody waits for it any more.
+const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
 /// How long a queue for a delay outlives its last message, in milliseconds.
 const UNUSED: i64 = 3_600_000;
@@ -41,15 +44,8 @@ pub(super) struct Source {
     bus: Amqp,
     subscription: Subscription,
     queue: ShortString,
-    /// Opened again after an error.
-    open: Mutex<Option<Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    channel: Channel,
-    /// One that waits for a message; a call that got none leaves it to the next.
-    consumer: Option<Consumer>,
+    /// The channel, opened again after an error.
+    open: Mutex<Option<Channel>>,
 }
 
 impl std::fmt::Display for Source {
@@ -68,7 +64,7 @@ impl Source {
         Ok(source)
     }
 
-    async fn join(&self) -> Result<Open> {
+    async fn join(&self) -> Result<Channel> {
         let channel = self.bus.channel().await?;
         let failed = |action: &'static str| move |error| self.bus.error(action, error);
         declare(&channel, &self.queue, FieldTable::default())
@@ -86,7 +82,7 @@ impl Source {
         // For each consumer: none is handed what nobody here can work on yet.
         let limited = channel.basic_qos(1, BasicQosOptions::default()).await;
         limited.map_err(failed("limit what is held"))?;
-        Ok(Open { channel, consumer: None })
+        Ok(channel)
     }
 
     /// The next message, of whatever type.
@@ -96,8 +92,8 @@ impl Source {
         if open.is_none() {
             *open = Some(self.join().await?);
         }
-        let Some(Open { channel, consumer }) = &mut *open else { return Ok(None) };
-        let received = match self.take(channel, consumer, until).await {
+        let Some(channel) = &*open else { return Ok(None) };
+        let received = match self.take(channel, until).await {
             Ok(received) => return Ok(received.map(|message| (message, channel.clone()))),
             Err(error) => error,
         };
@@ -112,31 +108,30 @@ impl Source {
 }
 
 impl Source {
-    async fn take(
-        &self,
-        channel: &Channel,
-        waiting: &mut Option<Consumer>,
-        until: tokio::time::Instant,
-    ) -> Result<Option<Message>> {
+    async fn take(&self, channel: &Channel, until: tokio::time::Instant) -> Result<Option<Message>> {
         let failed = |error| self.bus.error("receive events", error);
-        let mut consumer = match waiting.take() {
-            Some(consumer) => consumer,
-            None => {
-                let options = BasicConsumeOptions::default();
-                let consumer =
-                    channel.basic_consume(self.queue.clone(), "".into(), options, FieldTable::default());
-                consumer.await.map_err(failed)?
-            }
-        };
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(self.queue.clone(), "".into(), options, FieldTable::default());
+        let mut consumer = consumer.await.map_err(failed)?;
         match tokio::time::timeout_at(until, consumer.next()).await {
             Err(_) => {
-                *waiting = Some(consumer);
-                Ok(None)
+                // What is on its way already is received; from then on nobody waits, and nothing comes.
+                let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await;
+                cancelled.map_err(failed)?;
+                match tokio::time::timeout(ON_ITS_WAY, consumer.next()).await {
+                    Ok(Some(Ok(message))) => Ok(Some(message)),
+                    _ => Ok(None),
+                }
             }
             Ok(Some(Ok(message))) => {
                 // It is given no second one before this is settled; the next call waits for itself.
                 let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await;
-                cancelled.map_err(failed)?;
+                if let Err(error) = cancelled {
+                    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                    // Where the channel is gone, the broker has it already.
+                    let _ = message.acker.nack(options).await;
+                    return Err(failed(error));
+                }
                 Ok(Some(message))
             }
             Ok(Some(Err(error))) => Err(failed(error)),
@@ -270,6 +265,22 @@ impl Held {
     }
 }
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.settled.load(Ordering::Relaxed) {
+            return;
+        }
+        let acker = self.message.acker.clone();
+        // Otherwise it would stay with this member as long as its channel is open.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                let _ = acker.nack(options).await;
+            });
+        }
+    }
+}
+
 #[async_trait]
 impl Delivery for Held {
     fn event(&self) -> &Event {
@@ -300,7 +311,12 @@ impl Delivery for Held {
     async fn retry(&self, after: Duration) -> Result<()> {
         self.check()?;
         if !after.is_zero() {
-            return self.later(after, true).await;
+            match self.later(after, true).await {
+                Err(error) if !matches!(error, Error::NotHeld { .. }) => {
+                    tracing::warn!("an event comes again at once: {}", error.chain());
+                }
+                given_back => return given_back,
+            }
         }
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
         let returned = self.message.acker.nack(options).await;

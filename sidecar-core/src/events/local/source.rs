@@ -257,7 +257,6 @@ enum Taken {
 impl Held {
     fn take(claim: &Path, acked: &Path) -> io::Result<Taken> {
         // Who only tries must not be heard: it opens nothing for writing.
-        let mut again = true;
         let mut lock = match File::open(claim) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::open(
@@ -265,10 +264,7 @@ impl Held {
                     rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::CLOEXEC,
                     rustix::fs::Mode::from_raw_mode(0o644),
                 ) {
-                    Ok(file) => {
-                        again = false;
-                        File::from(file)
-                    }
+                    Ok(file) => File::from(file),
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -289,7 +285,12 @@ impl Held {
         if let Ok(left) = due.duration_since(SystemTime::now()) {
             return Ok(Taken::Later(Instant::now() + left));
         }
-        let writer = File::options().write(true).open(claim)?;
+        let mut writer = File::options().write(true).open(claim)?;
+        // Under the lock: whoever made the file need not be who holds it.
+        let again = !text.is_empty();
+        if !again {
+            writer.write_all(b"0")?;
+        }
         Ok(Taken::Held(Self { _lock: lock, writer, claim: claim.to_owned(), acked: acked.to_owned(), again }))
     }
 
