@@ -22,9 +22,9 @@ pub(crate) const PROVIDER_FAILED: u8 = 69;
 /// A local file, directory or socket cannot be used.
 pub(crate) const LOCAL_FAILED: u8 = 71;
 /// The command of `run` is not executable.
-pub(crate) const NOT_EXECUTABLE: u8 = 126;
+const NOT_EXECUTABLE: u8 = 126;
 /// The command of `run` does not exist.
-pub(crate) const NOT_FOUND: u8 = 127;
+const NOT_FOUND: u8 = 127;
 /// A signal ended the sidecar before the outputs were committed: its number is added.
 const SIGNALLED: u8 = 128;
 
@@ -81,6 +81,29 @@ impl Failure {
     }
 }
 
+/// The code for a command that cannot be started.
+pub(crate) fn not_started(kind: io::ErrorKind) -> u8 {
+    match kind {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    }
+}
+
+/// Prints a table that begins with times, the oldest first.
+///
+/// # Errors
+/// Those of [`print`].
+pub(crate) fn table(header: &str, mut lines: Vec<String>) -> Result<(), Failure> {
+    lines.sort();
+    print(header)?;
+    lines.iter().try_for_each(|line| print(line))
+}
+
+/// A text as the cell of a table.
+pub(crate) fn cell(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// Prints a result.
 ///
 /// # Errors
@@ -109,10 +132,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             Ok(SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)))
         }
         Ended::NotStarted { program, error } => {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
-                _ => NOT_EXECUTABLE,
-            };
+            let code = not_started(error.kind());
             let why = match error.kind() {
                 _ if code == NOT_FOUND => "command not found".to_owned(),
                 io::ErrorKind::PermissionDenied => {

@@ -40,9 +40,7 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
             if other || open && overcome_by.is_some() && !unpublished {
                 continue;
             }
-            // A line is a failure.
-            let reason: String =
-                failure.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let reason = exit::cell(&failure.reason);
             lines.push(format!(
                 "{}\t{}/{}\t{}\t{}\t{}\t{reason}",
                 failure.time,
@@ -63,10 +61,7 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
         info!("{what}{at} in {}", plane.documents);
         return Ok(0);
     }
-    // Each begins with its time.
-    lines.sort();
-    exit::print("TIME\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON")?;
-    lines.iter().try_for_each(|line| exit::print(line))?;
+    exit::table("TIME\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON", lines)?;
     Ok(if open { exit::MODULE_FAILED } else { 0 })
 }
 

@@ -1,7 +1,6 @@
 //! `sidecar worker` and `sidecar dead`: events start modules, and what becomes of those that were given up.
 
 use std::ffi::OsString;
-use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
@@ -139,11 +138,7 @@ pub(crate) async fn run(
 fn unusable(error: &Error) -> Failure {
     match error {
         Error::Io { action: "start", source, .. } => {
-            let code = match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => exit::NOT_FOUND,
-                _ => exit::NOT_EXECUTABLE,
-            };
-            Failure::new(code, error.chain())
+            Failure::new(exit::not_started(source.kind()), error.chain())
         }
         other => Failure::at_open(other),
     }
@@ -187,8 +182,7 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
         Dead::List => {
             let mut lines = Vec::new();
             for letter in all(plane).await? {
-                let reason: String =
-                    letter.reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let reason = exit::cell(&letter.reason);
                 let DeadLetter { time, id, context, group, attempts, event, .. } = letter;
                 let execution = format!("{}/{}", context.event_id, context.name);
                 lines.push(format!(
@@ -200,10 +194,7 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
                 info!("no dead letters in {}", plane.documents);
                 return Ok(0);
             }
-            // Each begins with its time.
-            lines.sort();
-            exit::print("TIME\tID\tEXECUTION\tTYPE\tGROUP\tATTEMPTS\tREASON")?;
-            lines.iter().try_for_each(|line| exit::print(line))?;
+            exit::table("TIME\tID\tEXECUTION\tTYPE\tGROUP\tATTEMPTS\tREASON", lines)?;
         }
         Dead::Show { id } => {
             let letter = worker::dead_letter(plane, &id).await.map_err(failed)?;

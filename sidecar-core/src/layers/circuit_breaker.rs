@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::Call;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 
 /// After `failures` calls in a row that ended in [`Error::Unavailable`], answers so by itself for `pause`.
 ///
@@ -55,7 +55,7 @@ impl<P: fmt::Display> CircuitBreaker<P> {
         let mut state = self.state();
         match &outcome {
             Err(Error::Unavailable { retry_after, source, .. }) => {
-                state.cause = causes(&**source);
+                state.cause = with_causes(&**source);
                 state.failures_in_a_row = state.failures_in_a_row.saturating_add(1);
                 if state.failures_in_a_row >= self.failures.get() {
                     let pause = retry_after.unwrap_or_default().max(self.pause);
@@ -84,19 +84,6 @@ impl<P: fmt::Display> CircuitBreaker<P> {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A cause and its causes in one line, without what an outer one says already.
-fn causes(cause: &(dyn std::error::Error + 'static)) -> String {
-    let (mut text, mut next) = (cause.to_string(), cause.source());
-    while let Some(inner) = next {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = inner.source();
-    }
-    text
 }
 
 super::provider!(CircuitBreaker);

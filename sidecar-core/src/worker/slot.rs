@@ -107,8 +107,7 @@ impl Work {
             }
             if asked.elapsed() > LOADED {
                 // While its module was loading it was not idle.
-                let mut active = active.lock().unwrap_or_else(PoisonError::into_inner);
-                *active = (*active).max(Instant::now());
+                self.active_until(Instant::now());
             }
             let most = settings.max_events.unwrap_or(u64::MAX);
             let taking = |taken: u64| (taken < most).then_some(taken + 1);
@@ -214,7 +213,7 @@ impl Work {
 
     /// From receiving to settling.
     async fn deliver(&self, delivery: &dyn Delivery, context: Context) {
-        let Shared { counters, busy, active, .. } = &*self.shared;
+        let Shared { counters, busy, .. } = &*self.shared;
         counters.begin();
         tokio::select! {
             () = async {
@@ -229,9 +228,7 @@ impl Work {
             () = keep(delivery) => {}
         }
         counters.end();
-        let mut active = active.lock().unwrap_or_else(PoisonError::into_inner);
-        *active = (*active).max(Instant::now());
-        drop(active);
+        self.active_until(Instant::now());
         busy.fetch_sub(1, Ordering::Relaxed);
     }
 

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::runner::{Assignment, Runner, Slot, committed};
@@ -371,16 +370,12 @@ impl WarmProcesses {
         };
         running.end_descendants(self.module.service.grace).await;
         *child = None;
-        let began = Instant::now();
         // What it had committed stays so.
         match session.fail(reason.clone()).await {
             Err(_) if session.phase() == Phase::Done || session.is_publishing() => {
                 committed(session.commit().await.map(drop))
             }
-            _ => {
-                tracing::debug!("the failure took {:?}", began.elapsed());
-                Outcome::Failed(reason)
-            }
+            _ => Outcome::Failed(reason),
         }
     }
 }
