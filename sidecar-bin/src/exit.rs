@@ -92,7 +92,7 @@ pub(crate) fn not_started(kind: io::ErrorKind) -> u8 {
 /// Prints a table that begins with times, the oldest first.
 ///
 /// # Errors
-/// Those of [`print`].
+/// Those of [`print()`].
 pub(crate) fn table(header: &str, mut lines: Vec<String>) -> Result<(), Failure> {
     lines.sort();
     print(header)?;
