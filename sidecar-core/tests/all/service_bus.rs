@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sidecar_core::conformance::events::Consumer;
-use sidecar_core::events::{EventFormat, ServiceBus, ServiceBusConfig};
+use sidecar_core::events::{EventFormat, ServiceBus, ServiceBusConfig, Subscription};
 use sidecar_core::layers::Retry;
-use sidecar_core::{Error, Event, EventProvider};
+use sidecar_core::{Error, Event, EventProvider, ModuleName};
 
 use crate::service_bus_double::{Double, KEY, RULE, TOPIC};
 
@@ -89,6 +89,108 @@ mod servicebus_double_cloudevents {
         reopen: async |topic| open(&topic.double),
         away: away(),
     );
+}
+
+mod sources_servicebus_double {
+    use super::*;
+
+    fn bus() -> ServiceBus {
+        topic().provider
+    }
+
+    sidecar_core::conformance_sources!(
+        bus(),
+        reopen: async |bus: &ServiceBus| {
+            let host = bus.id();
+            let host = host.strip_prefix("servicebus://").unwrap().split('/').next().unwrap();
+            let endpoint = Some(format!("http://{host}"));
+            ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap()
+        },
+        away: away(),
+    );
+}
+
+fn group(name: &str) -> Subscription {
+    Subscription {
+        lock: Duration::from_secs(5),
+        ..Subscription::new(ModuleName::parse(name).unwrap(), ["t"])
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_may_only_listen_needs_a_subscription_that_is_there() {
+    let topic = topic();
+    topic.double.forbid_managing();
+    let source = topic.provider.subscribe(&group("absent")).await.unwrap();
+    let error = source.receive(Duration::ZERO).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    assert!(error.chain().contains("make it first"), "{}", error.chain());
+    topic.double.make("there", "<LockDuration>PT5S</LockDuration>");
+    let source = topic.provider.subscribe(&group("there")).await.unwrap();
+    topic.provider.publish(&events(1)).await.unwrap();
+    source.receive(Duration::from_secs(5)).await.unwrap().unwrap().ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_subscription_is_refused() {
+    let topic = topic();
+    for name in ["x".repeat(51), "größe".into(), "a b".into()] {
+        let error = topic.provider.subscribe(&group(&name)).await.unwrap_err();
+        assert!(error.chain().contains("--group"), "{}", error.chain());
+    }
+    topic.double.make("sessions", "<RequiresSession>true</RequiresSession>");
+    let error = topic.provider.subscribe(&group("sessions")).await.unwrap_err();
+    assert!(error.chain().contains("sessions"), "{}", error.chain());
+}
+
+/// An outage that hands events back again and again must not burn them into the service's own dead letters.
+#[tokio::test]
+async fn handing_back_does_not_use_deliveries_up() {
+    let topic = topic();
+    let source = topic.provider.subscribe(&group("g")).await.unwrap();
+    topic.provider.publish(&events(1)).await.unwrap();
+    for _ in 0..50 {
+        let delivery = source.receive(Duration::from_secs(5)).await.unwrap().unwrap();
+        delivery.retry(Duration::ZERO).await.unwrap();
+    }
+    assert_eq!(topic.double.put_away("g"), 0);
+}
+
+/// A message that waits for its next attempt is held for longer than one lock lasts.
+#[tokio::test]
+async fn a_retry_outlives_the_lock() {
+    let topic = topic();
+    let (source, other) = (
+        topic.provider.subscribe(&group("g")).await.unwrap(),
+        topic.provider.subscribe(&group("g")).await.unwrap(),
+    );
+    topic.provider.publish(&events(1)).await.unwrap();
+    let delivery = source.receive(Duration::from_secs(5)).await.unwrap().unwrap();
+    let began = std::time::Instant::now();
+    delivery.retry(Duration::from_secs(7)).await.unwrap();
+    drop((delivery, source));
+    other.receive(Duration::from_secs(20)).await.unwrap().unwrap().ack().await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(7), "{:?}", began.elapsed());
+}
+
+/// The answer names the lock's address; the token is shown to no other server.
+#[tokio::test]
+async fn a_lock_elsewhere_is_refused() {
+    let app = axum::Router::new().fallback(async |method: axum::http::Method| {
+        let headers = [
+            ("location", "http://127.0.0.2:9/events/subscriptions/g/messages/1/x"),
+            ("brokerproperties", r#"{"LockedUntilUtc":"Sat, 01 Jan 2050 00:00:00 GMT"}"#),
+        ];
+        let status = if method == "PUT" { 201 } else { 200 };
+        (axum::http::StatusCode::from_u16(status).unwrap(), headers, "{}")
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let provider = ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap();
+    let source = provider.subscribe(&group("g")).await.unwrap();
+    let error = source.receive(Duration::ZERO).await.unwrap_err();
+    assert!(error.chain().contains("another server"), "{}", error.chain());
 }
 
 fn events(count: usize) -> Vec<Event> {

@@ -1,12 +1,13 @@
 //! A stand-in for Azure Service Bus, for which there is no emulator that runs as a plain process.
 //!
 //! It speaks what the vendor documents of the REST interface: it verifies the shared access signature, takes
-//! batches, and answers with the documented statuses. Green here does not prove the service itself.
+//! batches, has subscriptions with locks that end, and answers with the documented statuses. Green here does not prove
+//! the service itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
 use axum::Router;
@@ -36,10 +37,32 @@ pub struct Double {
 #[derive(Default)]
 struct Received {
     messages: Vec<serde_json::Value>,
+    subscriptions: HashMap<String, Entity>,
+    /// Whether the rule may make subscriptions.
+    may_not_manage: bool,
     requests: usize,
     /// Statuses that the next requests are answered with, after which it works again.
     failures: Vec<(u16, Option<&'static str>)>,
 }
+
+/// A subscription: what waits in it, and what is held.
+struct Entity {
+    lock: Duration,
+    description: String,
+    waiting: VecDeque<Message>,
+    held: HashMap<String, (Message, Instant)>,
+    put_away: usize,
+}
+
+#[derive(Clone)]
+struct Message {
+    sent: serde_json::Value,
+    number: u64,
+    deliveries: u32,
+}
+
+/// The deliveries of one message that a subscription allows unless it is told.
+const MAX_DELIVERY_COUNT: u32 = 10;
 
 #[allow(dead_code, reason = "each crate's tests use a part of this file")]
 impl Double {
@@ -70,11 +93,31 @@ impl Double {
         self.state.lock().unwrap().requests
     }
 
+    /// From now on its rule may send and listen, and no more.
+    pub fn forbid_managing(&self) {
+        self.state.lock().unwrap().may_not_manage = true;
+    }
+
+    /// Makes a subscription with these settings, as a person would.
+    pub fn make(&self, subscription: &str, settings: &str) {
+        self.state.lock().unwrap().subscriptions.insert(subscription.into(), Entity::new(settings));
+    }
+
+    /// How many messages of a subscription were put away because they were delivered too often.
+    pub fn put_away(&self, subscription: &str) -> usize {
+        self.state.lock().unwrap().subscriptions[subscription].put_away
+    }
+
     /// Answers the next requests with these statuses, and these `Retry-After`s.
     pub fn fail(&self, failures: &[(u16, Option<&'static str>)]) {
         self.state.lock().unwrap().failures = failures.to_vec();
     }
 }
+
+/// How often a request that waits looks again.
+const LOOK: Duration = Duration::from_millis(20);
+
+type Answer = (StatusCode, HeaderMap, String);
 
 async fn answer(
     State(double): State<Double>,
@@ -82,28 +125,175 @@ async fn answer(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> (StatusCode, HeaderMap, String) {
-    let mut state = double.state.lock().unwrap();
-    state.requests += 1;
-    let mut retry_after = HeaderMap::new();
-    if !state.failures.is_empty() {
-        let (status, seconds) = state.failures.remove(0);
-        if let Some(seconds) = seconds {
-            retry_after.insert("retry-after", seconds.parse().unwrap());
-        }
-        return (StatusCode::from_u16(status).unwrap(), retry_after, "injected".into());
-    }
-    let (status, text) = match verified(&uri, &headers) {
-        Err(problem) => (StatusCode::UNAUTHORIZED, problem),
-        Ok(()) => match (method, uri.path()) {
-            (Method::GET, path) if path == format!("/{TOPIC}") => {
-                (StatusCode::UNAUTHORIZED, "Manage claim is required for this operation".into())
+) -> Answer {
+    {
+        let mut state = double.state.lock().unwrap();
+        state.requests += 1;
+        if !state.failures.is_empty() {
+            let (status, seconds) = state.failures.remove(0);
+            let mut retry_after = HeaderMap::new();
+            if let Some(seconds) = seconds {
+                retry_after.insert("retry-after", seconds.parse().unwrap());
             }
-            (Method::POST, path) if path == format!("/{TOPIC}/messages") => take(&mut state, &headers, &body),
-            _ => (StatusCode::GONE, "the entity does not exist".into()),
+            return (StatusCode::from_u16(status).unwrap(), retry_after, "injected".into());
+        }
+    }
+    if let Err(problem) = verified(&uri, &headers) {
+        return plain(StatusCode::UNAUTHORIZED, &problem);
+    }
+    let path: Vec<&str> = uri.path().trim_start_matches('/').split('/').collect();
+    let state = || double.state.lock().unwrap();
+    match (&method, &*path) {
+        (_, [topic, ..]) if *topic != TOPIC => plain(StatusCode::GONE, "the entity does not exist"),
+        (&Method::GET, [_]) => plain(StatusCode::UNAUTHORIZED, MANAGE),
+        (&Method::POST, [_, "messages"]) => {
+            let (status, text) = take(&mut state(), &headers, &body);
+            plain(status, &text)
+        }
+        (&Method::PUT | &Method::GET, [_, "subscriptions", _]) if state().may_not_manage => {
+            plain(StatusCode::UNAUTHORIZED, MANAGE)
+        }
+        (&Method::PUT, [_, "subscriptions", name]) => {
+            let mut state = state();
+            if state.subscriptions.contains_key(*name) {
+                return plain(StatusCode::CONFLICT, "the subscription exists already");
+            }
+            state.subscriptions.insert((*name).into(), Entity::new(std::str::from_utf8(&body).unwrap()));
+            plain(StatusCode::CREATED, "")
+        }
+        (&Method::GET, [_, "subscriptions", name]) => match state().subscriptions.get(*name) {
+            Some(entity) => plain(StatusCode::OK, &entity.description),
+            None => plain(StatusCode::NOT_FOUND, "no such subscription"),
         },
-    };
-    (status, retry_after, text)
+        (&Method::POST, [_, "subscriptions", name, "messages", "head"]) => {
+            let query = uri.query().unwrap_or_default();
+            let seconds = query.strip_prefix("timeout=").map_or(60, |seconds| seconds.parse().unwrap());
+            let until = Instant::now() + Duration::from_secs(seconds);
+            loop {
+                match state().subscriptions.get_mut(*name) {
+                    None => return plain(StatusCode::GONE, "the entity does not exist"),
+                    Some(entity) => {
+                        if let Some(answer) = entity.head(&double.endpoint, name) {
+                            return answer;
+                        }
+                    }
+                }
+                if Instant::now() >= until {
+                    return plain(StatusCode::NO_CONTENT, "");
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        (_, [_, "subscriptions", name, "messages", _, token]) => match state().subscriptions.get_mut(*name) {
+            None => plain(StatusCode::GONE, "the entity does not exist"),
+            Some(entity) => plain(entity.settle(&method, token), ""),
+        },
+        _ => plain(StatusCode::GONE, "the entity does not exist"),
+    }
+}
+
+const MANAGE: &str = "Manage claim is required for this operation";
+
+fn plain(status: StatusCode, text: &str) -> Answer {
+    (status, HeaderMap::new(), text.to_owned())
+}
+
+impl Entity {
+    fn new(description: &str) -> Self {
+        let lock = setting(description, "LockDuration")
+            .map_or(60, |lock| lock.trim_start_matches("PT").trim_end_matches('S').parse().unwrap());
+        Self {
+            lock: Duration::from_secs(lock),
+            description: description.to_owned(),
+            waiting: VecDeque::new(),
+            held: HashMap::new(),
+            put_away: 0,
+        }
+    }
+
+    /// Messages whose lock has ended wait again; those that were delivered too often are put away.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let ended: Vec<String> = self
+            .held
+            .iter()
+            .filter(|(_, (_, until))| *until <= now)
+            .map(|(token, _)| token.clone())
+            .collect();
+        for token in ended {
+            let (message, _) = self.held.remove(&token).unwrap();
+            self.back(message);
+        }
+    }
+
+    fn back(&mut self, message: Message) {
+        let most = setting(&self.description, "MaxDeliveryCount");
+        let most = most.map_or(MAX_DELIVERY_COUNT, |most| most.parse().unwrap());
+        match message.deliveries >= most {
+            true => self.put_away += 1,
+            false => self.waiting.push_front(message),
+        }
+    }
+
+    /// The first message, locked.
+    fn head(&mut self, endpoint: &str, name: &str) -> Option<Answer> {
+        self.look();
+        let mut message = self.waiting.pop_front()?;
+        message.deliveries += 1;
+        let token = uuid::Uuid::new_v4().to_string();
+        let sent = &message.sent["BrokerProperties"];
+        let properties = serde_json::json!({
+            "DeliveryCount": message.deliveries,
+            "Label": sent["Label"],
+            "LockToken": token,
+            "LockedUntilUtc": httpdate::fmt_http_date(SystemTime::now() + self.lock),
+            "MessageId": sent["MessageId"],
+            "SequenceNumber": message.number,
+            "State": "Active",
+            "TimeToLive": 922_337_203_685.477_54,
+        });
+        let mut headers = HeaderMap::new();
+        // A header is ASCII.
+        let ascii: String = properties
+            .to_string()
+            .chars()
+            .flat_map(|c| match c.is_ascii() {
+                true => vec![c],
+                false => c
+                    .encode_utf16(&mut [0; 2])
+                    .iter()
+                    .flat_map(|unit| format!("\\u{unit:04x}").chars().collect::<Vec<_>>())
+                    .collect(),
+            })
+            .collect();
+        headers.insert("brokerproperties", ascii.parse().unwrap());
+        let location = format!("{endpoint}/{TOPIC}/subscriptions/{name}/messages/{}/{token}", message.number);
+        headers.insert("location", location.parse().unwrap());
+        let body = message.sent["Body"].as_str().unwrap().to_owned();
+        self.held.insert(token, (message, Instant::now() + self.lock));
+        Some((StatusCode::CREATED, headers, body))
+    }
+
+    /// Renews (`POST`), unlocks (`PUT`) or completes (`DELETE`) what is held.
+    fn settle(&mut self, method: &Method, token: &str) -> StatusCode {
+        self.look();
+        let Some((message, _)) = self.held.remove(token) else { return StatusCode::NOT_FOUND };
+        match *method {
+            Method::POST => {
+                self.held.insert(token.to_owned(), (message, Instant::now() + self.lock));
+            }
+            Method::PUT => self.back(message),
+            Method::DELETE => {}
+            _ => return StatusCode::METHOD_NOT_ALLOWED,
+        }
+        StatusCode::OK
+    }
+}
+
+/// The text of an element of a description.
+fn setting<'d>(description: &'d str, name: &str) -> Option<&'d str> {
+    let (_, rest) = description.split_once(&format!("<{name}>"))?;
+    rest.split_once('<').map(|(text, _)| text)
 }
 
 fn take(state: &mut Received, headers: &HeaderMap, body: &Bytes) -> (StatusCode, String) {
@@ -115,6 +305,12 @@ fn take(state: &mut Received, headers: &HeaderMap, body: &Bytes) -> (StatusCode,
     }
     match serde_json::from_slice::<Vec<serde_json::Value>>(body) {
         Ok(messages) if messages.iter().all(|m| m["Body"].is_string()) => {
+            for (number, sent) in (state.messages.len() as u64..).zip(&messages) {
+                let message = Message { sent: sent.clone(), number, deliveries: 0 };
+                for entity in state.subscriptions.values_mut() {
+                    entity.waiting.push_back(message.clone());
+                }
+            }
             state.messages.extend(messages);
             (StatusCode::CREATED, String::new())
         }

@@ -1,7 +1,10 @@
 //! Events on Azure Service Bus, through its REST interface.
 
+mod source;
+
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -12,7 +15,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use url::{Position, Url, form_urlencoded};
 
-use super::{EventFormat, EventProvider};
+use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::Event;
 use crate::error::{Error, Result};
 use crate::http;
@@ -37,7 +40,8 @@ pub struct ServiceBusConfig {
     pub namespace: String,
     /// The topic, or queue; it must be there.
     pub topic: String,
-    /// The name of an authorization rule with the right to send.
+    /// The name of an authorization rule with the right to send, and to listen where events are received; one that may
+    /// manage the topic makes the subscriptions too.
     pub rule: String,
     /// The key of the rule.
     pub key: String,
@@ -105,18 +109,20 @@ impl EventProvider for ServiceBus {
     }
 
     async fn publish(&self, events: &[Event]) -> Result<()> {
-        let messages = events.iter().map(|event| self.message(event)).collect::<Result<Vec<_>>>()?;
+        let message = |event: &Event| self.message(event, event.context.event_id.as_str());
+        let messages = events.iter().map(message).collect::<Result<Vec<_>>>()?;
         for batch in batches(messages) {
-            let mut url = self.topic.clone();
-            url.set_path(&format!("{}/messages", self.topic.path()));
-            let request = self
-                .client
-                .post(url)
-                .header(header::CONTENT_TYPE, "application/vnd.microsoft.servicebus.json")
-                .body(batch);
-            self.send("publish events", request).await?;
+            self.post(batch).await?;
         }
         Ok(())
+    }
+
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        self.post(format!("[{}]", self.message(event, message_id)?)).await
+    }
+
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        source::subscribe(self, subscription).await
     }
 
     /// The topic's address, without what an endpoint may hold besides.
@@ -158,13 +164,22 @@ impl ServiceBus {
         Ok(Self { config, client, topic })
     }
 
-    fn message(&self, event: &Event) -> Result<String> {
+    /// Publishes messages, as a JSON array.
+    async fn post(&self, batch: String) -> Result<()> {
+        let mut url = self.topic.clone();
+        url.set_path(&format!("{}/messages", self.topic.path()));
+        let request = self.client.post(url).body(batch);
+        let request = request.header(header::CONTENT_TYPE, "application/vnd.microsoft.servicebus.json");
+        self.send("publish events", request).await.map(drop)
+    }
+
+    fn message(&self, event: &Event, message_id: &str) -> Result<String> {
         let refused = |error: crate::Cause| Error::refused(self, "encode an event", error);
         let body = self.config.format.encode(event).map_err(|error| refused(error.into()))?;
         let message = Message {
             body: String::from_utf8(body).map_err(|error| refused(error.into()))?,
             broker_properties: BrokerProperties {
-                message_id: event.context.event_id.as_str(),
+                message_id,
                 correlation_id: &event.context.correlation_id,
                 label: &event.event_type,
             },
@@ -173,12 +188,17 @@ impl ServiceBus {
     }
 
     async fn send(&self, action: &str, request: RequestBuilder) -> Result<String> {
-        let request = request.header(header::AUTHORIZATION, self.token());
-        match request.send().await {
-            Ok(response) if response.status().is_success() => Ok(response.text().await.unwrap_or_default()),
-            Ok(response) => Err(self.error(action, response).await),
-            Err(error) => Err(Error::unavailable(self, action, error.without_url())),
+        let response = self.exchange(action, request).await?;
+        match response.status().is_success() {
+            true => Ok(response.text().await.unwrap_or_default()),
+            false => Err(self.error(action, response).await),
         }
+    }
+
+    /// Whatever the service answers.
+    async fn exchange(&self, action: &str, request: RequestBuilder) -> Result<Response> {
+        let sent = request.header(header::AUTHORIZATION, self.token()).send().await;
+        sent.map_err(|error| Error::unavailable(self, action, error.without_url()))
     }
 
     /// A shared access signature: HMAC-SHA256 over the resource and the second at which it expires.
