@@ -15,6 +15,7 @@ use tracing::level_filters::LevelFilter;
 use crate::errors::Errors;
 use crate::options::Options;
 use crate::plane::{DEV_DIR, Plane};
+use crate::secrets::Secrets;
 use crate::usage::secret;
 
 /// Where development mode keeps the secret that it makes up, for modules to find it.
@@ -65,6 +66,7 @@ pub(crate) struct Config {
     pub(crate) settings: Option<Settings>,
     pub(crate) service: Service,
     pub(crate) plane: Plane,
+    pub(crate) secrets: Secrets,
     pub(crate) log: Log,
     pub(crate) print: bool,
     /// The settings that were given, without secrets.
@@ -100,9 +102,10 @@ impl Config {
         }
         // Kubernetes gives every pod this address of a Service that is called sidecar.
         options.serverport.take_if(|port| port.starts_with("tcp://"));
+        let development = errors.switch("development", &options.development).unwrap_or(false);
+        let secrets = Secrets::new(&options, development);
         read_files(&mut options, &mut errors);
         let options = &options;
-        let development = errors.switch("development", &options.development).unwrap_or(false);
         let plane = Plane::parse(options, development, &mut errors);
         let service = service(options, mode, development, &mut errors);
         let event_id = options
@@ -157,7 +160,7 @@ impl Config {
             (true, Some(plane)) => {
                 let given = options.given().filter(|(flag, _)| !secret(flag) && !ELSEWHERE.contains(flag));
                 let given = given.map(|(flag, value)| (flag, value.to_owned())).collect();
-                Ok(Self { settings, service, plane, log, print, given })
+                Ok(Self { settings, service, plane, secrets, log, print, given })
             }
             _ => Err(errors.0),
         }
@@ -211,7 +214,7 @@ impl Config {
 }
 
 /// Takes the settings that were given as files.
-fn read_files(options: &mut Options, errors: &mut Errors) {
+pub(crate) fn read_files(options: &mut Options, errors: &mut Errors) {
     for (flag, value, file) in options.in_files() {
         let Some(file) = file else { continue };
         let flag_file = format!("{flag}-file");

@@ -12,6 +12,7 @@ mod maintain;
 mod options;
 mod plane;
 mod progress;
+mod secrets;
 mod submit;
 mod usage;
 mod worker;
@@ -24,7 +25,7 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals};
-use sidecar_core::{Context, Error, EventTypes, ModuleUser, Phase, Session, Settings, Start};
+use sidecar_core::{Context, Error, EventTypes, Phase, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -194,7 +195,8 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
     };
     if let Some(Command::Worker(args)) = command {
-        return worker::run(*args, settings, config.service, config.plane.hidden, plane).await;
+        let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
+        return worker::run(*args, work, config.secrets).await;
     }
     // `run` starts its module from the beginning; whoever else calls ready or done goes on where they were.
     settings.start = match command {
@@ -202,10 +204,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Run { .. }) => Start::Restart,
         _ => Start::Resume,
     };
-    let user = match settings.module_user {
-        ModuleUser::Other { uid, gid } => Some((uid, gid)),
-        ModuleUser::Unknown | ModuleUser::Same => None,
-    };
+    let user = settings.module_user.other();
     if matches!(command, Some(Command::Commit)) {
         prepared(&settings).await?;
     }

@@ -4,15 +4,17 @@ use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use sidecar_core::process::{Module, Service, Signals};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
-use sidecar_core::{DataPlane, DeadLetter, Error, ModuleName, ModuleUser, Settings};
+use sidecar_core::{DataPlane, DeadLetter, DiskBudget, Error, ModuleName, Settings};
 use tokio::sync::oneshot;
 use tracing::info;
 
 use crate::exit::{self, Failure};
+use crate::secrets::Secrets;
 
 /// What `sidecar worker` takes besides the settings.
 #[derive(Debug, Args)]
@@ -44,12 +46,24 @@ pub(crate) struct WorkerArgs {
     /// Exit after this many events
     #[arg(long, value_name = "N", conflicts_with = "once")]
     max_events: Option<u64>,
+    /// How many bytes the inputs of all running modules, and the outputs of one, may take, as in 20GB: inputs wait for
+    /// room [default: unlimited]
+    #[arg(long, value_name = "SIZE")]
+    max_disk: Option<ByteSize>,
     /// How long an event is kept from other workers when this one dies, where the bus does not notice
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     lock: humantime::Duration,
     /// The module: a command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// What a worker works with.
+pub(crate) struct Work {
+    pub(crate) settings: Settings,
+    pub(crate) service: Service,
+    pub(crate) hidden: Vec<String>,
+    pub(crate) plane: DataPlane,
 }
 
 /// How long `--once` waits for an event.
@@ -61,18 +75,13 @@ const ONCE: Duration = Duration::from_secs(1);
 /// With the code that says why it cannot work.
 pub(crate) async fn run(
     args: WorkerArgs,
-    module: Settings,
-    service: Service,
-    hidden: Vec<String>,
-    plane: DataPlane,
+    Work { settings: module, service, hidden, plane }: Work,
+    secrets: Secrets,
 ) -> Result<u8, Failure> {
     if args.subscribe.iter().any(String::is_empty) {
         return Err(Failure::new(exit::CONFIGURATION, "--subscribe: an event type is empty"));
     }
-    let user = match module.module_user {
-        ModuleUser::Other { uid, gid } => Some((uid, gid)),
-        ModuleUser::Unknown | ModuleUser::Same => None,
-    };
+    let user = module.module_user.other();
     let (context, base) = (&module.context, module.layout.base().display());
     info!("sidecar {}: module {}, base directory {base}", env!("CARGO_PKG_VERSION"), context.name);
     let mut settings = WorkerSettings::new(module, args.subscribe);
@@ -86,6 +95,7 @@ pub(crate) async fn run(
     settings.idle_exit = args.idle_exit.map(Into::into).or(args.once.then_some(ONCE));
     settings.grace = service.grace;
     settings.lock = args.lock.into();
+    settings.module.disk = args.max_disk.map(|size| DiskBudget::new(size.as_u64()));
 
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
@@ -121,7 +131,9 @@ pub(crate) async fn run(
             running.end_modules();
         }
     });
+    let renewing = tokio::spawn(secrets.keep_fresh(worker.clone()));
     let ended = worker.run(async { drop(stop.await) }).await;
+    renewing.abort();
     watching.abort();
     serving.stop(grace).await;
     let Summary { received, committed, retried, dead_lettered, handed_back, .. } = match ended {

@@ -107,6 +107,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// More than the disk may hold of one execution, by [`Settings::disk`](crate::Settings::disk).
+    #[error("the {what} take {bytes} bytes, and {limit} are allowed")]
+    TooLarge {
+        /// Inputs or outputs.
+        what: &'static str,
+        /// Their size.
+        bytes: u64,
+        /// How much is allowed.
+        limit: u64,
+    },
     /// A local file or directory cannot be used.
     #[error("cannot {action} {}", .path.display())]
     Io {

@@ -4,6 +4,9 @@
 mod configuration;
 mod crash;
 mod examples;
+#[path = "../../../sidecar-core/tests/all/fault_proxy.rs"]
+mod fault_proxy;
+mod fleet;
 mod guides;
 mod messages;
 mod normal;

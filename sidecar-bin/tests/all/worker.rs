@@ -2,241 +2,46 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::{DEADLINE, ended, files, output, sidecar};
-use crate::servers;
+use crate::fleet::{Fleet, Running, every_event_has_one_outcome, signal, wait};
+use crate::process::{ended, files, output, sidecar};
+use crate::servers::OwnNats;
 
-/// Takes a number and publishes it.
-const MODULE: &str = "cd $SIDECAR_BASE_DIR && sleep 0.05 && cp in/data/f out/data/f &&
-    echo '[{\"key\":\"eventType\",\"value\":\"worked\"},{\"key\":\"files\",\"value\":\"f\"}]' > out/events/1.json";
-
-/// Places at which a worker is killed: in each phase of a delivery.
-const PLACES: [&str; 12] = [
-    "worker.received",
-    "worker.counted",
-    "inputs.clear",
-    "blobs.get",
-    "inputs.meta",
-    "blobs.put",
-    "documents.put_event_contexts",
-    "decide.before",
-    "decide.after",
-    "events.publish",
-    "documents.put_published",
-    "worker.settling",
-];
-
-/// Events for each of them.
+/// Events for each place at which a worker is killed.
 const EACH: usize = 6;
 
-/// Workers that share a data plane, each with a directory of its own.
-struct Fleet {
-    dir: TempDir,
-    plane: Vec<String>,
-    env: Vec<(&'static str, String)>,
-    /// Whether the bus itself drops repeats.
-    drops_repeats: bool,
-}
-
-impl Fleet {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = sidecar(&self.dir, arguments);
-        command.args(&self.plane).envs(self.env.iter().map(|(name, value)| (*name, value)));
-        command
-    }
-
-    fn submit(&self, count: usize) {
-        fs::write(self.dir.path().join("f"), "1").unwrap();
-        for _ in 0..count {
-            let (code, _, log) = ended(&self.command(&["submit", "--type=work", "f"]).output().unwrap());
-            assert_eq!(code, 0, "{log}");
-        }
-    }
-
-    fn worker(&self, number: usize, fault: Option<&str>) -> Running {
-        let mut command = self.command(&[
-            "worker",
-            "--subscribe=work",
-            "--wrap",
-            "--context.name=m",
-            "--idle-exit=6s",
-            "--concurrency=2",
-            "--lock=3s",
-            "--max-deliveries=50",
-        ]);
-        command.arg(format!("--basedir=w{number}"));
-        if let Some(place) = fault {
-            command.env("SIDECAR_FAULT_AT", format!("{place} 1"));
-        }
-        let log =
-            fs::File::options().create(true).append(true).open(self.dir.path().join(format!("log{number}")));
-        command
-            .args(["--", "sh", "-c", MODULE])
-            .stderr(log.unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        let before = self.log(number).len();
-        let child = Running(command.spawn().unwrap());
-        let until = Instant::now() + DEADLINE;
-        while !self.log(number)[before..].contains(" receives ") {
-            assert!(Instant::now() < until, "the worker does not begin: {}", self.logs());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        child
-    }
-
-    fn log(&self, number: usize) -> String {
-        fs::read_to_string(self.dir.path().join(format!("log{number}"))).unwrap_or_default()
-    }
-
-    /// The workers' logs, for a test that has failed.
-    fn logs(&self) -> String {
-        (0..3).map(|number| self.log(number)).collect()
-    }
-}
-
-/// A worker that ends with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait(Running(child): &mut Running) -> Option<i32> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        match child.try_wait().unwrap() {
-            Some(status) => return status.code(),
-            None if Instant::now() > deadline => panic!("a worker did not end"),
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
-}
-
-fn signal(child: &Child, signal: &str) {
-    let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
-}
-
-/// The next module, for what is there.
-fn next(fleet: &Fleet) -> (i32, String, String) {
-    let check = [
-        "worker",
-        "--subscribe=worked",
-        "--wrap",
-        "--context.name=next",
-        "--idle-exit=2s",
-        "--basedir=next",
-        "--concurrency=4",
-        "--",
-        "sh",
-        "-c",
-        "test 1 = $(cat $SIDECAR_BASE_DIR/in/data/f)",
-    ];
-    let mut command = fleet.command(&check[..7]);
-    command.stdin(Stdio::null());
-    ended(&command.args(&check[7..]).output().unwrap())
-}
-
-/// Three workers; one is killed in each phase in turn, another is stopped past its lock and goes on.
-fn every_event_has_one_outcome(fleet: &Fleet) {
-    let (code, _, log) = ended(&fleet.command(&["check"]).output().unwrap());
-    assert_eq!(code, 0, "{log}");
-    // Some buses keep for a group only what comes when it is there.
-    assert_eq!(next(fleet).0, 0);
-    let (mut events, mut died) = (0, Vec::new());
-    let (mut steady, mut stopped) = (fleet.worker(0, None), fleet.worker(1, None));
-    for (round, place) in PLACES.iter().enumerate() {
-        let mut killed = fleet.worker(2, Some(place));
-        if round == 4 {
-            signal(&stopped.0, "STOP");
-        }
-        if round == 8 {
-            signal(&stopped.0, "CONT");
-        }
-        fleet.submit(EACH);
-        events += EACH;
-        // It may find nothing to do; then it lives on, and is killed where it is.
-        let until = Instant::now() + Duration::from_millis(700);
-        while killed.0.try_wait().unwrap().is_none() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if killed.0.try_wait().unwrap().is_some() {
-            died.push(*place);
-        }
-    }
-    // The others may have been faster now and then; a test that kills nobody shows nothing.
-    assert!(died.len() >= PLACES.len() / 2, "only these places were reached: {died:?}");
-    let mut last = fleet.worker(2, None);
-    for worker in [&mut steady, &mut stopped, &mut last] {
-        assert_eq!(wait(worker), Some(0), "{}", fleet.logs());
-    }
-    // Every outcome reaches the next module, whole and once.
-    let (code, _, log) = next(fleet);
-    let (_, summary) = log.rsplit_once("events received: ").unwrap_or_default();
-    let (received, rest) = summary.split_once(", ").unwrap_or_default();
-    let rest_expected = format!("committed: {received}, retried: 0, given up: 0, handed back: 0");
-    assert!(code == 0 && rest.trim() == rest_expected, "{events} events: {log}\n{}", fleet.logs());
-    // A bus that drops no repeats may deliver what was published when a worker died twice: it is one outcome.
-    let received: usize = received.parse().unwrap();
-    let as_expected = if fleet.drops_repeats { received == events } else { received >= events };
-    let ids = log.lines().filter(|line| line.contains("ready: "));
-    let ids: HashSet<_> = ids.filter_map(|line| line.split("event=").nth(1)?.split(' ').next()).collect();
-    assert!(as_expected && ids.len() == events, "{received} received, {} of {events}: {log}", ids.len());
-    let (_, dead, log) = ended(&fleet.command(&["dead", "list"]).output().unwrap());
-    assert!(dead.is_empty(), "{dead}{log}");
+fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_sidecar").into()
 }
 
 #[test]
 fn every_event_has_one_outcome_over_local_files() {
-    let dir = TempDir::new().unwrap();
-    let fleet = Fleet { dir, plane: vec!["--development=true".into()], env: Vec::new(), drops_repeats: true };
-    every_event_has_one_outcome(&fleet);
+    let mut fleet = Fleet::local(program(), EACH);
+    every_event_has_one_outcome(&mut fleet);
     // Nothing was published under two ids: what was submitted, and one event for each.
     let published = files(fleet.dir.path().join("dev/events"));
     let worked = published.iter().filter(|(_, event)| event.contains("\"worked\"")).count();
-    assert_eq!((published.len(), worked), (2 * EACH * PLACES.len(), EACH * PLACES.len()));
+    assert_eq!((published.len(), worked), (2 * fleet.events(), fleet.events()));
 }
 
-#[test]
-fn every_event_has_one_outcome_over_nats_s3_and_postgres() {
-    let (Some(s3), Some(postgres), Some(nats)) = (servers::seaweedfs(), servers::postgres(), servers::nats())
-    else {
-        return;
-    };
-    let unique = format!("fleet{}", std::process::id());
-    let plane = vec![
-        format!("--blobs=s3://test/{unique}?endpoint={s3}&region=us-east-1"),
-        format!("--documents={postgres}?table={unique}"),
-        format!("--events={nats}/{unique}?stream={unique}&subjects=type"),
-    ];
-    let env = vec![
-        ("AWS_ACCESS_KEY_ID", servers::S3_KEY.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", servers::S3_SECRET.to_owned()),
-    ];
-    every_event_has_one_outcome(&Fleet { dir: TempDir::new().unwrap(), plane, env, drops_repeats: true });
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_has_one_outcome_over_nats_s3_and_postgres() {
+    if let Some(mut fleet) = Fleet::cluster(program(), EACH, Duration::from_secs(8)).await {
+        every_event_has_one_outcome(&mut fleet);
+    }
 }
 
 #[test]
 fn every_event_has_one_outcome_over_rabbitmq_and_postgres() {
-    let (Some(postgres), Some(rabbitmq)) = (servers::postgres(), servers::rabbitmq()) else { return };
-    let unique = format!("rabbits{}", std::process::id());
-    let plane = vec![
-        "--blobs=file:blobs".into(),
-        format!("--documents={postgres}?table={unique}"),
-        format!("--events={rabbitmq}/{unique}"),
-    ];
-    let dir = TempDir::new().unwrap();
-    every_event_has_one_outcome(&Fleet { dir, plane, env: Vec::new(), drops_repeats: false });
+    if let Some(mut fleet) = Fleet::rabbitmq(program(), EACH) {
+        every_event_has_one_outcome(&mut fleet);
+    }
 }
 
 #[test]
@@ -495,4 +300,147 @@ fn the_sdk_works_on_one_event_after_another() {
     assert!(code == 0 && log.contains("committed: 6, retried: 1"), "{out}{log}");
     assert!(out.contains("1 passed"), "{out}");
     assert_eq!(crate::process::committed(&dir, "e5/m"), [("id".to_owned(), "e5".to_owned())]);
+}
+
+/// Whoever rotates a credential replaces its file; the worker goes on with it, and no event is lost.
+#[test]
+fn secrets_are_read_again_when_their_files_change() {
+    let users =
+        |password: &str| format!("authorization {{ users = [ {{ user: me, password: {password:?} }} ] }}");
+    let Some(mut nats) = OwnNats::start(&users("swordfish-one")) else { return };
+    let dir = TempDir::new().unwrap();
+    let url = |password: &str| nats.url().replacen("nats://", &format!("nats://me:{password}@"), 1);
+    let file = dir.path().join("events");
+    let write = |password: &str| fs::write(&file, format!("{}/e?stream=e\n", url(password))).unwrap();
+    write("swordfish-one");
+    let flags = ["--blobs=file:plane", "--documents=file:plane", "--events-file=events"];
+    let submit = |id: &str| {
+        let id = format!("--id={id}");
+        let (code, _, log) =
+            output(&dir, &[&["submit", "--type=t", "--value=a=b", &id], &flags[..]].concat());
+        assert_eq!(code, 0, "{log}");
+    };
+    assert_eq!(output(&dir, &[&["check"], &flags[..]].concat()).0, 0);
+    let mut command =
+        sidecar(&dir, &["worker", "--subscribe=t", "--context.name=m", "--wrap", "--max-events=2"]);
+    command.args(flags).args(["--basedir=w", "--", "true"]);
+    let mut worker =
+        Running(command.stderr(fs::File::create(dir.path().join("log")).unwrap()).spawn().unwrap());
+    let log = || fs::read_to_string(dir.path().join("log")).unwrap();
+    let until = |text: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !log().contains(text) {
+            assert!(Instant::now() < deadline, "no {text:?}: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    submit("before");
+    until("event=before");
+    // The old password is gone before the new one is in the file.
+    nats.configure(&users("swordfish-two"));
+    std::thread::sleep(Duration::from_secs(1));
+    let plane = nats.url();
+    fs::write(&file, format!("{}/e?stream=e\n", plane.replacen("nats://", "nats://me:swordfish-two@", 1)))
+        .unwrap();
+    submit("after");
+    assert_eq!(wait(&mut worker), Some(0), "{}", log());
+    assert!(log().contains("new contents are in use") && log().contains("committed: 2"), "{}", log());
+    assert!(!log().contains("swordfish"), "{}", log());
+}
+
+/// Cuts of an answer for each event; a module that is given one more often is taken for one that does not understand.
+const CUTS: usize = 12;
+
+/// A call of `/next` as its bytes; `cut` says after how many of the request, or of the answer, the connection ends.
+/// Answers what was read.
+fn next_in_bytes(id: &str, cut: Option<Cut>) -> String {
+    let variable = |name| std::env::var(name).unwrap();
+    let address = format!("127.0.0.1:{}", variable("SIDECAR_PORT"));
+    let mut stream = std::net::TcpStream::connect(&address).unwrap();
+    let request = format!(
+        "POST /next HTTP/1.1\r\nhost: {address}\r\nsecret: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{id}",
+        variable("SHARED_SECRET"),
+        id.len()
+    );
+    let mut answer = Vec::new();
+    match cut {
+        Some(Cut::Request(bytes)) => {
+            stream.write_all(&request.as_bytes()[..bytes.min(request.len())]).unwrap()
+        }
+        Some(Cut::Answer(bytes)) => {
+            stream.write_all(request.as_bytes()).unwrap();
+            answer = vec![0; bytes];
+            stream.read_exact(&mut answer).unwrap();
+        }
+        None => {
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_to_end(&mut answer).unwrap();
+        }
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+enum Cut {
+    Request(usize),
+    Answer(usize),
+}
+
+/// The module of the test below.
+#[test]
+fn the_module_that_is_cut_off() {
+    if std::env::var_os("SIDECAR_MODULE_NAME").is_none() {
+        return;
+    }
+    let base = PathBuf::from(std::env::var_os("SIDECAR_BASE_DIR").unwrap());
+    let id_in = |answer: &str| Some(answer.split("\"eventId\":\"").nth(1)?.split('"').next()?.to_owned());
+    let first = next_in_bytes("null", None);
+    let (mut id, length) = (id_in(&first).expect(&first), first.len());
+    let mut answers = 0..length;
+    let mut is_first = true;
+    loop {
+        fs::write(base.join("out/data/id"), &id).unwrap();
+        if std::mem::take(&mut is_first) {
+            // What is not a whole request does nothing.
+            for bytes in 0..150 {
+                next_in_bytes(&id, Some(Cut::Request(bytes)));
+            }
+        }
+        let cuts: Vec<_> = answers.by_ref().take(CUTS).collect();
+        let are_all = cuts.is_empty();
+        for bytes in cuts {
+            next_in_bytes(&id, Some(Cut::Answer(bytes)));
+        }
+        if are_all {
+            fs::write("cut", format!("{length}")).unwrap();
+        }
+        let answer = next_in_bytes(&id, None);
+        match id_in(&answer) {
+            Some(next) => assert_ne!(std::mem::replace(&mut id, next), id, "the same event again"),
+            None => return assert!(answer.starts_with("HTTP/1.1 204"), "{answer}"),
+        }
+    }
+}
+
+/// Wherever the connection is cut, in the request or in the answer, the call can be repeated.
+#[test]
+fn a_call_for_the_next_event_is_cut_at_every_byte() {
+    let dir = TempDir::new().unwrap();
+    let ids: Vec<String> = (100..180).map(|number| format!("e{number}")).collect();
+    for id in &ids {
+        let id = format!("--id={id}");
+        assert_eq!(output(&dir, &["submit", "--development=true", "--type=t", &id, "--value=a=b"]).0, 0);
+    }
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm", "--idle-exit=3s"];
+    let mut command = sidecar(&dir, &flags);
+    let module = std::env::current_exe().unwrap();
+    command.arg("--").arg(module).args(["--exact", "worker::the_module_that_is_cut_off", "--nocapture"]);
+    let (code, out, log) = ended(&command.output().unwrap());
+    assert!(code == 0 && log.contains("committed: 80, retried: 0, given up: 0"), "{out}{log}");
+    // The answer was cut at each of its bytes before the events were used up.
+    let length: usize = fs::read_to_string(dir.path().join("cut")).unwrap().parse().unwrap();
+    assert!(length > 200, "{length}");
+    for id in &ids {
+        assert_eq!(crate::process::committed(&dir, &format!("{id}/m")), [("id".to_owned(), id.clone())]);
+    }
 }

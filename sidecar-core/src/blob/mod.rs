@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::contract::{BlobKey, Digest};
 use crate::error::Result;
+use crate::plane::Replaceable;
 
 #[cfg(feature = "bucket")]
 mod bucket;
@@ -161,50 +162,67 @@ pub trait BlobProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
 }
 
 macro_rules! forward {
-    ($($pointer:ident),*) => {$(
+    ($($pointer:ident: $this:ident => $inner:expr),* $(,)?) => {$(
         #[async_trait]
         impl<P: BlobProvider + ?Sized> BlobProvider for $pointer<P> {
             async fn put(&self, key: &BlobKey, source: &Source) -> Result<Descriptor> {
-                (**self).put(key, source).await
+                let $this = self;
+                $inner.put(key, source).await
             }
             async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
-                (**self).get(key, target).await
+                let $this = self;
+                $inner.get(key, target).await
             }
             async fn put_all(&self, files: &[(BlobKey, Source)]) -> Result<Vec<Descriptor>> {
-                (**self).put_all(files).await
+                let $this = self;
+                $inner.put_all(files).await
             }
             async fn get_all(&self, blobs: &[(BlobKey, Target)]) -> Result<Vec<Descriptor>> {
-                (**self).get_all(blobs).await
+                let $this = self;
+                $inner.get_all(blobs).await
             }
             async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
-                (**self).flush(keys).await
+                let $this = self;
+                $inner.flush(keys).await
             }
             async fn list(&self, prefix: &str, after: Option<&BlobKey>) -> Result<Vec<Listed>> {
-                (**self).list(prefix, after).await
+                let $this = self;
+                $inner.list(prefix, after).await
             }
             async fn delete(&self, keys: &[BlobKey]) -> Result<()> {
-                (**self).delete(keys).await
+                let $this = self;
+                $inner.delete(keys).await
             }
             fn refuses(&self, key: &BlobKey) -> Option<String> {
-                (**self).refuses(key)
+                let $this = self;
+                $inner.refuses(key)
             }
             fn folded<'k>(&self, key: &'k BlobKey) -> Cow<'k, str> {
-                (**self).folded(key)
+                let $this = self;
+                $inner.folded(key)
             }
             async fn uri(&self, key: &BlobKey) -> Result<Url> {
-                (**self).uri(key).await
+                let $this = self;
+                $inner.uri(key).await
             }
             async fn check(&self) -> Result<()> {
-                (**self).check().await
+                let $this = self;
+                $inner.check().await
             }
             fn id(&self) -> String {
-                (**self).id()
+                let $this = self;
+                $inner.id()
             }
             fn directories(&self) -> Vec<PathBuf> {
-                (**self).directories()
+                let $this = self;
+                $inner.directories()
             }
         }
     )*};
 }
 
-forward!(Arc, Box);
+forward! {
+    Arc: this => (**this),
+    Box: this => (**this),
+    Replaceable: this => this.current(),
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -61,6 +61,14 @@ pub async fn an_event_is_delivered_unchanged(bus: &impl EventProvider) {
     bus.publish(std::slice::from_ref(&sent)).await.unwrap();
     let delivery = next(&*source).await;
     assert_eq!(*delivery.event(), sent);
+    if let Some(published) = delivery.published() {
+        // A bus may keep time in whole seconds.
+        let age = SystemTime::now().duration_since(published).unwrap_or_default();
+        assert!(
+            age < SOON && published < SystemTime::now() + Duration::from_secs(1),
+            "published {age:?} ago"
+        );
+    }
     delivery.ack().await.unwrap();
     nothing(&*source).await;
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::plane::Replaceable;
 
 mod kind;
 #[cfg(feature = "local")]
@@ -195,41 +196,55 @@ fn parse<T: DeserializeOwned>(
 }
 
 macro_rules! forward {
-    ($($pointer:ident),*) => {$(
+    ($($pointer:ident: $this:ident => $inner:expr),* $(,)?) => {$(
         #[async_trait]
         impl<P: DocumentProvider + ?Sized> DocumentProvider for $pointer<P> {
             async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
-                (**self).get(kind, id).await
+                let $this = self;
+                $inner.get(kind, id).await
             }
             async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
-                (**self).put(kind, documents).await
+                let $this = self;
+                $inner.put(kind, documents).await
             }
             async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
-                (**self).insert(kind, document).await
+                let $this = self;
+                $inner.insert(kind, document).await
             }
             async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
-                (**self).list(kind, after).await
+                let $this = self;
+                $inner.list(kind, after).await
             }
             async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
-                (**self).delete(kind, ids).await
+                let $this = self;
+                $inner.delete(kind, ids).await
             }
             fn refuses(&self, document: &Document) -> Option<String> {
-                (**self).refuses(document)
+                let $this = self;
+                $inner.refuses(document)
             }
             fn decides(&self) -> bool {
-                (**self).decides()
+                let $this = self;
+                $inner.decides()
             }
             async fn check(&self) -> Result<()> {
-                (**self).check().await
+                let $this = self;
+                $inner.check().await
             }
             fn id(&self) -> String {
-                (**self).id()
+                let $this = self;
+                $inner.id()
             }
             fn directories(&self) -> Vec<PathBuf> {
-                (**self).directories()
+                let $this = self;
+                $inner.directories()
             }
         }
     )*};
 }
 
-forward!(Arc, Box);
+forward! {
+    Arc: this => (**this),
+    Box: this => (**this),
+    Replaceable: this => this.current(),
+}

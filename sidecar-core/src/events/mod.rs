@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::contract::Event;
 use crate::error::{Error, Result};
+use crate::plane::Replaceable;
 
 #[cfg(feature = "amqp")]
 mod amqp;
@@ -102,32 +103,43 @@ pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
 }
 
 macro_rules! forward {
-    ($($pointer:ident),*) => {$(
+    ($($pointer:ident: $this:ident => $inner:expr),* $(,)?) => {$(
         #[async_trait]
         impl<P: EventProvider + ?Sized> EventProvider for $pointer<P> {
             async fn publish(&self, events: &[Event]) -> Result<()> {
-                (**self).publish(events).await
+                let $this = self;
+                $inner.publish(events).await
             }
             async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
-                (**self).republish(event, message_id).await
+                let $this = self;
+                $inner.republish(event, message_id).await
             }
             async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
-                (**self).subscribe(subscription).await
+                let $this = self;
+                $inner.subscribe(subscription).await
             }
             async fn check(&self) -> Result<()> {
-                (**self).check().await
+                let $this = self;
+                $inner.check().await
             }
             fn refuses(&self, event: &Event) -> Option<String> {
-                (**self).refuses(event)
+                let $this = self;
+                $inner.refuses(event)
             }
             fn id(&self) -> String {
-                (**self).id()
+                let $this = self;
+                $inner.id()
             }
             fn directories(&self) -> Vec<PathBuf> {
-                (**self).directories()
+                let $this = self;
+                $inner.directories()
             }
         }
     )*};
 }
 
-forward!(Arc, Box);
+forward! {
+    Arc: this => (**this),
+    Box: this => (**this),
+    Replaceable: this => this.current(),
+}

@@ -1,7 +1,7 @@
 //! Event sources: how events reach the workers that start modules for them.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -75,6 +75,11 @@ pub trait Delivery: fmt::Debug + Send + Sync {
 
     /// Whether the group was given this message before; `None` where the bus does not tell.
     fn redelivered(&self) -> Option<bool> {
+        None
+    }
+
+    /// When the event was published, by the bus's clock; `None` where it does not tell.
+    fn published(&self) -> Option<SystemTime> {
         None
     }
 

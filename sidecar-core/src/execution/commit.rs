@@ -19,7 +19,7 @@ use crate::blocking;
 use crate::contract::{
     Blob, BlobKey, Committed, Contents, Context, Digest, Event, EventContext, EventHeader, EventId,
     ExecutionId, ExecutionRecord, FileName, Insight, KeyOwner, KeyValuePairs, Layout, OutboxChunk, Outcome,
-    OutputEvent, Prepared, PrivateId, Producer, Published, RecordedFile,
+    OutputEvent, Prepared, PrivateId, Problem, Producer, Published, RecordedFile,
 };
 use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
@@ -42,6 +42,11 @@ impl Execution {
         let Outputs { files, insights, events } = blocking(move || outputs::read(&this, &reading)).await?;
         self.refuse_what_no_store_takes(&execution, &proposal, &files, &insights, &events)?;
         let bytes = files.values().map(Source::size).sum();
+        if let Some(disk) = &self.spec.disk
+            && let Err(error) = disk.check("outputs", bytes)
+        {
+            return Err(Error::Invalid(vec![Problem::of(Layout::OUTPUT_DATA, error.to_string())]));
+        }
         self.progress.start(files.len() as u64, bytes);
 
         let known = self.stored_before().await?;

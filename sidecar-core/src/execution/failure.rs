@@ -45,7 +45,10 @@ impl Reason {
     pub(super) fn error(error: &Error) -> Self {
         let culprit = match error {
             Error::Unavailable { .. } | Error::Refused { .. } => Culprit::Provider,
-            Error::NotFound { .. } | Error::Corrupt { .. } | Error::UnknownEvent { .. } => Culprit::Inputs,
+            Error::NotFound { .. }
+            | Error::Corrupt { .. }
+            | Error::UnknownEvent { .. }
+            | Error::TooLarge { .. } => Culprit::Inputs,
             Error::Invalid(_) => Culprit::Outputs,
             Error::OutOfOrder { .. } => Culprit::Module,
             Error::DiskFull { .. }

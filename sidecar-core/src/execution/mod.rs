@@ -16,6 +16,7 @@ use crate::plane::DataPlane;
 mod commit;
 mod conflicts;
 mod directories;
+mod disk;
 mod failure;
 mod gc;
 mod get;
@@ -46,6 +47,7 @@ pub(crate) use ids::{attempts as attempts_id, dead_letter as dead_letter_id};
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
 
+pub use disk::DiskBudget;
 pub use failure::{OnFailure, ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
@@ -78,6 +80,8 @@ struct Inputs {
     /// Whether it was told that the context is missing.
     told_missing: bool,
     staged: Option<Vec<RecordedFile>>,
+    /// What they take of the disk that executions share.
+    room: Option<disk::Room>,
 }
 
 impl Execution {

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::disk::DiskBudget;
 use super::failure::OnFailure;
 use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName};
 
@@ -33,6 +34,8 @@ pub struct Settings {
     pub give_up: bool,
     /// What becomes of the outputs when it fails.
     pub on_failure: OnFailure,
+    /// What its inputs, and then its outputs, may take of a disk; inputs wait for room.
+    pub disk: Option<DiskBudget>,
 }
 
 /// As which user a module works: what the sidecar makes for it must be its own to read and write.
@@ -51,6 +54,16 @@ pub enum ModuleUser {
         /// The group's number.
         gid: u32,
     },
+}
+
+impl ModuleUser {
+    /// The numbers of the user and the group that a module is to be started as, where they are not the sidecar's.
+    pub fn other(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Other { uid, gid } => Some((uid, gid)),
+            Self::Unknown | Self::Same => None,
+        }
+    }
 }
 
 /// Whether an event may begin a graph.
@@ -108,6 +121,7 @@ impl Settings {
             start: Start::Resume,
             give_up: false,
             on_failure: OnFailure::Keep,
+            disk: None,
         }
     }
 }

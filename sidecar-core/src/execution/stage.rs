@@ -116,6 +116,11 @@ impl Execution {
         };
         // A foreign document may claim any sizes.
         let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+        self.inputs().room = None;
+        if let Some(disk) = &self.spec.disk {
+            let room = disk.reserve("inputs", bytes).await?;
+            self.inputs().room = Some(room);
+        }
         self.progress.start(blobs.len() as u64, bytes);
         let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
         let data = self.on_disk(|this| this.slot.input_data()).await?;

@@ -31,12 +31,16 @@ mod events;
 mod faulty;
 mod overlap;
 mod policies;
+mod replaceable;
 mod text;
 mod unopened;
 
 pub use config::{Config, Credential, Mistake, Setting};
 pub use overlap::overlaps;
 pub use policies::Policies;
+#[cfg(feature = "worker")]
+pub(crate) use replaceable::Places;
+pub(crate) use replaceable::Replaceable;
 pub use text::nearest;
 pub use unopened::Unopened;
 

@@ -66,7 +66,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::OutOfOrder { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,
-        Error::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+        Error::DiskFull { .. } | Error::TooLarge { .. } => StatusCode::INSUFFICIENT_STORAGE,
         Error::Io { .. } | Error::Busy(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -96,6 +96,7 @@ mod tests {
             (Error::Invalid(vec![Problem::of("f", "m")]), 422, false, None),
             (Error::OutOfOrder { call: "c", phase: Phase::New, hint: "h".into() }, 409, false, None),
             (Error::DiskFull { action: "write", path: path.clone() }, 507, true, Some("1")),
+            (Error::TooLarge { what: "inputs", bytes: 2, limit: 1 }, 507, false, None),
             (Error::io("read", path)(std::io::Error::other("o")), 500, false, None),
         ] {
             let answer = HttpError::from(Arc::new(error));

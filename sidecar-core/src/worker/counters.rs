@@ -1,7 +1,8 @@
 //! What a worker has done, for its summary and for `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -32,6 +33,9 @@ pub struct Counters {
     events: Family<EventLabels, Counter>,
     running: Gauge,
     seconds: Family<PhaseLabels, Histogram>,
+    oldest: Gauge<f64, AtomicU64>,
+    /// When the event was published that was received last, as far as the bus tells.
+    published: Mutex<Option<SystemTime>>,
     totals: [AtomicU64; 5],
 }
 
@@ -77,11 +81,19 @@ impl Counters {
             events: Family::default(),
             running: Gauge::default(),
             seconds: Family::new_with_constructor(buckets),
+            oldest: Gauge::default(),
+            published: Mutex::default(),
             totals: Default::default(),
         };
         let registry = &mut counters.registry;
         registry.register("events", "Events received, and what became of them", counters.events.clone());
         registry.register("running", "Modules at work", counters.running.clone());
+        registry.register_with_unit(
+            "oldest_event_age",
+            "How old the oldest event that waits for this group is at most; 0 where none waits or the bus does not tell",
+            Unit::Seconds,
+            counters.oldest.clone(),
+        );
         registry.register_with_unit(
             "phase_duration",
             "How long staging, the module and its commit took",
@@ -102,6 +114,11 @@ impl Counters {
         };
         let labels = EventLabels { module: self.module.clone(), r#type: event_type.to_owned(), outcome };
         self.events.get_or_create(&labels).inc();
+    }
+
+    /// An event was received that was published then, or none was there.
+    pub(super) fn next_was(&self, published: Option<SystemTime>) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
     }
 
     pub(super) fn begin(&self) {
@@ -139,6 +156,10 @@ impl Counters {
 
 impl Exposed for Counters {
     fn encode(&self, out: &mut String) {
+        // Events come in about the order in which they were published: what waits is no older than what came last.
+        let published = *self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = published.and_then(|published| published.elapsed().ok()).unwrap_or_default();
+        self.oldest.set(age.as_secs_f64());
         // Writing into a string cannot fail.
         let _ = text::encode(out, &self.registry);
     }

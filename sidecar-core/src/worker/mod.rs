@@ -28,7 +28,7 @@ use std::fs::{self, File, TryLockError};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -39,9 +39,9 @@ use tracing::{debug, info, warn};
 use crate::blocking;
 use crate::contract::ModuleName;
 use crate::error::{Error, Result};
-use crate::events::Subscription;
+use crate::events::{EventSource, Subscription};
 use crate::execution::{First, Settings, Start, recover};
-use crate::plane::DataPlane;
+use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
 
 /// What a worker works on.
@@ -117,7 +117,11 @@ pub struct Worker {
 }
 
 struct Shared {
+    places: Places,
+    /// The data plane in these places.
     plane: DataPlane,
+    /// Where events come from, once the bus is subscribed to.
+    source: RwLock<Option<Arc<dyn EventSource>>>,
     settings: WorkerSettings,
     runner: Box<dyn Runner>,
     counters: Arc<Counters>,
@@ -143,6 +147,26 @@ impl std::fmt::Debug for Worker {
     }
 }
 
+impl Shared {
+    async fn subscribe(&self) -> Result<Arc<dyn EventSource>> {
+        let WorkerSettings { group, types, lock, concurrency, .. } = &self.settings;
+        let subscription = Subscription {
+            group: group.clone(),
+            types: types.clone(),
+            lock: *lock,
+            concurrency: concurrency.get(),
+        };
+        let source = self.plane.events.subscribe(&subscription).await?;
+        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source.clone());
+        Ok(source)
+    }
+
+    fn source(&self) -> Result<Arc<dyn EventSource>> {
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+        source.ok_or_else(|| Error::Internal("the bus is not subscribed to".into()))
+    }
+}
+
 /// How often an idle worker looks for outcomes that are decided and not published.
 const RECOVER_EVERY: Duration = Duration::from_secs(600);
 
@@ -160,8 +184,11 @@ impl Worker {
         // The event is delivered again, after a delay; nothing waits in between.
         settings.module.patience = Duration::ZERO;
         let counters = Arc::new(Counters::new(&settings.module.context.name));
+        let places = Places::new(plane);
         let shared = Shared {
-            plane,
+            plane: places.plane(),
+            places,
+            source: RwLock::default(),
             settings,
             runner: Box::new(runner),
             counters,
@@ -183,26 +210,20 @@ impl Worker {
     /// When the bus cannot be subscribed to, or why no module can be run here.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Summary, Arc<Error>> {
         let shared = &self.shared;
-        let WorkerSettings { group, types, lock, concurrency, .. } = &shared.settings;
+        let WorkerSettings { group, types, concurrency, .. } = &shared.settings;
         let base = shared.settings.module.layout.base().to_owned();
         let _base = blocking(move || lock_base(&base)).await?;
-        let subscription = Subscription {
-            group: group.clone(),
-            types: types.clone(),
-            lock: *lock,
-            concurrency: concurrency.get(),
-        };
         let mut slots = JoinSet::new();
         // As long as nobody is there to receive from, there is nothing that a signal could interrupt.
         tokio::pin!(stop);
         let source = tokio::select! {
-            source = shared.plane.events.subscribe(&subscription) => source?,
+            source = shared.subscribe() => source?,
             () = &mut stop => return Ok(shared.counters.summary()),
         };
         info!("group {group} receives {} from {source}", describe(types));
         *shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         for number in 0..concurrency.get() {
-            slots.spawn(slot::work(shared.clone(), source.clone(), number));
+            slots.spawn(slot::work(shared.clone(), number));
         }
         let recovering = tokio::spawn(recover_when_idle(shared.clone()));
         let mut draining = shared.draining.subscribe();
@@ -226,6 +247,16 @@ impl Worker {
             Some(error) => Err(error),
             None => Ok(shared.counters.summary()),
         }
+    }
+
+    /// Goes on with the same data plane by other credentials: events are received, and calls are made, with them.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when it is another data plane; why the bus cannot be subscribed to, and then that goes on as
+    /// before.
+    pub async fn renew(&self, plane: DataPlane) -> Result<()> {
+        self.shared.places.replace(plane)?;
+        self.shared.subscribe().await.map(drop)
     }
 
     /// Receives nothing more; what was received is worked on.

@@ -47,8 +47,10 @@ impl Outcome {
             Self::Failed(_) => again,
             Self::Stopped | Self::Unusable(_) => Settlement::HandBack,
             Self::NotPrepared(error) => match **error {
-                // What was published damaged stays so.
-                Error::NotFound { .. } | Error::Corrupt { .. } => Settlement::DeadLetter,
+                // What was published damaged, or too large, stays so.
+                Error::NotFound { .. } | Error::Corrupt { .. } | Error::TooLarge { .. } => {
+                    Settlement::DeadLetter
+                }
                 // Its context may appear still: a secondary lags behind.
                 Error::UnknownEvent { .. } => again,
                 // A store or a disk that is away must not cost an event its attempts.
@@ -123,6 +125,7 @@ mod tests {
                 DeadLetter,
             ),
             (prepared(Error::UnknownEvent { provider: p(), event: "e".into() }), Retry, DeadLetter),
+            (prepared(Error::TooLarge { what: "inputs", bytes: 2, limit: 1 }), DeadLetter, DeadLetter),
             (prepared(away()), HandBack, HandBack),
             (prepared(refused()), HandBack, HandBack),
             (prepared(Error::DiskFull { action: "write", path: "f".into() }), HandBack, HandBack),

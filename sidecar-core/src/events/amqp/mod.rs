@@ -5,6 +5,7 @@ mod source;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -246,6 +247,7 @@ impl Amqp {
             .with_message_id(self.name(id)?)
             .with_type(event_type.clone())
             .with_content_type(self.config.format.content_type().into())
+            .with_timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
             .with_delivery_mode(PERSISTENT);
         // A convenience for consumers: one that is too long for a property is in the message.
         let properties = match ShortString::try_new(context.correlation_id.clone()) {

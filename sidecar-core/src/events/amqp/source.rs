@@ -5,7 +5,7 @@
 //! and only then acknowledged. All messages of one such queue have the same delay, since they expire at its head alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -249,6 +249,9 @@ impl Held {
         if let Some(content_type) = self.message.properties.content_type() {
             properties = properties.with_content_type(content_type.clone());
         }
+        if let Some(published) = self.message.properties.timestamp() {
+            properties = properties.with_timestamp(*published);
+        }
         if again {
             let mut headers = FieldTable::default();
             headers.insert(AGAIN.into(), AMQPValue::Boolean(true));
@@ -293,6 +296,10 @@ impl Delivery for Held {
 
     fn redelivered(&self) -> Option<bool> {
         Some(self.message.redelivered || self.is_copy())
+    }
+
+    fn published(&self) -> Option<SystemTime> {
+        Some(UNIX_EPOCH + Duration::from_secs((*self.message.properties.timestamp())?))
     }
 
     fn lock(&self) -> Option<Duration> {

@@ -55,6 +55,7 @@ impl EventSource for Source {
                 store: self.store.clone(),
                 event,
                 again: held.again,
+                published: held.published,
                 message_id: held.claim.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
                 held: Arc::new(Mutex::new(Some(held))),
             });
@@ -195,7 +196,10 @@ impl Queue {
             return Ok(Claim::No);
         }
         match Held::take(&self.claims.join(name), &self.acked.join(name)) {
-            Ok(Taken::Held(held)) => Ok(Claim::Got(Box::new((event, held)))),
+            Ok(Taken::Held(mut held)) => {
+                held.published = fs::metadata(&path).and_then(|file| file.modified()).ok();
+                Ok(Claim::Got(Box::new((event, held))))
+            }
             Ok(Taken::Later(when)) => Ok(Claim::Later(when)),
             Ok(Taken::Busy) => Ok(Claim::Busy),
             Ok(Taken::Settled) => Ok(Claim::No),
@@ -245,6 +249,8 @@ struct Held {
     acked: PathBuf,
     /// Whether it was claimed before.
     again: bool,
+    /// When its file was written.
+    published: Option<SystemTime>,
 }
 
 enum Taken {
@@ -291,7 +297,14 @@ impl Held {
         if !again {
             writer.write_all(b"0")?;
         }
-        Ok(Taken::Held(Self { _lock: lock, writer, claim: claim.to_owned(), acked: acked.to_owned(), again }))
+        Ok(Taken::Held(Self {
+            _lock: lock,
+            writer,
+            claim: claim.to_owned(),
+            acked: acked.to_owned(),
+            again,
+            published: None,
+        }))
     }
 
     fn settle(self) -> io::Result<()> {
@@ -312,6 +325,7 @@ struct Claimed {
     store: Local,
     event: Event,
     again: bool,
+    published: Option<SystemTime>,
     message_id: String,
     held: Arc<Mutex<Option<Held>>>,
 }
@@ -340,6 +354,10 @@ impl Delivery for Claimed {
 
     fn redelivered(&self) -> Option<bool> {
         Some(self.again)
+    }
+
+    fn published(&self) -> Option<SystemTime> {
+        self.published
     }
 
     fn lock(&self) -> Option<Duration> {

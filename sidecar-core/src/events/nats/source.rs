@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::connection;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -261,6 +261,11 @@ impl Delivery for Held {
 
     fn redelivered(&self) -> Option<bool> {
         self.message.info().ok().map(|info| info.delivered > 1)
+    }
+
+    fn published(&self) -> Option<SystemTime> {
+        let nanoseconds = self.message.info().ok()?.published.unix_timestamp_nanos();
+        Some(UNIX_EPOCH + Duration::from_nanos(u64::try_from(nanoseconds).ok()?))
     }
 
     fn lock(&self) -> Option<Duration> {

@@ -193,6 +193,8 @@ struct Properties {
     #[serde(default)]
     delivery_count: u32,
     locked_until_utc: String,
+    #[serde(default)]
+    enqueued_time_utc: Option<String>,
 }
 
 #[async_trait]
@@ -309,6 +311,10 @@ impl Delivery for Held {
 
     fn redelivered(&self) -> Option<bool> {
         Some(self.holder.lock.properties.delivery_count > 1)
+    }
+
+    fn published(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.holder.lock.properties.enqueued_time_utc.as_deref()?).ok()
     }
 
     fn lock(&self) -> Option<Duration> {
