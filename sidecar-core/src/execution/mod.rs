@@ -44,6 +44,8 @@ use transfer::Progress;
 pub(crate) use ids::record as record_id;
 #[cfg(feature = "worker")]
 pub(crate) use ids::{attempts as attempts_id, dead_letter as dead_letter_id};
+#[cfg(feature = "worker")]
+pub(crate) use open::check_places;
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
 
@@ -53,7 +55,7 @@ pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
 pub use session::{Session, Timings};
-pub use spec::{First, ModuleUser, Settings, Start};
+pub use spec::{First, Journaling, ModuleUser, Settings, Start};
 pub use submit::Submission;
 
 /// One attempt at an execution.

@@ -30,23 +30,28 @@ pub(super) struct Opened {
     pub(super) decided: Option<Box<ExecutionRecord>>,
 }
 
-/// Opens the slot, and finds out where its execution stands.
-pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
-    let overlaps = plane::overlaps(
-        Some(&spec.layout),
-        &[("the state directory", &spec.state_dir)],
-        &plane.directories(),
-    );
-    if !overlaps.is_empty() {
-        return Err(Error::Busy(overlaps.join("; ")));
+/// Refuses directories that the module, the sidecar and the stores would take for theirs at the same time.
+///
+/// # Errors
+/// [`Error::Busy`] with every such pair.
+pub(crate) fn check_places(spec: &Settings, plane: &DataPlane) -> Result<()> {
+    let private = [("the state directory", &*spec.state_dir)];
+    match plane::overlaps(Some(&spec.layout), &private, &plane.directories()) {
+        overlaps if overlaps.is_empty() => Ok(()),
+        overlaps => Err(Error::Busy(overlaps.join("; "))),
     }
+}
+
+/// Opens the slot, whose places were checked, and finds out where its execution stands.
+pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
     if !plane.documents.decides() {
         warn!("{} cannot decide between attempts: they must not overlap", plane.documents);
     }
     let (layout, state_dir, user) = (spec.layout.clone(), spec.state_dir.clone(), spec.module_user);
+    let journaling = spec.journal;
     let (slot, entry) = blocking(move || {
         let slot = Slot::open(layout, state_dir, user)?;
-        let entry = journal::read(&slot.state())?;
+        let entry = journal::read(&slot.state(), journaling)?;
         Ok((Arc::new(slot), entry))
     })
     .await?;
@@ -394,9 +399,9 @@ impl Opening {
     ) -> Result<Opened> {
         let known = (!entry.context.correlation_id.is_empty()).then(|| entry.context.clone());
         entry.context = lineage(&self.spec.context, context.as_ref(), known.as_ref());
-        let slot = self.slot.clone();
+        let (slot, journaling) = (self.slot.clone(), self.spec.journal);
         let journal = blocking(move || {
-            let journal = Journal::new(slot.clone(), entry);
+            let journal = Journal::new(slot.clone(), entry, journaling);
             begin(&journal)?;
             if let Err(error) = slot.empty_trash() {
                 warn!(error = error.chain(), "cleared outputs could not be removed");

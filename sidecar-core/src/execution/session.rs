@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -148,6 +147,12 @@ impl Session {
     /// commit of another execution; [`Error::Io`] when a directory cannot be made or the journal not be read; and
     /// what the document store reports.
     pub async fn open(settings: Settings, plane: DataPlane) -> Result<Self> {
+        open::check_places(&settings, &plane)?;
+        Self::open_in(settings, plane).await
+    }
+
+    /// The same in places that were checked before.
+    pub(crate) async fn open_in(settings: Settings, plane: DataPlane) -> Result<Self> {
         let Opened { execution, state, decided } = open::open(settings, plane).await?;
         let (context, attempt) = (execution.context(), execution.attempt());
         let attempt = &attempt.as_str()[..8];
@@ -192,10 +197,10 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Io`] when there is a journal that cannot be read.
-    pub async fn context_in(state_dir: impl Into<PathBuf>) -> Result<Option<Context>> {
-        let dir = state_dir.into();
+    pub async fn context_in(settings: &Settings) -> Result<Option<Context>> {
+        let (dir, journaling) = (settings.state_dir.clone(), settings.journal);
         blocking(move || match Dir::open(&dir) {
-            Ok(dir) => Ok(journal::read(&dir)?.map(|entry| entry.context)),
+            Ok(dir) => Ok(journal::read(&dir, journaling)?.map(|entry| entry.context)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("open", &dir)(error)),
         })

@@ -36,6 +36,19 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// What its inputs, and then its outputs, may take of a disk; inputs wait for room.
     pub disk: Option<DiskBudget>,
+    /// What the journal outlives.
+    pub journal: Journaling,
+}
+
+/// What the journal outlives. It saves work, and decides nothing: without it an execution begins again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Journaling {
+    /// A power cut: each step is on the disk before the next one begins.
+    #[default]
+    Synced,
+    /// The process: where the execution is begun again anyway, as by the bus of a worker. One that cannot be
+    /// understood is taken for none.
+    Unsynced,
 }
 
 /// As which user a module works: what the sidecar makes for it must be its own to read and write.
@@ -122,6 +135,7 @@ impl Settings {
             give_up: false,
             on_failure: OnFailure::Keep,
             disk: None,
+            journal: Journaling::Synced,
         }
     }
 }

@@ -122,11 +122,13 @@ impl Execution {
             self.inputs().room = Some(room);
         }
         self.progress.start(blobs.len() as u64, bytes);
-        let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
-        let data = self.on_disk(|this| this.slot.input_data()).await?;
-        let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(&data, group)).await;
-        if let Some(error) = failed {
-            return Err(error);
+        if !blobs.is_empty() {
+            let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
+            let data = self.on_disk(|this| this.slot.input_data()).await?;
+            let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(&data, group)).await;
+            if let Some(error) = failed {
+                return Err(error);
+            }
         }
         let files = blobs.len() as u64;
         self.inputs().staged = Some(blobs.iter().map(recorded).collect());

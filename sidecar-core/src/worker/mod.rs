@@ -40,7 +40,7 @@ use crate::blocking;
 use crate::contract::ModuleName;
 use crate::error::{Error, Result};
 use crate::events::{EventSource, Subscription};
-use crate::execution::{First, Settings, Start, recover};
+use crate::execution::{First, Journaling, Settings, Start, check_places, recover};
 use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
 
@@ -183,6 +183,8 @@ impl Worker {
         settings.module.start = Start::Restart;
         // The event is delivered again, after a delay; nothing waits in between.
         settings.module.patience = Duration::ZERO;
+        // After a power cut too.
+        settings.module.journal = Journaling::Unsynced;
         let counters = Arc::new(Counters::new(&settings.module.context.name));
         let places = Places::new(plane);
         let shared = Shared {
@@ -212,6 +214,7 @@ impl Worker {
         let shared = &self.shared;
         let WorkerSettings { group, types, concurrency, .. } = &shared.settings;
         let base = shared.settings.module.layout.base().to_owned();
+        check_places(&shared.settings.module, &shared.plane)?;
         let _base = blocking(move || lock_base(&base)).await?;
         let mut slots = JoinSet::new();
         // As long as nobody is there to receive from, there is nothing that a signal could interrupt.

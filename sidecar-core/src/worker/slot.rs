@@ -348,7 +348,7 @@ impl Work {
     async fn open(&self, context: Context, start: Start) -> Result<Session> {
         let began = Instant::now();
         loop {
-            match Session::open(self.settings(context.clone(), start), self.shared.plane.clone()).await {
+            match Session::open_in(self.settings(context.clone(), start), self.shared.plane.clone()).await {
                 // A call of the last module may still be answered.
                 Err(Error::Busy(why)) if began.elapsed() < REST => {
                     debug!("{why}");
@@ -378,12 +378,12 @@ impl Work {
     /// Finishes a commit that this slot had begun when its worker ended, and empties its directory.
     async fn finish_what_was_begun(&self) {
         let Shared { settings, .. } = &*self.shared;
-        let state_dir = self.settings(settings.module.context.clone(), Start::Resume).state_dir;
-        let context = match Session::context_in(state_dir).await {
-            Ok(None) => return,
-            Ok(Some(context)) => context,
-            Err(error) => return warn!("the journal cannot be read: {}", error.chain()),
-        };
+        let context =
+            match Session::context_in(&self.settings(settings.module.context.clone(), Start::Resume)).await {
+                Ok(None) => return,
+                Ok(Some(context)) => context,
+                Err(error) => return warn!("the journal cannot be read: {}", error.chain()),
+            };
         let finished = self.patiently(|| self.finish(context.clone())).await;
         if let Err(outcome) = finished {
             warn!("what was begun in slot {} could not be finished: {}", self.slot.number, outcome.reason());

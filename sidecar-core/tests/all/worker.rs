@@ -201,6 +201,20 @@ async fn outputs_that_are_invalid_cost_an_attempt() {
     assert!(reason.contains("out/events/1.json"), "{reason}");
 }
 
+/// The journal of a worker is not synced: a power cut may leave half of it, and the bus brings the event again.
+#[tokio::test]
+async fn a_journal_that_a_power_cut_has_damaged_is_in_nobodys_way() {
+    let scene = Scene::new();
+    for damaged in ["", "{\"version\":3,", "\0\0\0\0"] {
+        scene.submit(1).await;
+        let state = scene.base.path().join("0/.sidecar");
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::write(state.join("journal.json"), damaged).unwrap();
+        let worker = scene.worker(scene.settings("picture"), async |_| Ok::<_, String>(()));
+        assert_eq!(ended(&worker).await.committed, 1, "{damaged:?}");
+    }
+}
+
 /// Four slots, and a disk that holds the inputs of two.
 #[tokio::test]
 async fn inputs_wait_for_room_on_the_disk() {
