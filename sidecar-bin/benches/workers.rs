@@ -51,11 +51,17 @@ fn main() {
         "worker --wrap -- true, local                 {wrapped:8.0} events/s  {:.2}",
         wrapped / yardstick
     );
-    let writes = median(|round| durable_writes(&root.join(format!("writes{round}"))));
-    println!("a loop that makes the durable writes of one  {writes:8.0} events/s");
     let module = [std::env::current_exe().unwrap().display().to_string(), "module".into()];
-    let local = median(|round| worker(&root.join(format!("warm{round}")), None, &["--warm"], &module));
-    println!("worker --warm, /next, local                  {local:8.0} events/s  {:.2}", local / writes);
+    let warm =
+        |root: &Path| median(|round| worker(&root.join(format!("warm{round}")), None, &["--warm"], &module));
+    let local = warm(&root);
+    println!("worker --warm, /next, local                  {local:8.0} events/s");
+    let disk = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}", std::process::id()));
+    let writes = median(|round| durable_writes(&disk.join(format!("writes{round}"))));
+    println!("on disk, a loop that makes its durable writes{writes:8.0} events/s");
+    let on_disk = warm(&disk);
+    println!("on disk, /next                               {on_disk:8.0} events/s  {:.2}", on_disk / writes);
+    let _ = fs::remove_dir_all(&disk);
     if let Some((server, url)) = nats(&root) {
         let nats = median(|round| {
             let events = format!("{url}/bench{round}?stream=bench{round}");
