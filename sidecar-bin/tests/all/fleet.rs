@@ -89,16 +89,18 @@ impl Fleet {
         Some(Self { plane, env, stores, away, bus: Some(nats), ..Self::local(program, each) })
     }
 
-    /// Over RabbitMQ, which drops no repeats, with local files and PostgreSQL.
-    pub fn rabbitmq(program: PathBuf, each: usize) -> Option<Self> {
-        let (postgres, rabbitmq) = (servers::postgres()?, servers::rabbitmq()?);
+    /// Over RabbitMQ, which drops no repeats, with Azurite and SecantusDB.
+    pub fn azure(program: PathBuf, each: usize) -> Option<Self> {
+        let (azurite, mongodb, broker) = (servers::azurite()?, servers::secantusdb()?, servers::rabbitmq()?);
         let unique = format!("rabbits{}", std::process::id());
+        let (server, query) = mongodb.split_once('?').unwrap_or((&mongodb, ""));
         let plane = vec![
-            "--blobs=file:blobs".into(),
-            format!("--documents={postgres}?table={unique}"),
-            format!("--events={rabbitmq}/{unique}"),
+            format!("--blobs=az://fleet/{unique}?account=devstoreaccount1&endpoint={azurite}"),
+            format!("--documents={}/fleet.{unique}?{query}", server.trim_end_matches('/')),
+            format!("--events={broker}/{unique}"),
         ];
-        Some(Self { plane, drops_repeats: false, ..Self::local(program, each) })
+        let env = vec![("SIDECAR_AZUREBLOBPROVIDER_BLOBACCOUNTKEY", servers::AZURITE_KEY.to_owned())];
+        Some(Self { plane, env, drops_repeats: false, ..Self::local(program, each) })
     }
 
     /// How many events there are in all.

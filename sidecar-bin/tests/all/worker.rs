@@ -38,8 +38,8 @@ async fn every_event_has_one_outcome_over_nats_s3_and_postgres() {
 }
 
 #[test]
-fn every_event_has_one_outcome_over_rabbitmq_and_postgres() {
-    if let Some(mut fleet) = Fleet::rabbitmq(program(), EACH) {
+fn every_event_has_one_outcome_over_rabbitmq_azurite_and_secantusdb() {
+    if let Some(mut fleet) = Fleet::azure(program(), EACH) {
         every_event_has_one_outcome(&mut fleet);
     }
 }

@@ -15,6 +15,10 @@ use futures_util::StreamExt;
 
 mod bus;
 mod execution;
+#[path = "../../../sidecar-core/tests/all/fault_proxy.rs"]
+mod fault_proxy;
+#[path = "../all/fleet.rs"]
+mod fleet;
 #[path = "../all/normal.rs"]
 mod normal;
 mod plane;
@@ -26,6 +30,7 @@ mod servers;
 mod table;
 
 use execution::{Module, NO_MOUNT, Outcome, PATIENCE, Trial, execute};
+use fleet::{Fleet, every_event_has_one_outcome};
 use normal::{normal, normal_files};
 use plane::{Kind, Plane};
 
@@ -35,6 +40,10 @@ const KINDS: [Kind; 3] = [Kind::Local, Kind::Cluster, Kind::Azure];
 const PARALLEL: usize = 4;
 /// Trials at once that wait for most of their time.
 const WAITING: usize = 16;
+/// Events for each place at which a worker is killed.
+const EACH: usize = 42;
+/// Tried with `--full` alone: each trial is an event.
+const WORKERS: &str = "three workers: one killed in each phase, one stopped past its lock; bus restarted, stores away for a minute";
 /// Tried with `--full` alone.
 const MINUTE: &str = "provider is away for a minute";
 /// Where the table begins and ends in the page.
@@ -79,6 +88,11 @@ async fn main() {
             while let Some((result, trial)) = running.next().await {
                 rows.add(kind, &trial, result);
             }
+        }
+    }
+    if arguments.full {
+        for kind in KINDS {
+            rows.fleet(kind).await;
         }
     }
     let table = rows.table(arguments.seed, started.elapsed().as_secs());
@@ -240,6 +254,24 @@ impl Rows {
             Err(problem) => {
                 self.failures.push(format!("{}: {} at {}: {problem}", kind.name(), trial.fault, trial.place))
             }
+        }
+    }
+
+    /// Workers over one data plane, for 504 events; a sample of it runs with the tests.
+    async fn fleet(&mut self, kind: Kind) {
+        let fleet = match kind {
+            Kind::Local => Some(Fleet::local(program::path().to_owned(), EACH)),
+            Kind::Azure => Fleet::azure(program::path().to_owned(), EACH),
+            Kind::Cluster => Fleet::cluster(program::path().to_owned(), EACH, Duration::from_secs(60)).await,
+        };
+        let Some(mut fleet) = fleet else { return };
+        println!("{}: workers", kind.name());
+        let events = fleet.events();
+        let result = tokio::task::spawn_blocking(move || every_event_has_one_outcome(&mut fleet)).await;
+        let survived = if result.is_ok() { events } else { 0 };
+        self.counts.insert((WORKERS, kind.name()), [events, survived]);
+        if let Err(panic) = result {
+            self.failures.push(format!("{}: {WORKERS}: {panic}", kind.name()));
         }
     }
 
