@@ -276,6 +276,40 @@ pub async fn every_document_is_listed(provider: &dyn DocumentProvider) {
     assert!(list(provider, Kind::Failure, async |_| {}).await.contains_key(other.id.as_str()));
 }
 
+/// `list_graph` gives every document of one correlation id once, page by page, and none of another.
+pub async fn a_graph_is_listed(provider: &dyn DocumentProvider) {
+    let graph = Uuid::new_v4().to_string();
+    let of = |correlation_id: &str, context: EventContext| {
+        let correlation_id = correlation_id.to_owned();
+        EventContext { context: EventHeader { correlation_id, ..context.context }, ..context }
+    };
+    let many: Vec<_> = (0..PAGE + 50).map(|_| of(&graph, event_context())).collect();
+    provider.store(&many).await.unwrap();
+    provider.store(&many[..3]).await.unwrap();
+    // One that begins in the same way, one that a path would take for its parent, and others.
+    let odd = [format!("{graph}x"), format!("{graph}/.."), "größer als".into(), "x".repeat(2000), ".".into()];
+    let others: Vec<_> = odd.iter().map(|id| of(id, event_context())).collect();
+    provider.store(&others).await.unwrap();
+    let other_kind =
+        Failure { context: Context { correlation_id: graph.clone(), ..failure().context }, ..failure() };
+    provider.decide(&other_kind).await.unwrap();
+    let found: Vec<EventContext> = provider.graph(&graph).await.unwrap();
+    let ids = |contexts: &[EventContext]| {
+        let mut ids: Vec<_> = contexts.iter().map(|context| context.context.event_id.to_string()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(&found), ids(&many));
+    assert!(found.iter().all(|context| many.contains(context)));
+    for (id, context) in odd.iter().zip(&others) {
+        assert!(provider.graph::<EventContext>(id).await.unwrap().contains(context), "{id:?}");
+    }
+    assert_eq!(provider.graph::<Failure>(&graph).await.unwrap(), [other_kind]);
+    assert!(provider.graph::<EventContext>("no such graph").await.unwrap().is_empty());
+    provider.delete(Kind::Context, &ids(&many)[..PAGE + 10]).await.unwrap();
+    assert_eq!(provider.graph::<EventContext>(&graph).await.unwrap().len(), 40);
+}
+
 /// What is deleted between two pages hides none of the documents that follow.
 pub async fn a_listing_survives_deletions(provider: &dyn DocumentProvider) {
     // No other test stores parts of an outbox in so many.
@@ -454,6 +488,7 @@ pub async fn an_outage_is_unavailable(away: &dyn DocumentProvider) {
     assert_unavailable("put", away.put(Kind::Context, std::slice::from_ref(&document)).await);
     assert_unavailable("insert", away.insert(Kind::Execution, &document).await);
     assert_unavailable("list", away.list(Kind::Context, None).await);
+    assert_unavailable("list a graph", away.list_graph(Kind::Context, "c", None).await);
     assert_unavailable("delete", away.delete(Kind::Context, &[document.id]).await);
 }
 

@@ -114,6 +114,7 @@ macro_rules! conformance_documents {
                 an_insert_never_replaces
                 one_insert_of_many_decides
                 every_document_is_listed
+                a_graph_is_listed
                 a_listing_survives_deletions
                 what_is_deleted_is_gone
                 any_object_comes_back

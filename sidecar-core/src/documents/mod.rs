@@ -56,7 +56,8 @@ pub struct Document {
 ///   fields need not. A store may add fields; readers ignore those that they do not know.
 /// - An id that was never put is `Ok(None)`; a store that cannot answer is an error.
 /// - Kinds are sets of their own: equal ids of two kinds do not meet. A kind is known by its name alone.
-/// - `list` returns each document that was there before it was called and is not deleted, page by page.
+/// - `list` returns each document that was there before it was called and is not deleted, page by page; `list_graph`
+///   those of one correlation id.
 ///
 /// # Retrying
 /// Every call can be repeated safely; after an error any part of a slice may have been stored or deleted, and a
@@ -84,6 +85,25 @@ pub trait DocumentProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// The next documents after the id `after`, in an order of the store's choice: at most [`PAGE`], with their
     /// ids. An empty page is the end.
     async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>>;
+
+    /// The same of one graph alone: the documents that were stored with this correlation id.
+    ///
+    /// By default all of the kind are looked at; a store with an index does better.
+    async fn list_graph(
+        &self,
+        kind: Kind,
+        correlation_id: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<(String, String)>> {
+        let (mut found, mut after) = (Vec::new(), after.map(str::to_owned));
+        while found.is_empty() {
+            let page = self.list(kind, after.as_deref()).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            found.extend(page.into_iter().filter(|(_, json)| is_of_graph(json, correlation_id)));
+        }
+        Ok(found)
+    }
 
     /// Removes documents; one that is absent is no error.
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()>;
@@ -160,6 +180,22 @@ pub trait Documents: DocumentProvider {
         Ok(self.refuses(&encode(self, document)?))
     }
 
+    /// All documents of one type in one graph, in an order of the store's choice.
+    ///
+    /// # Errors
+    /// What the provider reports, and [`Error::Corrupt`] for a document of another shape.
+    async fn graph<T: Stored>(&self, correlation_id: &str) -> Result<Vec<T>> {
+        let (mut all, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = self.list_graph(T::KIND, correlation_id, after.as_deref()).await?;
+            let Some((last, _)) = page.last() else { return Ok(all) };
+            after = Some(last.clone());
+            for (id, json) in page {
+                all.push(parse(self, T::KIND, &id, &json)?);
+            }
+        }
+    }
+
     /// The next page of documents of one type; see [`DocumentProvider::list`].
     ///
     /// # Errors
@@ -172,6 +208,20 @@ pub trait Documents: DocumentProvider {
 }
 
 impl<P: DocumentProvider + ?Sized> Documents for P {}
+
+/// Whether a document belongs to a graph, as every kind of document tells.
+fn is_of_graph(json: &str, correlation_id: &str) -> bool {
+    graph_of(json).is_some_and(|graph| graph == correlation_id)
+}
+
+fn graph_of(json: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Of {
+        correlation_id: String,
+    }
+    serde_json::from_str(json).ok().map(|of: Of| of.correlation_id)
+}
 
 /// As people read it: the embedded store keeps it so.
 fn encode<T: Serialize + Stored>(provider: &(impl fmt::Display + ?Sized), document: &T) -> Result<Document> {
@@ -214,6 +264,15 @@ macro_rules! forward {
             async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
                 let $this = self;
                 $inner.list(kind, after).await
+            }
+            async fn list_graph(
+                &self,
+                kind: Kind,
+                correlation_id: &str,
+                after: Option<&str>,
+            ) -> Result<Vec<(String, String)>> {
+                let $this = self;
+                $inner.list_graph(kind, correlation_id, after).await
             }
             async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
                 let $this = self;

@@ -137,21 +137,16 @@ impl DocumentProvider for Mongo {
     }
 
     async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
-        let action = format!("list {}", kind.many());
-        // A colon is followed by a semicolon: the ids of a kind end before it.
-        let filter = doc! { "_id": { "$gt": key(kind, after.unwrap_or_default()), "$lt": format!("{};", kind.name()) } };
-        let find = self.collection().await?.find(filter).sort(doc! { "_id": 1 });
-        let found = find.limit(PAGE.try_into().unwrap_or(i64::MAX)).await;
-        let found = found.map_err(|error| self.error(&action, error))?;
-        let found: Vec<bson::Document> =
-            found.try_collect().await.map_err(|error| self.error(&action, error))?;
-        let entry = |document: bson::Document| {
-            let id = document.get_str("_id").unwrap_or_default();
-            let id = id.split_once(':').map_or(id, |(_, id)| id).to_owned();
-            let json = self.json(kind, &id, &document)?;
-            Ok((id, json))
-        };
-        found.into_iter().map(entry).collect()
+        self.page(kind, after, doc! {}).await
+    }
+
+    async fn list_graph(
+        &self,
+        kind: Kind,
+        correlation_id: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<(String, String)>> {
+        self.page(kind, after, doc! { "correlationId": correlation_id }).await
     }
 
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
@@ -199,6 +194,31 @@ fn key(kind: Kind, id: &str) -> String {
 }
 
 impl Mongo {
+    /// The next documents of a kind after an id, by this filter.
+    async fn page(
+        &self,
+        kind: Kind,
+        after: Option<&str>,
+        mut filter: bson::Document,
+    ) -> Result<Vec<(String, String)>> {
+        let action = format!("list {}", kind.many());
+        // A colon is followed by a semicolon: the ids of a kind end before it.
+        let end = format!("{};", kind.name());
+        filter.insert("_id", doc! { "$gt": key(kind, after.unwrap_or_default()), "$lt": end });
+        let find = self.collection().await?.find(filter).sort(doc! { "_id": 1 });
+        let found = find.limit(PAGE.try_into().unwrap_or(i64::MAX)).await;
+        let found = found.map_err(|error| self.error(&action, error))?;
+        let found: Vec<bson::Document> =
+            found.try_collect().await.map_err(|error| self.error(&action, error))?;
+        let entry = |document: bson::Document| {
+            let id = document.get_str("_id").unwrap_or_default();
+            let id = id.split_once(':').map_or(id, |(_, id)| id).to_owned();
+            let json = self.json(kind, &id, &document)?;
+            Ok((id, json))
+        };
+        found.into_iter().map(entry).collect()
+    }
+
     /// The server of `mongodb://user:password@host:port,host:port/?options`, or `mongodb+srv:`; it is connected by
     /// the first call.
     pub fn open(server: impl Into<String>, config: MongoConfig) -> Self {

@@ -123,14 +123,18 @@ impl DocumentProvider for Postgres {
     }
 
     async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
-        let action = format!("list {}", kind.many());
-        let query = format!(
-            "SELECT id, document::text FROM {} WHERE id > $1 ORDER BY id LIMIT {PAGE}",
-            self.table(kind)
-        );
-        let rows = self.query(&action, &query, &[(&after.unwrap_or_default(), Type::TEXT)]).await?;
-        let entry = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter().map(entry).collect::<Result<_, _>>().map_err(|error| self.error(&action, error))
+        self.page(kind, "", &[(&after.unwrap_or_default(), Type::TEXT)]).await
+    }
+
+    async fn list_graph(
+        &self,
+        kind: Kind,
+        correlation_id: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<(String, String)>> {
+        let values: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&after.unwrap_or_default(), Type::TEXT), (&correlation_id, Type::TEXT)];
+        self.page(kind, "AND correlation_id = $2", &values).await
     }
 
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
@@ -257,6 +261,22 @@ impl Postgres {
 CREATE INDEX IF NOT EXISTS {index} ON {table} (correlation_id);
 "
         )
+    }
+
+    /// The next documents after the id `$1`.
+    async fn page(
+        &self,
+        kind: Kind,
+        condition: &str,
+        values: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<(String, String)>> {
+        let (action, table) = (format!("list {}", kind.many()), self.table(kind));
+        let query = format!(
+            "SELECT id, document::text FROM {table} WHERE id > $1 {condition} ORDER BY id LIMIT {PAGE}"
+        );
+        let rows = self.query(&action, &query, values).await?;
+        let entry = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(entry).collect::<Result<_, _>>().map_err(|error| self.error(&action, error))
     }
 
     async fn client(&self, action: &str) -> Result<Object> {

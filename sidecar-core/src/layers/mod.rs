@@ -130,6 +130,15 @@ macro_rules! provider {
                     let call = Call::new(format!("list {}", kind.many()));
                     self.around(call, || self.inner.list(kind, after)).await
                 }
+                async fn list_graph(
+                    &self,
+                    kind: Kind,
+                    correlation_id: &str,
+                    after: Option<&str>,
+                ) -> Result<Vec<(String, String)>> {
+                    let call = Call::new(format!("list {} of one graph", kind.many()));
+                    self.around(call, || self.inner.list_graph(kind, correlation_id, after)).await
+                }
                 async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
                     let call = Call::new(format!("remove {}", kind.many()));
                     self.around(call, || self.inner.delete(kind, ids)).await

@@ -251,3 +251,25 @@ mod sources_layered {
     use super::*;
     sidecar_core::conformance_sources!(Retry::new(Timeout::new(events::Memory::default(), LIMIT), LIMIT),);
 }
+
+/// Documents that an older release wrote have no entry by graph until the store is opened.
+#[tokio::test]
+async fn a_local_store_of_an_older_release_lists_graphs() {
+    use sidecar_core::documents::{Document, Kind};
+    let dir = tempfile::TempDir::new().unwrap();
+    let document = |id: &str| Document {
+        id: id.into(),
+        correlation_id: "c/1".into(),
+        json: r#"{"correlationId":"c/1"}"#.into(),
+    };
+    let store = documents::Local::open(dir.path()).unwrap();
+    store.put(Kind::Context, &[document("old")]).await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("graphs")).unwrap();
+    // One that may not make entries looks at every document.
+    assert_eq!(store.list_graph(Kind::Context, "c/1", None).await.unwrap().len(), 1);
+    let store = documents::Local::open(dir.path()).unwrap();
+    store.put(Kind::Context, &[document("new")]).await.unwrap();
+    let ids: Vec<_> = store.list_graph(Kind::Context, "c/1", None).await.unwrap();
+    assert_eq!(ids.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
+    assert!(dir.path().join("graphs/c%2F1/contexts/old").exists());
+}

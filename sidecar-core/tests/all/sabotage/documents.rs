@@ -30,6 +30,12 @@ sabotages! {
         ListMixesKinds => every_document_is_listed,
         ListHasOnePage => every_document_is_listed,
         ListEndsAfterOnePage => every_document_is_listed,
+        GraphIsEverything => a_graph_is_listed,
+        GraphTakesAPrefix => a_graph_is_listed,
+        GraphEndsAfterOnePage => a_graph_is_listed,
+        GraphMixesKinds => a_graph_is_listed,
+        /// A page of documents that are all of other graphs is taken for the end.
+        GraphEndsAtOthers => a_graph_is_listed,
         /// A page begins at an index, not after an id.
         ListCounts => a_listing_survives_deletions,
         DeletesNothing => what_is_deleted_is_gone,
@@ -320,6 +326,38 @@ impl DocumentProvider for Broken {
             all.truncate(PAGE);
         }
         Ok(all)
+    }
+
+    async fn list_graph(
+        &self,
+        kind: Kind,
+        graph: &str,
+        after: Option<&str>,
+    ) -> Result<Vec<(String, String)>> {
+        if let Some(lie) = self.reach(Sabotage::OutageListsNothing, Vec::new())? {
+            return Ok(lie);
+        }
+        let of = |json: &str| {
+            let document: Value = serde_json::from_str(json).unwrap_or_default();
+            document["correlationId"].as_str().unwrap_or_default().to_owned()
+        };
+        match self.sabotage {
+            Some(Sabotage::GraphIsEverything) => self.list(kind, after).await,
+            Some(Sabotage::GraphTakesAPrefix) => {
+                let mut page = self.list(kind, after).await?;
+                page.retain(|(_, json)| of(json).starts_with(graph));
+                Ok(page)
+            }
+            Some(Sabotage::GraphEndsAfterOnePage) if after.is_some() => Ok(Vec::new()),
+            Some(Sabotage::GraphMixesKinds) => self.inner.list_graph(Kind::Context, graph, after).await,
+            Some(Sabotage::GraphEndsAtOthers) => {
+                let mut page = self.list(kind, after).await?;
+                page.retain(|(_, json)| of(json) == graph);
+                page.truncate(page.len().min(PAGE / 2));
+                if after.is_some() { Ok(Vec::new()) } else { Ok(page) }
+            }
+            _ => self.inner.list_graph(self.kind(kind), graph, after).await,
+        }
     }
 
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
