@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use sidecar_core::Start;
 
 use crate::options::Options;
+use crate::trace::TraceArgs;
 use crate::worker::{Dead, WorkerArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -83,6 +84,8 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR")]
         dir: Option<std::path::PathBuf>,
     },
+    /// Show what one submission led to: events, modules, files, failures
+    Trace(TraceArgs),
     /// List failed attempts, and whether a later attempt succeeded
     Failures {
         /// Only those that no later attempt has overcome; exit with 1 if there are any

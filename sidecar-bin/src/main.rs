@@ -14,6 +14,7 @@ mod plane;
 mod progress;
 mod secrets;
 mod submit;
+mod trace;
 mod usage;
 mod worker;
 
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
             | Command::Check
             | Command::Get { .. }
             | Command::Failures { .. }
+            | Command::Trace(_)
             | Command::Dead { .. }
             | Command::Recover
             | Command::Gc { .. },
@@ -150,6 +152,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(
             Command::Get { .. }
                 | Command::Failures { .. }
+                | Command::Trace(_)
                 | Command::Dead { dead: Dead::List | Dead::Show { .. } }
         )
     );
@@ -182,6 +185,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             return Ok(0);
         }
         Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
+        Some(Command::Trace(args)) => return trace::run(&plane, args).await,
         Some(Command::Failures { open, event }) => return maintain::failures(&plane, open, event).await,
         Some(Command::Dead { dead }) => return worker::dead(&plane, dead).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,

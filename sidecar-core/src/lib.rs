@@ -28,6 +28,8 @@ mod fault;
 mod http;
 #[cfg(feature = "engine")]
 pub mod layers;
+#[cfg(feature = "engine")]
+pub mod lineage;
 #[cfg(feature = "local")]
 mod local_dir;
 #[cfg(feature = "engine")]

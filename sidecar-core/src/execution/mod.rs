@@ -46,8 +46,10 @@ pub(crate) use ids::record as record_id;
 pub(crate) use ids::{attempts as attempts_id, dead_letter as dead_letter_id};
 #[cfg(feature = "worker")]
 pub(crate) use open::check_places;
+pub(crate) use record::contents_of;
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
+pub(crate) use stage::fetch;
 
 pub use disk::DiskBudget;
 pub use failure::{OnFailure, ShownFailure, failures};

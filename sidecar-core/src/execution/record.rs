@@ -258,7 +258,7 @@ fn check_reader(plane: &DataPlane, record: &ExecutionRecord) -> Result<()> {
 }
 
 /// The lists of a record, from the documents that hold them.
-pub(super) async fn contents_of(
+pub(crate) async fn contents_of(
     plane: &DataPlane,
     record: &ExecutionRecord,
     committed: &Committed,

@@ -199,7 +199,7 @@ impl Execution {
 
 /// Fetches blobs into their targets, and checks that each is what the manifest names. No more is written of one than
 /// its size.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     store: &dyn crate::BlobProvider,
     blobs: &[Blob],
     target: impl Fn(&Blob) -> Target,

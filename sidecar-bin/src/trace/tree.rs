@@ -1,0 +1,132 @@
+//! A trace as lines for a terminal.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use sidecar_core::lineage::Trace;
+
+use super::forest::{Events, Module, forest};
+use crate::exit;
+
+/// One line for each group of events, and for each module that worked on it.
+pub(crate) fn tree(trace: &Trace, all: bool) -> String {
+    let forest = forest(trace, all);
+    let stages = trace.stages();
+    let count =
+        |stage: fn(&sidecar_core::lineage::Stage<'_>) -> bool| stages.values().filter(|s| stage(s)).count();
+    let mut text = format!(
+        "{}: {}, {}",
+        trace.correlation_id,
+        counted(trace.events.len(), "event"),
+        counted(count(|stage| matches!(stage, sidecar_core::lineage::Stage::Committed(_))), "outcome")
+    );
+    for (count, what) in [
+        (count(|stage| matches!(stage, sidecar_core::lineage::Stage::Failed(_))), "failed"),
+        (count(|stage| matches!(stage, sidecar_core::lineage::Stage::GivenUp(_))), "given up"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    text.push('\n');
+    for events in &forest {
+        events_lines(events, "", "", &mut text);
+    }
+    text
+}
+
+fn events_lines(events: &Events<'_>, first: &str, rest: &str, text: &mut String) {
+    let name = if events.event_type.is_empty() { "(first event)" } else { events.event_type };
+    let _ = write!(text, "{first}{}", exit::cell(name));
+    match &*events.events {
+        [one] => {
+            let _ = write!(text, "  {}", one.event_id);
+        }
+        many => {
+            let _ = write!(text, " ×{}", many.len());
+        }
+    }
+    let (files, bytes) = events.files();
+    if files > 0 {
+        let _ = write!(text, "  {}, {}", counted(files, "file"), HumanBytes(bytes));
+    }
+    let untouched = events.untouched();
+    if untouched > 0 && !events.modules.is_empty() {
+        let _ = write!(text, "  ({untouched} not begun)");
+    } else if untouched > 0 {
+        text.push_str("  (no module has begun)");
+    }
+    text.push('\n');
+    children(&events.modules, rest, text, module_lines);
+}
+
+fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String) {
+    let _ = write!(text, "{first}{}", module.name);
+    let all = module.committed.len() + module.failed.len() + module.given_up.len();
+    if all > 1 {
+        let _ = write!(text, " ×{all}");
+    }
+    for (count, what) in [(module.failed.len(), "failed"), (module.given_up.len(), "given up")] {
+        match count {
+            0 => {}
+            1 if all == 1 => {
+                let _ = write!(text, ": {what}");
+            }
+            _ => {
+                let _ = write!(text, ", {count} {what}");
+            }
+        }
+    }
+    if let Some(time) = module.time() {
+        let _ = write!(
+            text,
+            "  {}{}",
+            short(time),
+            if module.committed.len() > 1 { " in the median" } else { "" }
+        );
+    }
+    let (files, bytes) = module.outputs();
+    if files > 0 {
+        let _ = write!(text, "  {}, {}", counted(files, "file"), HumanBytes(bytes));
+    }
+    // What can be read of a failure without another command.
+    let reason = module.given_up.first().map(|letter| &letter.reason);
+    if let Some(reason) = reason.or(module.failed.first().map(|failure| &failure.reason)) {
+        let _ = write!(text, "  {}", shortened(&exit::cell(reason)));
+    }
+    text.push('\n');
+    children(&module.events, rest, text, events_lines);
+}
+
+fn children<T>(children: &[T], rest: &str, text: &mut String, lines: impl Fn(&T, &str, &str, &mut String)) {
+    for (number, child) in children.iter().enumerate() {
+        let is_last = number + 1 == children.len();
+        let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        lines(child, &format!("{rest}{branch}"), &format!("{rest}{below}"), text);
+    }
+}
+
+/// A number of things.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time as people read it.
+pub(super) fn short(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 0.1 => format!("{:.0} ms", seconds * 1e3),
+        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
+        _ => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
+    }
+}
+
+/// So much of a reason fits on a line.
+const REASON: usize = 100;
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(REASON) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

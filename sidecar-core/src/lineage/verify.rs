@@ -1,0 +1,81 @@
+//! Whether the files that a trace names are there, and are what they were.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::{self, StreamExt};
+
+use super::Trace;
+use crate::blob::Target;
+use crate::contract::{Blob, BlobKey};
+use crate::error::{Error, Result};
+use crate::execution::fetch;
+use crate::plane::DataPlane;
+
+/// Files that are read at the same time.
+const AT_ONCE: usize = 4;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Verified {
+    /// How many files were read.
+    pub files: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+    /// Those that are gone or not what they were.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A file that is gone or not what it was.
+#[derive(Debug)]
+pub struct Damaged {
+    /// Where it should be.
+    pub key: BlobKey,
+    /// What is wrong.
+    pub error: Error,
+}
+
+impl Trace {
+    /// Reads every file that is named, once, and compares its digest. The files pass through the directory for temporary
+    /// files, a few at a time.
+    ///
+    /// # Errors
+    /// When a store cannot be asked, or there is no room for a file.
+    pub async fn verify(&self, plane: &DataPlane) -> Result<Verified> {
+        let mut blobs: BTreeMap<&BlobKey, &Blob> = BTreeMap::new();
+        let outputs = self.executions.iter().flat_map(|execution| &execution.outputs);
+        for blob in self.events.iter().flat_map(|event| &event.files).chain(outputs) {
+            blobs.insert(&blob.key, blob);
+        }
+        let dir = std::env::temp_dir().join(format!("sidecar-verify-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
+        let mut verified = Verified { files: 0, bytes: 0, damaged: Vec::new() };
+        let mut reading = stream::iter(blobs.into_values().enumerate().map(|(number, blob)| {
+            let path = dir.join(number.to_string());
+            async move {
+                let read = fetch(&*plane.blobs, std::slice::from_ref(blob), |_| Target::file(&path)).await;
+                // It may never have been made.
+                let _ = std::fs::remove_file(&path);
+                (blob, read)
+            }
+        }))
+        .buffer_unordered(AT_ONCE);
+        let mut failed = None;
+        while let Some((blob, read)) = reading.next().await {
+            verified.files += 1;
+            match read {
+                Ok(()) => verified.bytes += blob.size,
+                Err(error @ (Error::NotFound { .. } | Error::Corrupt { .. })) => {
+                    verified.damaged.push(Damaged { key: blob.key.clone(), error });
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(reading);
+        let _ = std::fs::remove_dir_all(&dir);
+        verified.damaged.sort_by(|one, other| one.key.cmp(&other.key));
+        failed.map_or(Ok(verified), Err)
+    }
+}
