@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 use sidecar_core::Start;
 
 use crate::options::Options;
+#[cfg(feature = "pipeline")]
+use crate::pipeline::PipelineArgs;
 use crate::trace::TraceArgs;
 use crate::worker::{Dead, WorkerArgs};
 
@@ -60,6 +62,9 @@ pub(crate) enum Command {
     /// Receive events, and run a module for each
     #[command(override_usage = "sidecar worker --subscribe TYPES [OPTIONS] -- COMMAND...")]
     Worker(Box<WorkerArgs>),
+    /// Run a chain of modules on this machine, until nothing is left to do
+    #[cfg(feature = "pipeline")]
+    Pipeline(Box<PipelineArgs>),
     /// Show, redrive or drop the events that workers gave up
     Dead {
         #[command(subcommand)]

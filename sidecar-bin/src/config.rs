@@ -46,10 +46,19 @@ pub(crate) enum Mode {
     Worker {
         name: String,
     },
+    /// The same for a chain of modules.
+    #[cfg_attr(not(feature = "pipeline"), allow(dead_code))]
+    Pipeline,
     /// `prepare` and `commit`.
     OneShot,
     /// `submit`, `check` and others, which process no event.
     NoEvent,
+}
+
+impl Mode {
+    fn starts_modules(&self) -> bool {
+        matches!(self, Self::Run { .. } | Self::Worker { .. } | Self::Pipeline)
+    }
 }
 
 /// Where the log goes.
@@ -91,7 +100,7 @@ impl Config {
         if let Some(id) = options.context_eventid.as_ref().filter(|id| id.trim() != **id) {
             errors.push("context.eventid", format!("{id:?} begins or ends with a blank"));
         }
-        if matches!(mode, Mode::Worker { .. })
+        if matches!(mode, Mode::Worker { .. } | Mode::Pipeline)
             && options.context_eventid.as_ref().is_some_and(|id| !id.is_empty())
         {
             errors.push("context.eventid", "has no effect: a worker processes the events that it receives");
@@ -102,7 +111,9 @@ impl Config {
         }
         // Kubernetes gives every pod this address of a Service that is called sidecar.
         options.serverport.take_if(|port| port.starts_with("tcp://"));
-        let development = errors.switch("development", &options.development).unwrap_or(false);
+        let named = [&options.blobs, &options.documents, &options.events, &options.azureblobprovider];
+        let embedded = *mode == Mode::Pipeline && named.iter().all(|named| named.is_none());
+        let development = errors.switch("development", &options.development).unwrap_or(embedded);
         let secrets = Secrets::new(&options, development);
         read_files(&mut options, &mut errors);
         let options = &options;
@@ -135,7 +146,7 @@ impl Config {
         if let Some(settings) = &mut settings {
             settings.module_user = match uid {
                 Some(uid) => ModuleUser::Other { uid, gid: gid.unwrap_or(uid) },
-                None if matches!(mode, Mode::Run { .. } | Mode::Worker { .. }) => ModuleUser::Same,
+                None if mode.starts_modules() => ModuleUser::Same,
                 None => ModuleUser::Unknown,
             };
             (settings.first, settings.give_up, settings.patience) = (first, give_up, patience);
@@ -264,7 +275,7 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
     if lease.is_some_and(|lease| lease.is_zero()) {
         errors.push("module-timeout", "must be longer than zero; leave it out to wait without limit");
     }
-    let default_port = if matches!(mode, Mode::Run { .. } | Mode::Worker { .. }) { 0 } else { 8080 };
+    let default_port = if mode.starts_modules() { 0 } else { 8080 };
     let ip: Option<IpAddr> = errors.parse("serveraddress", &options.serveraddress, "an IP address");
     let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
     if !ip.is_loopback() && secret.len() < SHORTEST_SECRET {
@@ -296,8 +307,10 @@ fn settings(
     development: bool,
     errors: &mut Errors,
 ) -> Option<Settings> {
+    let pipeline = "pipeline".to_owned();
     let name = match (&options.context_name, mode) {
         (Some(name), _) | (None, Mode::Run { name } | Mode::Worker { name }) => Some(name),
+        (None, Mode::Pipeline) => Some(&pipeline),
         (None, Mode::NoEvent) => None,
         (None, Mode::Serve | Mode::OneShot) => {
             errors.push("context.name", "is required: the name of the module");
@@ -309,7 +322,7 @@ fn settings(
     let event_id = match mode {
         Mode::Run { .. } => event_id.or_else(|| Some(EventId::from(uuid::Uuid::new_v4()))),
         // Each event brings its own.
-        Mode::Worker { .. } => Some(EventId::from(uuid::Uuid::nil())),
+        Mode::Worker { .. } | Mode::Pipeline => Some(EventId::from(uuid::Uuid::nil())),
         Mode::Serve | Mode::OneShot if options.context_eventid.is_none() => {
             errors.push("context.eventid", "is required: the event to process");
             None

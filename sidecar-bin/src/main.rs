@@ -10,6 +10,8 @@ mod ion;
 mod logging;
 mod maintain;
 mod options;
+#[cfg(feature = "pipeline")]
+mod pipeline;
 mod plane;
 mod progress;
 mod secrets;
@@ -25,7 +27,7 @@ use clap::FromArgMatches;
 use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
-use sidecar_core::process::{self, Ended, Module, Signals};
+use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
 use sidecar_core::{Context, Error, EventTypes, Phase, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
     let mode = match &command {
         None => Mode::Serve,
         Some(Command::Run { command, .. }) => Mode::Run { name: process::module_name(command) },
+        #[cfg(feature = "pipeline")]
+        Some(Command::Pipeline(_)) => Mode::Pipeline,
         Some(Command::Worker(args)) => Mode::Worker { name: process::module_name(&args.command) },
         Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(
@@ -67,6 +71,17 @@ fn main() -> ExitCode {
     if reruns && options.context_eventid.as_deref().unwrap_or_default().is_empty() {
         return configuration(&["--rerun: which execution? name its event with --context.eventid".into()]);
     }
+    #[cfg(feature = "pipeline")]
+    let (command, pipeline) = match command {
+        Some(Command::Pipeline(args)) => match args.load() {
+            Ok(Some(pipeline)) => (None, Some((*args, pipeline))),
+            Ok(None) => return ExitCode::SUCCESS,
+            Err(problems) => return configuration(&problems),
+        },
+        command => (command, None),
+    };
+    #[cfg(not(feature = "pipeline"))]
+    let pipeline = None;
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
         Err(errors) => return configuration(&errors),
@@ -86,7 +101,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return configuration(&[format!("cannot start: {error}")]),
     };
-    let code = runtime.block_on(start(command, config)).unwrap_or_else(|failure| {
+    let code = runtime.block_on(start(command, pipeline, config)).unwrap_or_else(|failure| {
         failure.message.lines().for_each(|line| error!("{line}"));
         failure.code
     });
@@ -146,7 +161,13 @@ fn configuration(errors: &[String]) -> ExitCode {
     ExitCode::from(exit::CONFIGURATION)
 }
 
-async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
+/// A chain of modules that was read, and how it is to run.
+#[cfg(feature = "pipeline")]
+type Chain = Option<(pipeline::PipelineArgs, pipeline::Pipeline)>;
+#[cfg(not(feature = "pipeline"))]
+type Chain = Option<std::convert::Infallible>;
+
+async fn start(command: Option<Command>, pipeline: Chain, config: Config) -> Result<u8, Failure> {
     let reads = matches!(
         command,
         Some(
@@ -165,8 +186,8 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         return Err(Failure::new(exit::PROVIDER_FAILED, message));
     }
     // What takes long from here on has a name.
-    if let Some(settings) = config.settings.as_ref().filter(|_| !matches!(command, Some(Command::Worker(_))))
-    {
+    let for_many = matches!(command, Some(Command::Worker(_))) || pipeline.is_some();
+    if let Some(settings) = config.settings.as_ref().filter(|_| !for_many) {
         describe(settings);
     }
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
@@ -198,6 +219,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
     };
+    #[cfg(feature = "pipeline")]
+    if let Some((args, pipeline)) = pipeline {
+        let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
+        return pipeline::run(args, pipeline, work).await;
+    }
     if let Some(Command::Worker(args)) = command {
         let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
         return worker::run(*args, work, config.secrets).await;
@@ -233,7 +259,8 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let (service, hidden) = (config.service, config.plane.hidden);
     let ended = match command {
         Some(Command::Run { wrap, command, .. }) => {
-            let module = Module { command, wrap, user, hidden, service };
+            let surroundings = Surroundings::default();
+            let module = Module { command, wrap, user, hidden, service, surroundings };
             process::run(&session, &module, &mut signals).await
         }
         Some(Command::Prepare { .. }) => tokio::select! {

@@ -20,6 +20,33 @@ pub(crate) async fn submit(
     unopened: &Unopened,
     plane: &DataPlane,
 ) -> Result<u8, Failure> {
+    let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
+    let submission = submission(id, event_type, &values, &files, &stores)?;
+    let files = submission.files();
+    if files == 0 && values.is_empty() {
+        warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
+    }
+    let id = submission.submit(plane).await.map_err(|error| match error {
+        invalid @ Error::Invalid(_) => unusable(&invalid),
+        other => Failure::at_done(&other),
+    })?;
+    info!(files, "submitted as event {id}");
+    // The event is published all the same; whoever needs its id has to know that it did not arrive.
+    exit::print(id.as_str())?;
+    Ok(0)
+}
+
+/// A first event of files and values, none of which is in the directories of the stores.
+///
+/// # Errors
+/// For what cannot be submitted.
+pub(crate) fn submission(
+    id: Option<String>,
+    event_type: String,
+    values: &[String],
+    files: &[PathBuf],
+    stores: &[PathBuf],
+) -> Result<Submission, Failure> {
     if event_type.is_empty() {
         return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
     }
@@ -29,22 +56,13 @@ pub(crate) async fn submit(
             .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
         submission = submission.event_id(id);
     }
-    let is_bare = values.is_empty();
     for value in values {
         let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
         };
         submission = submission.value(key, value);
     }
-    let unusable = |error: Error| match &error {
-        Error::Invalid(problems) => {
-            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-            Failure::new(exit::INPUTS_FAILED, format!("nothing was submitted:{lines}"))
-        }
-        other => Failure::new(exit::INPUTS_FAILED, other.chain()),
-    };
-    let stores = unopened.directories().into_iter().filter_map(|(_, dir)| dir.canonicalize().ok());
-    let stores: Vec<_> = stores.collect();
+    let stores: Vec<_> = stores.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
     for path in files {
         if path.to_str().is_some_and(|path| path.contains("://")) && !path.exists() {
             let path = path.display();
@@ -58,18 +76,17 @@ pub(crate) async fn submit(
             let message = format!("{path} holds the data plane itself, {dir}: name what lies beside it");
             return Err(Failure::new(exit::INPUTS_FAILED, message));
         }
-        submission = submission.path(path).map_err(unusable)?;
+        submission = submission.path(path).map_err(|error| unusable(&error))?;
     }
-    let files = submission.files();
-    if files == 0 && is_bare {
-        warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
+    Ok(submission)
+}
+
+fn unusable(error: &Error) -> Failure {
+    match error {
+        Error::Invalid(problems) => {
+            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+            Failure::new(exit::INPUTS_FAILED, format!("nothing was submitted:{lines}"))
+        }
+        other => Failure::new(exit::INPUTS_FAILED, other.chain()),
     }
-    let id = submission.submit(plane).await.map_err(|error| match error {
-        invalid @ Error::Invalid(_) => unusable(invalid),
-        other => Failure::at_done(&other),
-    })?;
-    info!(files, "submitted as event {id}");
-    // The event is published all the same; whoever needs its id has to know that it did not arrive.
-    exit::print(id.as_str())?;
-    Ok(0)
 }

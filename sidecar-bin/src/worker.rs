@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use sidecar_core::process::{Module, Service, Signals};
+use sidecar_core::process::{Module, Service, Signals, Surroundings};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
 use sidecar_core::{DataPlane, DeadLetter, DiskBudget, Error, ModuleName, Settings};
@@ -103,7 +103,8 @@ pub(crate) async fn run(
     let serving = Listening::start(sessions.clone(), &service.listen).await;
     let serving = serving.map_err(|error| Failure::local(&error))?;
     let grace = service.grace;
-    let module = Module { command: args.command, wrap: args.wrap, user, hidden, service };
+    let surroundings = Surroundings::default();
+    let module = Module { command: args.command, wrap: args.wrap, user, hidden, service, surroundings };
     let (address, served) = (serving.address(), sessions.clone());
     let worker = if args.warm {
         let (name, base) = (settings.module.context.name.clone(), settings.module.layout.base().to_owned());
@@ -147,7 +148,8 @@ pub(crate) async fn run(
     Ok(0)
 }
 
-fn unusable(error: &Error) -> Failure {
+/// Why a worker cannot run its module at all.
+pub(crate) fn unusable(error: &Error) -> Failure {
     match error {
         Error::Io { action: "start", source, .. } => {
             Failure::new(exit::not_started(source.kind()), error.chain())

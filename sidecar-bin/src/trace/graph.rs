@@ -74,14 +74,7 @@ pub(super) fn mermaid(trace: &Trace, all: bool) -> String {
     let graph = Graph::of(trace, all);
     let mut text = String::from("flowchart LR\n");
     for (number, Node { text: label, shape }) in graph.nodes.iter().enumerate() {
-        // Only entities are safe between quotes.
-        let label: String = label
-            .chars()
-            .map(|c| match c {
-                '"' | '#' | '&' | '<' | '>' | '`' | ';' | '\n' | '\r' => format!("#{};", u32::from(c)),
-                c => c.to_string(),
-            })
-            .collect();
+        let label = mermaid_text(label);
         let (open, close) = if *shape == Shape::Event { ("([\"", "\"])") } else { ("[\"", "\"]") };
         let class = if *shape == Shape::FailedModule { ":::failed" } else { "" };
         let _ = writeln!(text, "    n{number}{open}{label}{close}{class}");
@@ -91,6 +84,15 @@ pub(super) fn mermaid(trace: &Trace, all: bool) -> String {
     }
     text.push_str("    classDef failed stroke:#c00,color:#c00\n");
     text
+}
+
+/// A text between quotes: there only entities are safe.
+pub(crate) fn mermaid_text(text: &str) -> String {
+    let one = |c: char| match c {
+        '"' | '#' | '&' | '<' | '>' | '`' | ';' | '\n' | '\r' => format!("#{};", u32::from(c)),
+        c => c.to_string(),
+    };
+    text.chars().map(one).collect()
 }
 
 /// A graph in the language of Graphviz.

@@ -17,7 +17,9 @@ use tracing::info;
 use crate::exit::{self, Failure};
 
 #[cfg(feature = "pipeline")]
-pub(crate) use page::page;
+pub(crate) use graph::mermaid_text;
+#[cfg(feature = "pipeline")]
+pub(crate) use page::{page, pictures};
 pub(crate) use tree::tree;
 
 /// What `sidecar trace` takes besides the settings.
@@ -72,7 +74,7 @@ pub(crate) async fn run(plane: &DataPlane, args: TraceArgs) -> Result<u8, Failur
         Format::Mermaid => graph::mermaid(&trace, args.all),
         Format::Dot => graph::dot(&trace, args.all),
         #[cfg(feature = "pipeline")]
-        Format::Html => page(&trace, &page::pictures(plane, &trace).await, &Default::default()),
+        Format::Html => page(&trace, &pictures(plane, &trace).await, &Default::default()),
         Format::Openlineage => lineage::run_events(&trace, &plane.documents.id()),
     };
     match &args.output {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::ExitStatus;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -35,6 +35,33 @@ pub struct Module {
     pub hidden: Vec<String>,
     /// Where and for how long it is served.
     pub service: Service,
+    /// Where and with what it runs, where that is not the sidecar's own.
+    pub surroundings: Surroundings,
+}
+
+/// Where and with what a module runs; by default in the sidecar's directory, with its environment and its output.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The working directory.
+    pub directory: Option<PathBuf>,
+    /// Variables besides those that it inherits.
+    pub environment: Vec<(String, String)>,
+    /// A directory for what it prints: a file for each event, called `EVENT.log`, to which each attempt appends; one
+    /// for each slot, `slot-N.log`, of modules that stay.
+    pub logs: Option<PathBuf>,
+}
+
+impl Surroundings {
+    /// The file that takes what a module prints.
+    fn log(&self, base: &Path, context: Option<&Context>) -> io::Result<Option<File>> {
+        let Some(dir) = &self.logs else { return Ok(None) };
+        std::fs::create_dir_all(dir)?;
+        let name = match context {
+            Some(context) => format!("{}.log", context.event_id),
+            None => format!("slot-{}.log", base.file_name().unwrap_or_default().to_string_lossy()),
+        };
+        File::options().create(true).append(true).open(dir.join(name)).map(Some)
+    }
 }
 
 /// A module at work.
@@ -71,8 +98,16 @@ impl Module {
         self.hidden.iter().for_each(|name| {
             command.env_remove(name);
         });
+        let Surroundings { directory, environment, .. } = &self.surroundings;
+        if let Some(directory) = directory {
+            command.current_dir(directory);
+        }
+        if let Some(log) = self.surroundings.log(base, context)? {
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        }
         command
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("SHARED_SECRET", &self.service.secret)
             .env("SIDECAR_PORT", address.port().to_string())
             .env("SIDECAR_BASE_DIR", base)

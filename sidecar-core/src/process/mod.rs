@@ -15,7 +15,7 @@ mod signals;
 
 #[cfg(feature = "worker")]
 pub(crate) use child::Child;
-pub use child::Module;
+pub use child::{Module, Surroundings};
 pub use ended::{Ended, Stop};
 pub use env::hidden_variables;
 pub use find::module_name;

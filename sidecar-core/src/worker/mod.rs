@@ -27,7 +27,7 @@ pub use warm::WarmProcesses;
 use std::fs::{self, File, TryLockError};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -267,6 +267,15 @@ impl Worker {
         self.shared.draining.send_replace(true);
     }
 
+    /// How long nothing was there to do: zero while an event is worked on, or will come again after a delay that this
+    /// worker has asked for.
+    pub fn idle_for(&self) -> Duration {
+        match self.shared.busy.load(Ordering::Relaxed) {
+            0 => self.shared.active.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Asks running modules to end at once; their events are handed back.
     pub fn end_modules(&self) {
         self.drain();
@@ -318,7 +327,7 @@ async fn recover_when_idle(shared: Arc<Shared>) {
     // It looks at every record: a worker that lives for one event has no time for that.
     tokio::time::sleep(RECOVER_AFTER).await;
     loop {
-        let idle = shared.busy.load(std::sync::atomic::Ordering::Relaxed) == 0;
+        let idle = shared.busy.load(Ordering::Relaxed) == 0;
         if idle && let Err(error) = recover(&shared.plane).await {
             debug!("nothing could be recovered: {}", error.chain());
         }

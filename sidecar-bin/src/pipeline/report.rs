@@ -1,0 +1,119 @@
+//! What a pipeline tells in the end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sidecar_core::lineage::Trace;
+use sidecar_core::worker::dead_letters;
+use sidecar_core::{DataPlane, DeadLetter};
+
+use super::logs;
+use crate::exit::{self, Failure};
+use crate::trace::{page, pictures, tree};
+
+/// The lines of a module's output that are shown of a failure.
+const LINES: usize = 10;
+/// What a page holds of a module's output, in bytes.
+const LOG: usize = 16 * 1024;
+
+/// The beginning of a run.
+pub(super) struct Report {
+    base: PathBuf,
+    began: String,
+    /// How the data plane is named on the command line.
+    plane: String,
+}
+
+impl Report {
+    pub(super) fn begin(base: &Path, plane: &DataPlane) -> Self {
+        let began = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let is_local = !plane.documents.directories().is_empty();
+        let plane = if is_local { " --development=true" } else { "" };
+        Self { base: base.to_owned(), began, plane: plane.to_owned() }
+    }
+
+    /// Prints what became of these graphs, and every event that was given up; whether there was one.
+    ///
+    /// # Errors
+    /// When the documents cannot be listed, or nothing can be printed.
+    pub(super) async fn end(
+        self,
+        plane: &DataPlane,
+        graphs: &[String],
+        file: &Path,
+    ) -> Result<bool, Failure> {
+        let failed = self.given_up(plane).await?;
+        for graph in graphs {
+            let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
+            exit::print(tree(&trace, false).trim_end())?;
+            let path = self.base.join("pages").join(format!("{graph}.html"));
+            let text = page(&trace, &pictures(plane, &trace).await, &self.logs(&trace));
+            let written = path
+                .parent()
+                .map_or(Ok(()), std::fs::create_dir_all)
+                .and_then(|()| std::fs::write(&path, text));
+            written.map_err(|error| {
+                Failure::new(exit::LOCAL_FAILED, format!("cannot write {}: {error}", path.display()))
+            })?;
+            exit::print(&format!("page: {}", shown(&path)))?;
+        }
+        for letter in &failed {
+            let context = &letter.context;
+            let (event, module) = (&context.event_id, &context.name);
+            exit::print(&format!(
+                "\nfailed: module {module}, event {event}: {}",
+                exit::cell(&letter.reason)
+            ))?;
+            if let Some(log) = self.log(module.as_str(), event.as_str()) {
+                let lines: Vec<&str> = log.lines().collect();
+                for line in &lines[lines.len().saturating_sub(LINES)..] {
+                    exit::print(&format!("  | {}", exit::cell(line)))?;
+                }
+            }
+            exit::print(&format!(
+                "  again, alone: sidecar replay{} {event} --context.name={module} --pipeline {}",
+                self.plane,
+                file.display()
+            ))?;
+            exit::print(&format!("  again, for good: sidecar dead redrive{} {}", self.plane, letter.id))?;
+        }
+        Ok(!failed.is_empty())
+    }
+
+    /// The events that were given up since the beginning.
+    async fn given_up(&self, plane: &DataPlane) -> Result<Vec<DeadLetter>, Failure> {
+        let (mut letters, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page =
+                dead_letters(plane, after.as_deref()).await.map_err(|error| Failure::at_open(&error))?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id.clone());
+            // As text, times in UTC are in their order.
+            letters.extend(page.into_iter().filter(|letter| letter.time >= self.began));
+        }
+        letters.sort_by(|one, other| one.time.cmp(&other.time));
+        Ok(letters)
+    }
+
+    fn logs(&self, trace: &Trace) -> BTreeMap<String, String> {
+        let keys = trace.stages().into_keys();
+        let log = |(event, module): (&sidecar_core::EventId, &sidecar_core::ModuleName)| {
+            Some((format!("{event}/{module}"), self.log(module.as_str(), event.as_str())?))
+        };
+        keys.filter_map(log).collect()
+    }
+
+    /// The end of what a module printed.
+    fn log(&self, module: &str, event: &str) -> Option<String> {
+        let log = std::fs::read(logs(&self.base, module).join(format!("{event}.log"))).ok()?;
+        let end = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG)..]).into_owned();
+        (!end.trim().is_empty()).then_some(end)
+    }
+}
+
+/// A path as short as it can be.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
+}

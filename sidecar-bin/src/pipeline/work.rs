@@ -1,0 +1,216 @@
+//! The workers of a pipeline, all in one process.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sidecar_core::lineage::{Stage, Trace};
+use sidecar_core::process::{Module, Surroundings};
+use sidecar_core::server::{Listening, Sessions};
+use sidecar_core::worker::{Processes, WarmProcesses, Worker, WorkerSettings};
+use sidecar_core::{Context, DataPlane, Error, EventTypes, Layout, ModuleName, Settings};
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::file::{ModuleSpec, Pipeline};
+use super::logs;
+use crate::exit::Failure;
+use crate::worker::{Work, unusable};
+
+/// After so long without anything to do nothing more comes, where the kernel tells of each new event.
+const QUIET: Duration = Duration::from_millis(300);
+/// The same for a bus on the network.
+const QUIET_REMOTE: Duration = Duration::from_secs(3);
+/// Longer than any delay before another attempt.
+const NEVER: Duration = Duration::from_secs(600);
+
+/// The workers at work.
+pub(super) struct Workers {
+    workers: Vec<(ModuleName, Worker)>,
+    stop: watch::Sender<bool>,
+    /// How many are at work, and why one cannot be.
+    state: watch::Sender<(usize, Option<Arc<Error>>)>,
+    serving: Mutex<Option<Listening>>,
+    quiet: Duration,
+}
+
+/// Why a command cannot be started, as far as that can be seen.
+pub(super) fn cannot_start(command: &[String], directory: &Path) -> Option<String> {
+    let program = Path::new(command.first()?);
+    if !directory.is_dir() {
+        return Some(format!("its directory {} does not exist", directory.display()));
+    }
+    let is_there = |path: &Path| path.is_file();
+    if program.components().count() > 1 {
+        let path = directory.join(program);
+        return (!is_there(&path)).then(|| format!("{} does not exist", path.display()));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| is_there(&dir.join(program)));
+    (!found).then(|| format!("the command {:?} is not on PATH", program.display().to_string()))
+}
+
+impl Workers {
+    /// Starts a worker for each module, below `base`.
+    pub(super) async fn start(pipeline: &Pipeline, work: Work, base: &Path) -> Result<Self, Failure> {
+        let sessions = Sessions::default();
+        let serving = Listening::start(sessions.clone(), &work.service.listen).await;
+        let serving = serving.map_err(|error| Failure::local(&error))?;
+        let is_local =
+            !work.plane.events.directories().is_empty() || work.plane.events.to_string().contains("memory");
+        let mut workers = Vec::new();
+        for spec in &pipeline.modules {
+            let settings = settings(spec, &work.settings, base);
+            let module = module(spec, &work, base);
+            let name = spec.name.clone();
+            let (plane, sessions) = (work.plane.clone(), sessions.clone());
+            let worker = if spec.warm {
+                let below = base.join(spec.name.as_str());
+                Worker::new(
+                    plane,
+                    settings,
+                    WarmProcesses::new(module, name.clone(), below, sessions, serving.address()),
+                )
+            } else {
+                Worker::new(plane, settings, Processes::new(module, sessions, serving.address()))
+            };
+            workers.push((name, worker));
+        }
+        let (stop, state) = (watch::Sender::new(false), watch::Sender::new((workers.len(), None)));
+        for (name, worker) in &workers {
+            let (name, worker, state, mut stop) =
+                (name.clone(), worker.clone(), state.clone(), stop.subscribe());
+            tokio::spawn(async move {
+                let stopped = async move {
+                    // Whoever could tell is gone, and so is the pipeline.
+                    let _ = stop.wait_for(|stop| *stop).await;
+                };
+                let ended = worker.run(stopped).await;
+                debug!("the worker of {name} has ended");
+                state.send_modify(|(left, failed)| {
+                    *left -= 1;
+                    if let Err(error) = ended {
+                        failed.get_or_insert(error);
+                    }
+                });
+            });
+        }
+        let quiet = if is_local { QUIET } else { QUIET_REMOTE };
+        Ok(Self { workers, stop, state, serving: Mutex::new(Some(serving)), quiet })
+    }
+
+    pub(super) fn each(&self) -> &[(ModuleName, Worker)] {
+        &self.workers
+    }
+
+    /// Waits until nothing is left to do, and says what nothing came of in these graphs.
+    pub(super) async fn until_done(
+        &self,
+        pipeline: &Pipeline,
+        plane: &DataPlane,
+        graphs: &[String],
+    ) -> Result<Vec<String>, Failure> {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let idle = self.workers.iter().map(|(_, worker)| worker.idle_for()).min().unwrap_or(NEVER);
+            if idle < self.quiet {
+                continue;
+            }
+            let left = left(pipeline, plane, graphs).await.map_err(|error| Failure::at_open(&error))?;
+            if left.is_empty() || idle >= NEVER {
+                return Ok(left);
+            }
+            // An event waits for its next attempt, or its message is on its way.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Why a module cannot be run at all, once that is so.
+    pub(super) async fn failed(&self) -> Failure {
+        let mut state = self.state.subscribe();
+        match state.wait_for(|(_, failed)| failed.is_some()).await.map(|state| state.1.clone()) {
+            Ok(Some(error)) => unusable(&error),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Receives nothing more.
+    pub(super) fn drain(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub(super) fn end_modules(&self) {
+        self.workers.iter().for_each(|(_, worker)| worker.end_modules());
+    }
+
+    /// Waits until no worker is at work.
+    pub(super) async fn ended(&self) {
+        let _ = self.state.subscribe().wait_for(|(left, _)| *left == 0).await;
+    }
+
+    /// Ends all workers.
+    pub(super) async fn stop(&self, grace: Duration) {
+        self.drain();
+        self.ended().await;
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(serving) = serving {
+            serving.stop(grace).await;
+        }
+    }
+}
+
+fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path) -> WorkerSettings {
+    let mut module = of_all.clone();
+    module.context = Context { name: spec.name.clone(), ..module.context };
+    module.layout = Layout::new(base.join(spec.name.as_str()));
+    module.state_dir = module.layout.base().join(".sidecar");
+    module.event_types = match &spec.publishes {
+        Some(types) => EventTypes::Only(types.clone()),
+        None => EventTypes::Any,
+    };
+    let mut settings = WorkerSettings::new(module, spec.subscribes.clone());
+    settings.group = spec.group.clone();
+    settings.concurrency = spec.concurrency;
+    settings.max_deliveries = spec.max_deliveries;
+    settings
+}
+
+fn module(spec: &ModuleSpec, work: &Work, base: &Path) -> Module {
+    let mut service = work.service.clone();
+    service.lease = spec.timeout.or(service.lease);
+    Module {
+        command: spec.command.iter().map(Into::into).collect(),
+        wrap: spec.wrap,
+        user: work.settings.module_user.other(),
+        hidden: work.hidden.clone(),
+        service,
+        surroundings: Surroundings {
+            directory: Some(spec.directory.clone()),
+            environment: spec.environment.clone(),
+            logs: Some(logs(base, spec.name.as_str())),
+        },
+    }
+}
+
+/// The events of these graphs that a module should have worked on and has not, as far as anybody can.
+async fn left(
+    pipeline: &Pipeline,
+    plane: &DataPlane,
+    graphs: &[String],
+) -> sidecar_core::Result<Vec<String>> {
+    let mut left = Vec::new();
+    for graph in graphs {
+        let trace = Trace::of_graph(plane, graph).await?;
+        let stages = trace.stages();
+        for event in &trace.events {
+            let Some(event_type) = &event.event_type else { continue };
+            for module in pipeline.modules.iter().filter(|module| module.subscribes.contains(event_type)) {
+                match stages.get(&(&event.event_id, &module.name)) {
+                    Some(Stage::Committed(_) | Stage::GivenUp(_)) => {}
+                    _ => left.push(format!("event {} in module {}", event.event_id, module.name)),
+                }
+            }
+        }
+    }
+    Ok(left)
+}
