@@ -9,6 +9,8 @@ use sidecar_core::Start;
 use crate::options::Options;
 #[cfg(feature = "pipeline")]
 use crate::pipeline::PipelineArgs;
+#[cfg(feature = "pipeline")]
+use crate::replay::ReplayArgs;
 use crate::trace::TraceArgs;
 use crate::worker::{Dead, WorkerArgs};
 
@@ -44,6 +46,29 @@ pub(crate) struct Cli {
     pub(crate) parent_is_empty: bool,
 }
 
+impl Command {
+    /// Whether it is about what a data plane holds already: then none is made.
+    pub(crate) fn needs_a_plane(&self) -> bool {
+        match self {
+            Self::Dead { .. } | Self::Recover | Self::Gc { .. } => true,
+            #[cfg(feature = "pipeline")]
+            Self::Replay(args) if args.from.is_some() => false,
+            other => other.reads(),
+        }
+    }
+
+    /// Whether it only reads the stores of files and documents: then it needs neither the bus nor the right to write.
+    pub(crate) fn reads(&self) -> bool {
+        match self {
+            Self::Get { .. } | Self::Failures { .. } | Self::Trace(_) => true,
+            Self::Dead { dead } => matches!(dead, Dead::List | Dead::Show { .. }),
+            #[cfg(feature = "pipeline")]
+            Self::Replay(_) => true,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a module, serve it, and exit with its exit code
@@ -65,6 +90,10 @@ pub(crate) enum Command {
     /// Run a chain of modules on this machine, until nothing is left to do
     #[cfg(feature = "pipeline")]
     Pipeline(Box<PipelineArgs>),
+    /// Run a module again on the inputs of a past execution, and compare; nothing is published
+    #[cfg(feature = "pipeline")]
+    #[command(override_usage = "sidecar replay EVENT --context.name NAME [OPTIONS] -- COMMAND...")]
+    Replay(Box<ReplayArgs>),
     /// Show, redrive or drop the events that workers gave up
     Dead {
         #[command(subcommand)]
@@ -82,7 +111,7 @@ pub(crate) enum Command {
     Check,
     /// Copy the files of an event, or the outputs of an execution, out of the data plane
     Get {
-        /// EVENT, EVENT/MODULE, or EVENT/MODULE/RUN
+        /// EVENT, EVENT/MODULE, EVENT/MODULE/RUN, or the id of a failure whose outputs were kept
         #[arg(value_name = "ID")]
         id: String,
         /// The destination, a new or empty directory [default: the id, with - for /]

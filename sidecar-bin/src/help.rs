@@ -24,7 +24,8 @@ const COMMON: [&str; 10] = [
 const PLANE: [&str; 5] = ["blobs", "documents", "events", "development", "config"];
 
 /// The commands that process no event.
-pub(crate) const WITHOUT_EVENT: [&str; 7] = ["check", "get", "failures", "dead", "recover", "gc", "submit"];
+pub(crate) const WITHOUT_EVENT: [&str; 8] =
+    ["check", "get", "trace", "failures", "dead", "recover", "gc", "submit"];
 
 /// The settings' topics, each with the sentence above its list.
 const TOPICS: [(&str, &str); 9] = [
@@ -46,7 +47,9 @@ const TOPICS: [(&str, &str); 9] = [
 const EXIT_CODES: &str = "\
 Exit codes:
     0  the outputs are committed
-    1  the module failed (`run` exits with the module's own code)
+    1  the module failed (`run` exits with the module's own code); `failures --open`: there are some; `replay`: the
+       outputs differ; `pipeline`: an event failed
+    2  `replay`: the execution cannot be replayed
    64  a setting is wrong; nothing was started
    65  the module's outputs are invalid; nothing was published
    66  the inputs could not be staged

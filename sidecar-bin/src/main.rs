@@ -14,6 +14,8 @@ mod options;
 mod pipeline;
 mod plane;
 mod progress;
+#[cfg(feature = "pipeline")]
+mod replay;
 mod secrets;
 mod submit;
 mod trace;
@@ -28,19 +30,22 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
-use sidecar_core::{Context, Error, EventTypes, Phase, Session, Settings, Start};
+use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
 use crate::exit::Failure;
 use crate::progress::Bar;
-use crate::worker::Dead;
 
 fn main() -> ExitCode {
     // Before any secret is read: a module of the same user must not find it in /proc.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    let Cli { command, options, parent_is_empty, .. } = match parse_cli() {
+    #[cfg_attr(
+        not(feature = "pipeline"),
+        allow(unused_mut, reason = "only a pipeline has something to load")
+    )]
+    let Cli { mut command, options, parent_is_empty, .. } = match parse_cli() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
@@ -49,6 +54,8 @@ fn main() -> ExitCode {
         Some(Command::Run { command, .. }) => Mode::Run { name: process::module_name(command) },
         #[cfg(feature = "pipeline")]
         Some(Command::Pipeline(_)) => Mode::Pipeline,
+        #[cfg(feature = "pipeline")]
+        Some(Command::Replay(args)) => Mode::Worker { name: process::module_name(&args.command) },
         Some(Command::Worker(args)) => Mode::Worker { name: process::module_name(&args.command) },
         Some(Command::Prepare { .. } | Command::Commit) => Mode::OneShot,
         Some(
@@ -67,21 +74,24 @@ fn main() -> ExitCode {
         eprintln!("{}", help::BEGIN);
         return ExitCode::from(exit::CONFIGURATION);
     }
+    #[cfg(feature = "pipeline")]
+    if matches!(&command, Some(Command::Replay(args)) if args.pipeline.is_some())
+        && options.context_name.is_none()
+    {
+        return configuration(&["--context.name is required: which module of the pipeline?".into()]);
+    }
     let reruns = matches!(command, Some(Command::Run { rerun: Some(_), .. }));
     if reruns && options.context_eventid.as_deref().unwrap_or_default().is_empty() {
         return configuration(&["--rerun: which execution? name its event with --context.eventid".into()]);
     }
     #[cfg(feature = "pipeline")]
-    let (command, pipeline) = match command {
-        Some(Command::Pipeline(args)) => match args.load() {
-            Ok(Some(pipeline)) => (None, Some((*args, pipeline))),
-            Ok(None) => return ExitCode::SUCCESS,
+    if let Some(Command::Pipeline(args)) = &mut command {
+        match args.load() {
+            Ok(true) => {}
+            Ok(false) => return ExitCode::SUCCESS,
             Err(problems) => return configuration(&problems),
-        },
-        command => (command, None),
-    };
-    #[cfg(not(feature = "pipeline"))]
-    let pipeline = None;
+        }
+    }
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
         Err(errors) => return configuration(&errors),
@@ -101,7 +111,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return configuration(&[format!("cannot start: {error}")]),
     };
-    let code = runtime.block_on(start(command, pipeline, config)).unwrap_or_else(|failure| {
+    let code = runtime.block_on(start(command, config)).unwrap_or_else(|failure| {
         failure.message.lines().for_each(|line| error!("{line}"));
         failure.code
     });
@@ -161,33 +171,22 @@ fn configuration(errors: &[String]) -> ExitCode {
     ExitCode::from(exit::CONFIGURATION)
 }
 
-/// A chain of modules that was read, and how it is to run.
-#[cfg(feature = "pipeline")]
-type Chain = Option<(pipeline::PipelineArgs, pipeline::Pipeline)>;
-#[cfg(not(feature = "pipeline"))]
-type Chain = Option<std::convert::Infallible>;
-
-async fn start(command: Option<Command>, pipeline: Chain, config: Config) -> Result<u8, Failure> {
-    let reads = matches!(
-        command,
-        Some(
-            Command::Get { .. }
-                | Command::Failures { .. }
-                | Command::Trace(_)
-                | Command::Dead { dead: Dead::List | Dead::Show { .. } }
-        )
-    );
+async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> {
+    let reads = command.as_ref().is_some_and(Command::reads);
     let mut directories = config.plane.unopened.directories().into_iter();
-    if reads
+    if command.as_ref().is_some_and(Command::needs_a_plane)
         && let Some((_, dir)) =
             directories.find(|(setting, dir)| *setting == Setting::Documents && !dir.exists())
     {
         let message = format!("there is no data plane: {} does not exist", dir.display());
-        return Err(Failure::new(exit::PROVIDER_FAILED, message));
+        return Err(Failure::new(exit::INPUTS_FAILED, message));
     }
     // What takes long from here on has a name.
-    let for_many = matches!(command, Some(Command::Worker(_))) || pipeline.is_some();
-    if let Some(settings) = config.settings.as_ref().filter(|_| !for_many) {
+    if let Some(settings) = config
+        .settings
+        .as_ref()
+        .filter(|settings| settings.context.event_id != EventId::from(uuid::Uuid::nil()))
+    {
         describe(settings);
     }
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
@@ -220,9 +219,14 @@ async fn start(command: Option<Command>, pipeline: Chain, config: Config) -> Res
         return Err(Failure::new(exit::CONFIGURATION, "no context"));
     };
     #[cfg(feature = "pipeline")]
-    if let Some((args, pipeline)) = pipeline {
+    if let Some(Command::Pipeline(args)) = command {
         let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
-        return pipeline::run(args, pipeline, work).await;
+        return pipeline::run(*args, work).await;
+    }
+    #[cfg(feature = "pipeline")]
+    if let Some(Command::Replay(args)) = command {
+        let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
+        return replay::run(*args, work).await;
     }
     if let Some(Command::Worker(args)) = command {
         let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sidecar_core::lineage::Trace;
 use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
+use crate::trace::unknown;
 
 /// Copies files out of the data plane, and prints where they are.
 ///
@@ -42,8 +44,9 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
             }
             let reason = exit::cell(&failure.reason);
             lines.push(format!(
-                "{}\t{}/{}\t{}\t{}\t{}\t{reason}",
+                "{}\t{}\t{}/{}\t{}\t{}\t{}\t{reason}",
                 failure.time,
+                failure.id,
                 context.event_id,
                 context.name,
                 failure.phase,
@@ -56,12 +59,16 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
         }
     }
     if lines.is_empty() {
+        if let Some(event) = &event {
+            // Of an id with a slip there are no failures either.
+            Trace::of(plane, event).await.map_err(|error| unknown(&error, event))?;
+        }
         let what = if open { "no open failures" } else { "no failures" };
         let at = event.map(|event| format!(" at event {event}")).unwrap_or_default();
         info!("{what}{at} in {}", plane.documents);
         return Ok(0);
     }
-    exit::table("TIME\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON", lines)?;
+    exit::table("TIME\tID\tEXECUTION\tPHASE\tCULPRIT\tOVERCOME BY\tREASON", lines)?;
     Ok(if open { exit::MODULE_FAILED } else { 0 })
 }
 

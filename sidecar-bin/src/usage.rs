@@ -30,13 +30,17 @@ pub(crate) fn hint(error: &clap::Error, arguments: &[OsString]) -> Option<String
     let at = arguments.iter().position(|argument| argument == word)?;
     let before = at.checked_sub(1).and_then(|at| arguments[at].to_str()).unwrap_or_default();
     // A switch takes its value after an equals sign, since it may stand alone.
-    if matches!(word, "true" | "false") && before.starts_with("--") {
+    let takes_a_value = |flag: &str| {
+        let command = help::command();
+        command.get_arguments().any(|argument| argument.get_long() == flag.strip_prefix("--"))
+    };
+    if matches!(word, "true" | "false") && before.starts_with("--") && takes_a_value(before) {
         return Some(format!("write {before}={word}"));
     }
     if before == "--rerun" {
         return Some(format!("write --rerun={word}"));
     }
-    if arguments.iter().any(|argument| argument == "run")
+    if arguments.iter().any(|argument| argument == "run" || argument == "worker" || argument == "replay")
         && !arguments.iter().any(|argument| argument == "--")
     {
         let words = |words: &[OsString]| {
@@ -72,7 +76,7 @@ pub(crate) fn refuse_idle_settings(matches: &ArgMatches) -> Result<(), clap::Err
             let instead = match name {
                 "submit" if !instead.is_empty() => format!("; say {instead}"),
                 "get" => "; say EVENT or EVENT/MODULE".to_owned(),
-                "failures" => "; say EVENT".to_owned(),
+                "failures" | "trace" => "; say EVENT".to_owned(),
                 _ => String::new(),
             };
             let message = format!("--{flag} has no effect on sidecar {name}{instead}\n");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand};
 use sidecar_core::process::{Module, Service, Signals, Surroundings};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
-use sidecar_core::{DataPlane, DeadLetter, DiskBudget, Error, ModuleName, Settings};
+use sidecar_core::{Context, DataPlane, DeadLetter, DiskBudget, Error, ModuleName, Settings};
 use tokio::sync::oneshot;
 use tracing::info;
 
@@ -50,6 +51,10 @@ pub(crate) struct WorkerArgs {
     /// room [default: unlimited]
     #[arg(long, value_name = "SIZE")]
     max_disk: Option<ByteSize>,
+    /// Keep what modules print in a file DIR/EVENT.log instead of printing it; the last line becomes part of the reason of a
+    /// failure
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// How long an event is kept from other workers when this one dies, where the bus does not notice
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     lock: humantime::Duration,
@@ -103,7 +108,7 @@ pub(crate) async fn run(
     let serving = Listening::start(sessions.clone(), &service.listen).await;
     let serving = serving.map_err(|error| Failure::local(&error))?;
     let grace = service.grace;
-    let surroundings = Surroundings::default();
+    let surroundings = Surroundings { logs: args.logs, ..Surroundings::default() };
     let module = Module { command: args.command, wrap: args.wrap, user, hidden, service, surroundings };
     let (address, served) = (serving.address(), sessions.clone());
     let worker = if args.warm {
@@ -165,13 +170,13 @@ pub(crate) enum Dead {
     List,
     /// Show one as JSON
     Show {
-        /// The dead letter's id
+        /// The id of a dead letter, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Publish events again for the groups that gave them up, and count their attempts from one
     Redrive {
-        /// The dead letters' ids
+        /// The ids of dead letters, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID", required_unless_present = "all")]
         ids: Vec<String>,
         /// All of them
@@ -180,7 +185,7 @@ pub(crate) enum Dead {
     },
     /// Delete dead letters; their events are not tried again
     Drop {
-        /// The dead letters' ids
+        /// The ids of dead letters, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID", required = true)]
         ids: Vec<String>,
     },
@@ -211,10 +216,12 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
             exit::table("TIME\tID\tEXECUTION\tTYPE\tGROUP\tATTEMPTS\tREASON", lines)?;
         }
         Dead::Show { id } => {
-            let letter = worker::dead_letter(plane, &id).await.map_err(failed)?;
-            let json = serde_json::to_string_pretty(&letter)
-                .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot show {id}: {error}")))?;
-            exit::print(&json)?;
+            for letter in named(plane, std::slice::from_ref(&id)).await? {
+                let json = serde_json::to_string_pretty(&letter).map_err(|error| {
+                    Failure::new(exit::LOCAL_FAILED, format!("cannot show {id}: {error}"))
+                })?;
+                exit::print(&json)?;
+            }
         }
         Dead::Redrive { ids, all: every } => {
             let letters = if every { all(plane).await? } else { named(plane, &ids).await? };
@@ -224,9 +231,11 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
             info!("published again: {}", letters.len());
         }
         Dead::Drop { ids } => {
-            for letter in named(plane, &ids).await? {
-                worker::drop_letter(plane, &letter).await.map_err(failed)?;
+            let letters = named(plane, &ids).await?;
+            for letter in &letters {
+                worker::drop_letter(plane, letter).await.map_err(failed)?;
             }
+            info!("dropped: {}", letters.len());
         }
     }
     Ok(0)
@@ -246,8 +255,26 @@ async fn all(plane: &DataPlane) -> Result<Vec<DeadLetter>, Failure> {
 /// All of them are looked up before anything is done with the first.
 async fn named(plane: &DataPlane, ids: &[String]) -> Result<Vec<DeadLetter>, Failure> {
     let mut letters = Vec::with_capacity(ids.len());
+    let mut every = None;
     for id in ids {
-        letters.push(worker::dead_letter(plane, id).await.map_err(|error| Failure::at_open(&error))?);
+        if let Ok(letter) = worker::dead_letter(plane, id).await {
+            letters.push(letter);
+            continue;
+        }
+        // People have the ids of events.
+        if every.is_none() {
+            every = Some(all(plane).await?);
+        }
+        let is_meant = |letter: &&DeadLetter| {
+            let Context { event_id, name, .. } = &letter.context;
+            event_id.as_str() == id || format!("{event_id}/{name}") == *id
+        };
+        let meant: Vec<_> = every.iter().flatten().filter(is_meant).cloned().collect();
+        if meant.is_empty() {
+            let message = format!("{} has no dead letter {id}, and none of an event {id}", plane.documents);
+            return Err(Failure::new(exit::INPUTS_FAILED, message));
+        }
+        letters.extend(meant);
     }
     Ok(letters)
 }

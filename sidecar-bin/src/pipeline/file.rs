@@ -34,7 +34,7 @@ pub(crate) struct Pipeline {
 
 /// A module of it.
 #[derive(Debug)]
-pub(super) struct ModuleSpec {
+pub(crate) struct ModuleSpec {
     pub(super) name: ModuleName,
     /// The line that its table begins on.
     pub(super) line: usize,

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::exit::{self, Failure};
 use crate::submit;
 use crate::worker::Work;
-pub(crate) use file::Pipeline;
+pub(crate) use file::{ModuleSpec as Module, Pipeline};
 use work::Workers;
 
 /// What `sidecar pipeline` takes besides the settings.
@@ -48,14 +48,17 @@ pub(crate) struct PipelineArgs {
     /// Go on when nothing is left to do
     #[arg(long)]
     keep_running: bool,
+    /// The modules, once they are loaded.
+    #[arg(skip)]
+    pipeline: Option<Pipeline>,
 }
 
 impl PipelineArgs {
-    /// Reads and checks the file, before anything is opened or made; `None` where that was all.
+    /// Reads and checks the file, before anything is opened or made, and says whether the modules are to run.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(crate) fn load(&self) -> Result<Option<Pipeline>, Vec<String>> {
+    pub(crate) fn load(&mut self) -> Result<bool, Vec<String>> {
         let pipeline = file::read(&self.file)?;
         let name = self.file.display();
         let missing = pipeline.modules.iter().filter_map(|module| {
@@ -71,7 +74,7 @@ impl PipelineArgs {
         }
         if self.graph {
             let _ = exit::print(pipeline.mermaid().trim_end());
-            return Ok(None);
+            return Ok(false);
         }
         if self.check {
             let first: Vec<_> = pipeline.first_types().into_iter().collect();
@@ -80,9 +83,10 @@ impl PipelineArgs {
                 pipeline.modules.len(),
                 first.join(", ")
             );
-            return Ok(None);
+            return Ok(false);
         }
-        Ok(Some(pipeline))
+        self.pipeline = Some(pipeline);
+        Ok(true)
     }
 
     fn is_endless(&self) -> bool {
@@ -117,7 +121,10 @@ impl PipelineArgs {
 ///
 /// # Errors
 /// When the pipeline cannot begin, or a module cannot be run at all.
-pub(crate) async fn run(args: PipelineArgs, pipeline: Pipeline, mut work: Work) -> Result<u8, Failure> {
+pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Failure> {
+    let Some(pipeline) = args.pipeline.take() else {
+        return Err(Failure::new(exit::CONFIGURATION, "the pipeline was not loaded"));
+    };
     let base = work.settings.layout.base().to_owned();
     let counts = counted::count(&mut work.plane);
     let mut signals = Signals::catch()

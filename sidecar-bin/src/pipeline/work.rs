@@ -1,6 +1,6 @@
 //! The workers of a pipeline, all in one process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl Workers {
         let mut workers = Vec::new();
         for spec in &pipeline.modules {
             let settings = settings(spec, &work.settings, base);
-            let module = module(spec, &work, base);
+            let module = spec.module(&work, Some(logs(base, spec.name.as_str())));
             let name = spec.name.clone();
             let (plane, sessions) = (work.plane.clone(), sessions.clone());
             let worker = if spec.warm {
@@ -175,20 +175,44 @@ fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path) -> WorkerSettings
     settings
 }
 
-fn module(spec: &ModuleSpec, work: &Work, base: &Path) -> Module {
-    let mut service = work.service.clone();
-    service.lease = spec.timeout.or(service.lease);
-    Module {
-        command: spec.command.iter().map(Into::into).collect(),
-        wrap: spec.wrap,
-        user: work.settings.module_user.other(),
-        hidden: work.hidden.clone(),
-        service,
-        surroundings: Surroundings {
-            directory: Some(spec.directory.clone()),
-            environment: spec.environment.clone(),
-            logs: Some(logs(base, spec.name.as_str())),
-        },
+impl ModuleSpec {
+    /// The module of this name in a pipeline.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or which names it has.
+    pub(crate) fn read(file: &Path, name: &ModuleName) -> Result<Self, Vec<String>> {
+        let pipeline = super::file::read(file)?;
+        let names: Vec<_> = pipeline.modules.iter().map(|module| module.name.to_string()).collect();
+        let found = pipeline.modules.into_iter().find(|module| module.name == *name);
+        found.ok_or_else(|| {
+            vec![format!(
+                "{} has no module {name}: say --context.name with one of {}",
+                file.display(),
+                names.join(", ")
+            )]
+        })
+    }
+
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warm
+    }
+
+    /// As a command with its surroundings.
+    pub(crate) fn module(&self, work: &Work, logs: Option<PathBuf>) -> Module {
+        let mut service = work.service.clone();
+        service.lease = self.timeout.or(service.lease);
+        Module {
+            command: self.command.iter().map(Into::into).collect(),
+            wrap: self.wrap,
+            user: work.settings.module_user.other(),
+            hidden: work.hidden.clone(),
+            service,
+            surroundings: Surroundings {
+                directory: Some(self.directory.clone()),
+                environment: self.environment.clone(),
+                logs,
+            },
+        }
     }
 }
 

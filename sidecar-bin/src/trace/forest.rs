@@ -21,6 +21,8 @@ pub(super) struct Events<'t> {
 pub(super) struct Module<'t> {
     pub(super) name: &'t ModuleName,
     pub(super) committed: Vec<&'t TracedExecution>,
+    /// Outcomes of runs before those.
+    pub(super) earlier: Vec<&'t TracedExecution>,
     pub(super) failed: Vec<&'t Failure>,
     pub(super) given_up: Vec<&'t DeadLetter>,
     /// What it published.
@@ -34,10 +36,11 @@ impl Events<'_> {
         (files.clone().count(), files.map(|file| file.size).sum())
     }
 
-    /// Those that no module has begun.
+    /// Those that no module has an outcome or a failure of.
     pub(super) fn untouched(&self) -> usize {
         let mut touched = HashSet::new();
         for module in &self.modules {
+            touched.extend(module.earlier.iter().map(|execution| &execution.event_id));
             touched.extend(module.committed.iter().map(|execution| &execution.event_id));
             touched.extend(module.failed.iter().map(|failure| &failure.context.event_id));
             touched.extend(module.given_up.iter().map(|letter| &letter.context.event_id));
@@ -87,7 +90,11 @@ pub(super) fn forest(trace: &Trace, all: bool) -> Vec<Events<'_>> {
         .map(|event| &event.event_id)
         .collect();
     let roots = trace.events.iter().filter(|event| !known.contains(&event.event_id)).collect();
-    let index = Index { by_id, work, all };
+    let mut outcomes: HashMap<(&EventId, &ModuleName), Vec<&TracedExecution>> = HashMap::new();
+    for execution in &trace.executions {
+        outcomes.entry((&execution.event_id, &execution.module)).or_default().push(execution);
+    }
+    let index = Index { by_id, work, outcomes, all };
     let mut seen = HashSet::new();
     index.group(roots, &mut seen)
 }
@@ -95,6 +102,7 @@ pub(super) fn forest(trace: &Trace, all: bool) -> Vec<Events<'_>> {
 struct Index<'t> {
     by_id: HashMap<&'t EventId, &'t TracedEvent>,
     work: HashMap<&'t EventId, Vec<(&'t ModuleName, Stage<'t>)>>,
+    outcomes: HashMap<(&'t EventId, &'t ModuleName), Vec<&'t TracedExecution>>,
     all: bool,
 }
 
@@ -122,10 +130,17 @@ impl<'t> Index<'t> {
                 let module = modules.entry(name).or_insert_with(|| Module {
                     name,
                     committed: Vec::new(),
+                    earlier: Vec::new(),
                     failed: Vec::new(),
                     given_up: Vec::new(),
                     events: Vec::new(),
                 });
+                let last = match stage {
+                    Stage::Committed(execution) => Some(execution.run),
+                    Stage::Failed(_) | Stage::GivenUp(_) => None,
+                };
+                let outcomes = self.outcomes.get(&(&event.event_id, *name)).into_iter().flatten();
+                module.earlier.extend(outcomes.filter(|execution| Some(execution.run) != last));
                 match stage {
                     Stage::Committed(execution) => module.committed.push(execution),
                     Stage::Failed(failure) => module.failed.push(failure),
@@ -135,7 +150,8 @@ impl<'t> Index<'t> {
         }
         let mut modules: Vec<_> = modules.into_values().collect();
         for module in &mut modules {
-            let published = module.committed.iter().flat_map(|execution| &execution.events);
+            let published =
+                module.earlier.iter().chain(&module.committed).flat_map(|execution| &execution.events);
             let published = published.filter_map(|event| self.by_id.get(&event.event_id).copied()).collect();
             module.events = self.group(published, seen);
         }

@@ -51,7 +51,8 @@ impl Graph {
 
     fn module(&mut self, module: &Module<'_>, parent: usize) {
         let (failed, given_up) = (module.failed.len(), module.given_up.len());
-        let mut text = times(module.name.as_str(), module.committed.len() + failed + given_up);
+        let mut text =
+            times(module.name.as_str(), module.committed.len() + module.earlier.len() + failed + given_up);
         for (count, what) in [(failed, "failed"), (given_up, "given up")] {
             if count > 0 {
                 let _ = write!(text, ", {count} {what}");

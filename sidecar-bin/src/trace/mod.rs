@@ -19,7 +19,7 @@ use crate::exit::{self, Failure};
 #[cfg(feature = "pipeline")]
 pub(crate) use graph::mermaid_text;
 #[cfg(feature = "pipeline")]
-pub(crate) use page::{page, pictures};
+pub(crate) use page::{page, picture_type, pictures};
 pub(crate) use tree::tree;
 
 /// What `sidecar trace` takes besides the settings.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use sidecar_core::DataPlane;
 use sidecar_core::blob::Target;
 use sidecar_core::lineage::Trace;
-use sidecar_core::{Blob, DataPlane};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -35,7 +35,7 @@ pub(crate) async fn pictures(plane: &DataPlane, trace: &Trace) -> BTreeMap<Strin
     let (mut pictures, mut bytes) = (BTreeMap::new(), 0);
     let Ok(dir) = tempfile::tempdir() else { return pictures };
     for blob in files {
-        let Some(kind) = kind(blob) else { continue };
+        let Some(kind) = picture_type(blob.name.as_str()) else { continue };
         if blob.size > LARGEST || bytes + blob.size > MOST || pictures.contains_key(blob.key.as_str()) {
             continue;
         }
@@ -52,8 +52,9 @@ pub(crate) async fn pictures(plane: &DataPlane, trace: &Trace) -> BTreeMap<Strin
     pictures
 }
 
-fn kind(blob: &Blob) -> Option<&'static str> {
-    let (_, ending) = blob.name.as_str().rsplit_once('.')?;
+/// The media type of a picture, by the ending of its name.
+pub(crate) fn picture_type(name: &str) -> Option<&'static str> {
+    let (_, ending) = name.rsplit_once('.')?;
     Some(match &*ending.to_ascii_lowercase() {
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",

@@ -53,9 +53,9 @@ fn events_lines(events: &Events<'_>, first: &str, rest: &str, text: &mut String)
     }
     let untouched = events.untouched();
     if untouched > 0 && !events.modules.is_empty() {
-        let _ = write!(text, "  ({untouched} not begun)");
+        let _ = write!(text, "  ({untouched} without an outcome yet)");
     } else if untouched > 0 {
-        text.push_str("  (no module has begun)");
+        text.push_str("  (no outcome yet)");
     }
     text.push('\n');
     children(&events.modules, rest, text, module_lines);
@@ -78,6 +78,9 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
             }
         }
     }
+    if !module.earlier.is_empty() {
+        let _ = write!(text, ", {}", counted(module.earlier.len(), "earlier run"));
+    }
     if let Some(time) = module.time() {
         let _ = write!(
             text,
@@ -91,9 +94,10 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
         let _ = write!(text, "  {}, {}", counted(files, "file"), HumanBytes(bytes));
     }
     // What can be read of a failure without another command.
-    let reason = module.given_up.first().map(|letter| &letter.reason);
-    if let Some(reason) = reason.or(module.failed.first().map(|failure| &failure.reason)) {
-        let _ = write!(text, "  {}", shortened(&exit::cell(reason)));
+    if let Some(letter) = module.given_up.first() {
+        let _ = write!(text, "  {} (dead letter {})", shortened(&exit::cell(&letter.reason)), letter.id);
+    } else if let Some(failure) = module.failed.first() {
+        let _ = write!(text, "  {}", shortened(&exit::cell(&failure.reason)));
     }
     text.push('\n');
     children(&module.events, rest, text, events_lines);
@@ -122,7 +126,7 @@ pub(super) fn short(time: Duration) -> String {
 }
 
 /// So much of a reason fits on a line.
-const REASON: usize = 100;
+const REASON: usize = 200;
 
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(REASON) {

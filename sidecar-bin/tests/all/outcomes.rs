@@ -53,7 +53,7 @@ fn the_outputs_of_a_failed_module_can_be_kept_where_no_consumer_looks() {
     let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
     assert_eq!(code, 7, "{log}");
     let failure = failure(&dir);
-    assert!(failure["reason"].as_str().unwrap().contains("exit status: 7"), "{failure}");
+    assert!(failure["reason"].as_str().unwrap().contains("exit code 7"), "{failure}");
     let blobs: Vec<&str> =
         failure["blobs"].as_array().unwrap().iter().map(|blob| blob["key"].as_str().unwrap()).collect();
     let prefix = format!("e1/.failed/m/~{}/", failure["attempt"].as_str().unwrap());
@@ -222,7 +222,7 @@ fn a_failure_that_an_outcome_followed_is_shown_as_overcome() {
     attempt("exit 3");
     let (code, shown, _) = failures(&["e1"]);
     assert_eq!((code, shown.lines().count(), open()), (0, 2, 1));
-    assert!(shown.contains("\te1/m\tready\tmodule\t-\tthe module ended with exit status: 3"), "{shown}");
+    assert!(shown.contains("\te1/m\tready\tmodule\t-\tthe module ended with exit code 3"), "{shown}");
     assert_eq!(failures(&["e2"]).1, "");
     attempt("true");
     let (_, shown, _) = failures(&[]);

@@ -19,6 +19,7 @@ mod bucket;
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
+mod overlay;
 mod transfer;
 
 #[cfg(feature = "azure")]
@@ -33,6 +34,7 @@ pub use bucket::{Bucket, DEFAULT_EXPIRY};
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+pub use overlay::Overlay;
 #[cfg(feature = "conformance")]
 pub(crate) use transfer::Watch;
 pub use transfer::{Hasher, Reader, Source, Target, Writer};

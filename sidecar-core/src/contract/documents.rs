@@ -173,7 +173,7 @@ pub struct Failure {
     pub culprit: Culprit,
     /// Whether the same execution can succeed later without a change.
     pub retryable: bool,
-    /// When it ended: RFC 3339, UTC, in seconds.
+    /// When it ended: RFC 3339, UTC.
     pub time: String,
     /// What was kept of its outputs; empty unless that was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -211,6 +211,11 @@ pub struct Attempts {
     pub time: String,
 }
 
+impl Attempts {
+    /// More attempts than anybody allows: the event was given up, and its dead letter was dropped.
+    pub const DROPPED: u32 = u32::MAX;
+}
+
 /// An event that no worker of a group will try again, until a person sends it once more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -231,7 +236,7 @@ pub struct DeadLetter {
     pub failure: Option<FailureId>,
     /// How many attempts were begun.
     pub attempts: u32,
-    /// When it was given up: RFC 3339, UTC, in seconds.
+    /// When it was given up: RFC 3339, UTC.
     pub time: String,
 }
 

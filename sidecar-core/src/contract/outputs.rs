@@ -255,7 +255,8 @@ impl<'t> Reader<'t> {
         // Of an array serde would take the two values in their order.
         let object = element.starts_with('{').then(|| serde_json::from_str(element));
         let Some(Ok(RawPair { key: Some(key), value: Some(value) })) = object else {
-            self.report(start, "expected an object with \"key\" and \"value\"");
+            let hint = odd_pair(element);
+            self.report(start, &format!("expected an object with \"key\" and \"value\"{hint}"));
             return None;
         };
         let mut string = |what: &str, raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {
@@ -316,6 +317,22 @@ impl Layout {
     pub const OUTPUT_EVENTS: &'static str = "out/events";
     /// How `out/data` is called in a [`Problem`].
     pub const OUTPUT_DATA: &'static str = "out/data";
+}
+
+/// What is odd about an object that is no pair.
+fn odd_pair(element: &str) -> &'static str {
+    let Ok(serde_json::Value::Object(object)) = serde_json::from_str(element) else { return "" };
+    let is = |name: &str| object.keys().any(|key| key != name && key.eq_ignore_ascii_case(name));
+    match () {
+        () if ["key", "value"]
+            .iter()
+            .any(|name| object.get(*name).is_some_and(serde_json::Value::is_null)) =>
+        {
+            ": a text, not null"
+        }
+        () if is("key") || is("value") => ": case counts",
+        () => "",
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! It decides nothing: an execution whose attempt failed is open for the next one.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tracing::warn;
 
@@ -11,7 +10,9 @@ use super::get::latest;
 use super::problems::Problems;
 use super::upload::upload;
 use super::{Execution, ids, outputs, tree};
-use crate::contract::{Blob, BlobKey, Culprit, ExecutionRecord, Failure, Layout, Phase, Publication};
+use crate::contract::{
+    Attempts, Blob, BlobKey, Context, Culprit, ExecutionRecord, Failure, Layout, Phase, Publication,
+};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
@@ -67,7 +68,8 @@ impl Reason {
 pub struct ShownFailure {
     /// As the attempt left it; it never changes.
     pub failure: Failure,
-    /// Who decided the outcome that the execution has got since, if it has: then the failure is overcome.
+    /// Who decided the outcome that the execution has got since, if it has, or that its event was dropped: then the
+    /// failure is overcome.
     pub overcome_by: Option<String>,
     /// Whether that outcome is decided and its events are not published yet.
     pub unpublished: bool,
@@ -89,17 +91,26 @@ pub async fn failures(plane: &DataPlane, after: Option<&str>) -> Result<Vec<(Str
             }
             None => false,
         };
-        let overcome_by = record.map(|record| record.decided_by());
+        let mut overcome_by = record.map(|record| record.decided_by());
+        if overcome_by.is_none() && is_dropped(plane, &failure.context).await? {
+            overcome_by = Some("dropped by sidecar dead drop".into());
+        }
         shown.push((id, ShownFailure { failure, overcome_by, unpublished }));
     }
     Ok(shown)
+}
+
+/// Whether a person has decided that the event is not tried again.
+async fn is_dropped(plane: &DataPlane, context: &Context) -> Result<bool> {
+    let attempts = plane.documents.find::<Attempts>(&ids::attempts(context)).await?;
+    Ok(attempts.is_some_and(|attempts| attempts.attempts == Attempts::DROPPED))
 }
 
 /// Whether an outcome is one that came after a failure, or that the failed attempt has got itself.
 fn overcomes(record: &ExecutionRecord, failure: &Failure) -> bool {
     let decided = record.committed().and_then(|committed| humantime::parse_rfc3339(&committed.done).ok());
     let failed = humantime::parse_rfc3339(&failure.time).ok();
-    // A failure's time has no fraction.
+    // In older releases a failure's time had no fraction.
     failure.attempt.as_ref() == Some(&record.attempt)
         || decided.zip(failed).is_none_or(|(one, other)| one >= other)
 }
@@ -127,7 +138,7 @@ impl Execution {
             phase,
             culprit: reason.culprit,
             retryable: reason.retryable,
-            time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            time: super::now(),
             blobs,
         };
         if let Err(error) = self.plane.documents.store(&[failure]).await {

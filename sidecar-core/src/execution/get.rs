@@ -9,7 +9,7 @@ use super::stage;
 use super::transfer::{groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
-use crate::contract::{Blob, EventContext, EventId, ExecutionId, ExecutionRecord, ModuleName};
+use crate::contract::{Blob, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, ModuleName};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::plane::DataPlane;
@@ -23,8 +23,8 @@ pub struct Copied {
     pub bytes: u64,
 }
 
-/// Copies the files of an event (`EVENT`), or the outputs of an execution (`EVENT/MODULE`, or `EVENT/MODULE/RUN`),
-/// into the directory `dir`, as a tree. Sizes and digests are verified.
+/// Copies the files of an event (`EVENT`), the outputs of an execution (`EVENT/MODULE`, or `EVENT/MODULE/RUN`), or what was
+/// kept of a failed attempt's (the id of its failure), into the directory `dir`, as a tree. Sizes and digests are verified.
 ///
 /// The directory is made if it is absent, and must be empty otherwise; it is there whole or not at all.
 ///
@@ -143,6 +143,15 @@ async fn committed_for(plane: &DataPlane, event: &EventId) -> Result<Vec<String>
 async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
     let context = plane.documents.find::<EventContext>(event.as_str()).await?;
     let Some(context) = context else {
+        if let Some(failure) = plane.documents.find::<Failure>(event.as_str()).await? {
+            let why = "nothing was kept of what this attempt wrote: --on-failure=upload keeps it";
+            return match failure.blobs.is_empty() {
+                true => {
+                    Err(Error::refused(&plane.documents, format!("find outputs of failure {event}"), why))
+                }
+                false => Ok(failure.blobs),
+            };
+        }
         // The first event of a graph has none where nothing was submitted.
         let modules = committed_for(plane, event).await?;
         let why = match modules.is_empty() {

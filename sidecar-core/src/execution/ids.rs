@@ -43,7 +43,6 @@ pub(super) fn failure(context: &Context, attempt: &PrivateId) -> FailureId {
 }
 
 /// The id of the count of a module's attempts at an event.
-#[cfg(feature = "worker")]
 pub(crate) fn attempts(context: &Context) -> String {
     v5("attempts", &execution(context, 0), "").to_string()
 }

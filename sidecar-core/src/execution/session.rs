@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, error_span, info, warn};
 
 use super::failure::Reason;
 use super::open::{self, Opened};
@@ -156,7 +156,7 @@ impl Session {
         let Opened { execution, state, decided } = open::open(settings, plane).await?;
         let (context, attempt) = (execution.context(), execution.attempt());
         let attempt = &attempt.as_str()[..8];
-        let span = info_span!("execution", module = %context.name, event = %context.event_id, attempt);
+        let span = error_span!("execution", module = %context.name, event = %context.event_id, attempt);
         let begin = state.is_at_work();
         let shared = Progressing {
             state,

@@ -1,7 +1,9 @@
 //! Lineage: everything that one submission led to, from what records name alone.
 
+mod compare;
 mod trace;
 mod verify;
 
+pub use compare::{Difference, Traced};
 pub use trace::{Stage, Trace, TracedEvent, TracedExecution};
 pub use verify::{Damaged, Verified};

@@ -131,7 +131,9 @@ impl Trace {
         if !whole.is_empty() {
             return Ok(whole);
         }
-        if let Some(context) = plane.documents.find::<EventContext>(id).await? {
+        if EventId::parse(id).is_ok()
+            && let Some(context) = plane.documents.find::<EventContext>(id).await?
+        {
             let graph = Self::of_graph(plane, &context.context.correlation_id).await?;
             // The context of a proposal that never became an outcome is nobody's event.
             if graph.events.iter().any(|event| event.event_id.as_str() == id) {
@@ -169,7 +171,8 @@ impl Trace {
         self.events.is_empty() && self.executions.is_empty() && self.failures.is_empty()
     }
 
-    /// For each event and module that worked on it, where that stands.
+    /// For each event and module that worked on it, where that stands: at its last outcome, unless an attempt has failed
+    /// since.
     pub fn stages(&self) -> BTreeMap<(&EventId, &ModuleName), Stage<'_>> {
         let mut stages = BTreeMap::new();
         for failure in &self.failures {
@@ -179,7 +182,18 @@ impl Trace {
             stages.insert((&letter.context.event_id, &letter.context.name), Stage::GivenUp(letter));
         }
         for execution in &self.executions {
-            stages.insert((&execution.event_id, &execution.module), Stage::Committed(execution));
+            let key = (&execution.event_id, &execution.module);
+            let failed_since = match stages.get(&key) {
+                Some(Stage::Failed(failure)) => {
+                    failure.time > execution.done && failure.attempt.as_ref() != Some(&execution.attempt)
+                }
+                Some(Stage::GivenUp(letter)) => letter.time > execution.done,
+                Some(Stage::Committed(other)) => other.run > execution.run,
+                None => false,
+            };
+            if !failed_since {
+                stages.insert(key, Stage::Committed(execution));
+            }
         }
         stages
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -53,14 +53,33 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// The file that takes what a module prints.
-    fn log(&self, base: &Path, context: Option<&Context>) -> io::Result<Option<File>> {
-        let Some(dir) = &self.logs else { return Ok(None) };
-        std::fs::create_dir_all(dir)?;
+    fn log(&self, base: &Path, context: Option<&Context>) -> Option<PathBuf> {
         let name = match context {
             Some(context) => format!("{}.log", context.event_id),
             None => format!("slot-{}.log", base.file_name().unwrap_or_default().to_string_lossy()),
         };
-        File::options().create(true).append(true).open(dir.join(name)).map(Some)
+        self.logs.as_ref().map(|dir| dir.join(name))
+    }
+
+    fn open_log(&self, base: &Path, context: Option<&Context>) -> io::Result<Option<File>> {
+        let Some(path) = self.log(base, context) else { return Ok(None) };
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        File::options().create(true).append(true).open(path).map(Some)
+    }
+
+    /// The last line that the module of an execution has printed, as a person may want to read it with the reason of a
+    /// failure.
+    pub(super) fn last_line(&self, base: &Path, context: &Context) -> Option<String> {
+        /// So much of a log is looked at, in bytes.
+        const END: u64 = 4096;
+        let mut log = File::open(self.log(base, Some(context))?).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
+        let mut end = Vec::new();
+        log.take(END).read_to_end(&mut end).ok()?;
+        let text = String::from_utf8_lossy(&end);
+        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+        Some(line.chars().filter(|c| !c.is_control()).take(200).collect())
     }
 }
 
@@ -102,7 +121,7 @@ impl Module {
         if let Some(directory) = directory {
             command.current_dir(directory);
         }
-        if let Some(log) = self.surroundings.log(base, context)? {
+        if let Some(log) = self.surroundings.open_log(base, context)? {
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         }
         command

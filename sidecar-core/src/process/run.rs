@@ -222,9 +222,16 @@ impl Run<'_> {
             }
             let reason = match session.last_error() {
                 Some(error) => {
-                    format!("the module ended with {status} when done had failed: {}", error.chain())
+                    format!("the module ended with {} when done had failed: {}", how(status), error.chain())
                 }
-                None => format!("the module ended with {status}"),
+                None => {
+                    let context = session.status().context;
+                    let line = module.surroundings.last_line(session.layout().base(), &context);
+                    format!(
+                        "the module ended with {status}{}",
+                        line.map(|line| format!(": {line}")).unwrap_or_default()
+                    )
+                }
             };
             let failed = tokio::select! {
                 failed = session.fail(reason) => failed,
@@ -237,7 +244,7 @@ impl Run<'_> {
                 // It failed after its outputs were committed: then they stay so.
                 Err(_) if session.is_publishing() => drop(self.commit(signals).await?),
                 Err(_) if session.phase() == Phase::Done => {
-                    warn!("the module ended with {status} after it was done: {}", session.saved());
+                    warn!("the module ended with {} after it was done: {}", how(status), session.saved());
                 }
                 Err(error) => warn!("the failure could not be recorded: {}", error.chain()),
             }
@@ -294,6 +301,14 @@ impl Run<'_> {
     async fn refused(&self, error: Arc<Error>) -> Ended {
         self.session.report(&error).await;
         Ended::NotCommitted(error)
+    }
+}
+
+/// How a process ended, in the words of the exit codes.
+fn how(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => status.to_string(),
     }
 }
 

@@ -8,9 +8,6 @@ use crate::error::Result;
 use crate::execution::attempts_id;
 use crate::plane::DataPlane;
 
-/// More attempts than anybody allows: the event was given up, and its dead letter was dropped.
-pub(super) const DROPPED: u32 = u32::MAX;
-
 /// How many attempts were begun by now.
 ///
 /// The first attempt at a delivery that the bus hands out for the first time is not written down: if it is delivered

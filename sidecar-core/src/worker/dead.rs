@@ -6,7 +6,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::attempts;
-use crate::contract::{Context, DeadLetter, FailureId, ModuleName};
+use crate::contract::{Attempts, Context, DeadLetter, FailureId, ModuleName};
 use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::events::Delivery;
@@ -32,7 +32,7 @@ pub(super) async fn write(
         reason,
         failure,
         attempts,
-        time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
     };
     plane.documents.store(&[letter]).await?;
     Ok(id)
@@ -115,6 +115,6 @@ async fn remove(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
 /// # Errors
 /// What the document store reports.
 pub async fn drop_letter(plane: &DataPlane, letter: &DeadLetter) -> Result<()> {
-    attempts::write(plane, &letter.context, attempts::DROPPED).await?;
+    attempts::write(plane, &letter.context, Attempts::DROPPED).await?;
     remove(plane, letter).await
 }

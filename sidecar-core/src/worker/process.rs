@@ -55,15 +55,16 @@ impl Runner for Processes {
         match session.phase() {
             // What it committed counts, however it ended afterwards.
             Phase::Done => Outcome::Committed,
-            _ => outcome(ended),
+            _ => outcome(ended, session),
         }
     }
 }
 
-fn outcome(ended: Ended) -> Outcome {
+fn outcome(ended: Ended, session: &Session) -> Outcome {
     match ended {
         Ended::Committed => Outcome::Committed,
         Ended::Failed { code, reason } => {
+            let reason = reason.or_else(|| session.status().reason);
             Outcome::Failed(reason.unwrap_or_else(|| format!("the module ended with exit code {code}")))
         }
         Ended::Stopped(_) => Outcome::Stopped,

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, error_span, info, warn};
 use uuid::Uuid;
 
 use super::counters::Count;
 use super::runner::{Assignment, Slot};
 use super::settlement::{Outcome, Settlement, delay, is_outage};
 use super::{Shared, attempts, dead};
-use crate::contract::{Context, FailureId, Layout, Phase};
+use crate::contract::{Attempts, Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
 use crate::events::Delivery;
 use crate::execution::{Session, Settings, Start};
@@ -46,7 +46,8 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
         let Some(delivery) = worker.next().await else { break };
         let context = worker.context_of(&*delivery);
         let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
-        let span = info_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
+        // Of the highest level, so that errors name it whatever is logged.
+        let span = error_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
         worker.deliver(&*delivery, context).instrument(span).await;
     }
     worker.shared.runner.end(&worker.slot).await;
@@ -267,7 +268,7 @@ impl Work {
             Err(outcome) => return Attempt::uncounted(outcome),
         };
         let (group, known) = (&self.shared.settings.group, begun >= most);
-        if begun == attempts::DROPPED
+        if begun == Attempts::DROPPED
             || known && dead::is_dead(plane, context, group, delivery.message_id()).await.unwrap_or(false)
         {
             info!("event {} was given up before", context.event_id);
