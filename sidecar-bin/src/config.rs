@@ -116,6 +116,10 @@ impl Config {
         let development = errors.switch("development", &options.development).unwrap_or(embedded);
         let secrets = Secrets::new(&options, development);
         read_files(&mut options, &mut errors);
+        // A variable that was made of a file's content ends as the file does; no header can.
+        if let Some(secret) = &mut options.sharedsecret {
+            secret.truncate(secret.trim_end_matches(['\r', '\n']).len());
+        }
         let options = &options;
         let plane = Plane::parse(options, development, &mut errors);
         let service = service(options, mode, development, &mut errors);
@@ -214,13 +218,9 @@ impl Config {
                 lines.push((flag, value.clone()));
             }
         }
-        let value = |text: String| match text.parse::<i64>() {
-            Ok(number) => toml::Value::Integer(number),
-            Err(_) if text == "true" || text == "false" => toml::Value::Boolean(text == "true"),
-            Err(_) => toml::Value::String(text),
-        };
+        // As texts, which every setting takes: 007 is not 7.
         let given = lines.into_iter().filter(|(_, text)| !text.is_empty());
-        given.map(|(flag, text)| format!("{flag} = {}\n", value(text))).collect()
+        given.map(|(flag, text)| format!("{flag} = {}\n", toml::Value::String(text))).collect()
     }
 }
 

@@ -148,6 +148,13 @@ pub(crate) fn page(topics: &[String]) -> Result<String, String> {
                 Err(format!("no help on {name:?}{}", meant.unwrap_or_default()))
             }
         },
+        [name, below] => {
+            let found = command.find_subcommand_mut(name).and_then(|found| found.find_subcommand_mut(below));
+            match found {
+                Some(found) => Ok(found.render_help().to_string()),
+                None => Err(format!("no help on {:?}", topics.join(" "))),
+            }
+        }
         _ => Err(format!("no help on {:?}", topics.join(" "))),
     }
 }

@@ -30,7 +30,7 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
-use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Session, Settings, Start};
+use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Remembered, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
 
 /// The command line, with the settings of `--config` beneath it.
 fn parse_cli() -> Result<Cli, ExitCode> {
-    let parse = |flags: Vec<String>| {
+    let parse = |flags: Vec<String>, from_file: bool| {
         let mut arguments = std::env::args_os();
         let program = arguments.next().into_iter();
         let arguments = program.chain(flags.into_iter().map(Into::into)).chain(arguments);
@@ -131,7 +131,10 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             let mut cli = Cli::from_arg_matches(&matches)?;
             // An empty variable is no flag: it is how many environments spell "not set".
             let flag = matches.value_source("context_parenteventid") == Some(ValueSource::CommandLine);
-            usage::refuse_idle_settings(&matches)?;
+            // A file of settings is for every command.
+            if !from_file {
+                usage::refuse_idle_settings(&matches)?;
+            }
             cli.parent_is_empty = flag && cli.options.context_parenteventid.as_deref() == Some("");
             Ok((cli, matches))
         });
@@ -145,12 +148,12 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             ExitCode::from(if error.use_stderr() { exit::CONFIGURATION } else { 0 })
         })
     };
-    let (cli, matches) = parse(Vec::new())?;
+    let (cli, matches) = parse(Vec::new(), false)?;
     let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };
     let is_given =
         |id: &str| matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if !value.is_empty());
     match config_file::flags(file, is_given) {
-        Ok(flags) => parse(flags).map(|(cli, _)| cli),
+        Ok(flags) => parse(flags, true).map(|(cli, _)| cli),
         Err(errors) => Err(configuration(&errors)),
     }
 }
@@ -269,7 +272,10 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.prepare() => match prepared {
-                Ok(_) => Ended::Committed,
+                Ok(_) => match session.leave_to_others().await {
+                    Ok(()) => Ended::Committed,
+                    Err(error) => Ended::Local(error),
+                },
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotPrepared(error)
@@ -297,14 +303,24 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     code
 }
 
-/// `commit` goes on with what `prepare` began; it must not touch another execution.
+/// `commit` goes on with what `prepare` began, or with a commit that was begun; it must not touch another execution, nor
+/// take the half of what a module was writing.
 async fn prepared(settings: &Settings) -> Result<(), Failure> {
-    let other = Session::context_in(settings).await.map_err(|error| Failure::local(&error))?;
+    let found = Session::remembered(settings).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
     let base = settings.layout.base().display();
-    let found = match other {
-        Some(other) if other.event_id == context.event_id && other.name == context.name => return Ok(()),
-        Some(other) => format!("{base} was prepared for event {} of module {}", other.event_id, other.name),
+    let found = match found {
+        Some(Remembered { context: other, is_committable })
+            if other.event_id == context.event_id && other.name == context.name =>
+        {
+            if is_committable {
+                return Ok(());
+            }
+            format!("its module had not finished in {base}")
+        }
+        Some(Remembered { context: other, .. }) => {
+            format!("{base} was prepared for event {} of module {}", other.event_id, other.name)
+        }
         None => format!("nothing was prepared in {base}"),
     };
     let (event, module) = (&context.event_id, &context.name);

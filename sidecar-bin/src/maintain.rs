@@ -38,7 +38,9 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
         after = Some(last.clone());
         for (_, ShownFailure { failure, overcome_by, unpublished }) in page {
             let context = &failure.context;
-            let other = event.as_ref().is_some_and(|event| context.event_id.as_str() != event);
+            let execution = format!("{}/{}", context.event_id, context.name);
+            let other =
+                event.as_ref().is_some_and(|event| context.event_id.as_str() != event && execution != *event);
             if other || open && overcome_by.is_some() && !unpublished {
                 continue;
             }

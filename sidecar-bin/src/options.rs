@@ -155,7 +155,7 @@ options! {
         module_env: "module-env" = "NAMES",
         /// Abandon a commit that an earlier start left undecided
         give_up: "give-up" = "BOOL",
-        /// What happens to the outputs of a failed module: keep (on disk), upload [default: keep]
+        /// What happens to the outputs of a failed module: keep (on disk, except under `worker`), upload [default: keep]
         on_failure: "on-failure" = "WHAT",
     }
     "Server" {

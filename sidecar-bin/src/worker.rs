@@ -156,8 +156,12 @@ pub(crate) async fn run(
 /// Why a worker cannot run its module at all.
 pub(crate) fn unusable(error: &Error) -> Failure {
     match error {
-        Error::Io { action: "start", source, .. } => {
-            Failure::new(exit::not_started(source.kind()), error.chain())
+        Error::Io { action: "start", source, path } => {
+            let why = match source.kind() {
+                std::io::ErrorKind::NotFound => "command not found".to_owned(),
+                _ => source.to_string(),
+            };
+            Failure::new(exit::not_started(source.kind()), format!("cannot start {}: {why}", path.display()))
         }
         other => Failure::at_open(other),
     }

@@ -94,7 +94,7 @@ impl Api {
         body: Option<&str>,
     ) -> Result<Option<T>, Error> {
         let body = body.map(str::to_owned);
-        retry::retry(retry, call, &self.address, async || {
+        retry::retry(retry, call, &self.address, || {
             let mut request = self
                 .http
                 .request(method.clone(), format!("{}/{call}", self.url))
@@ -103,7 +103,7 @@ impl Api {
             if let Some(body) = &body {
                 request = request.body(body.clone());
             }
-            send(request).await
+            send(request)
         })
         .await
     }

@@ -87,12 +87,12 @@ impl Client {
         let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let body = finished.map_or_else(|| "null".into(), |id| format!("\"{id}\""));
         let answer: Option<NextAnswer> = self.api.call("next", Method::POST, Some(&body)).await?;
-        let Some(NextAnswer { files, values, context, .. }) = answer else { return Ok(None) };
+        let Some(next) = answer else { return Ok(None) };
         *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        // How many bytes that is, only the file system tells.
-        let answer = ReadyAnswer { prepared: Prepared { files, values, bytes: 0 }, context: Some(context) };
+        let prepared = Prepared { files: next.files, values: next.values, bytes: next.bytes };
+        let answer = ReadyAnswer { prepared, context: Some(next.context.clone()) };
         let module = self.module(self.layout.clone(), Some(answer))?;
-        Ok(Some(module.telling(self.finished.clone())))
+        Ok(Some(module.one_of_several(next, self.finished.clone())))
     }
 
     /// Waits until the sidecar has staged the inputs.
@@ -230,6 +230,23 @@ impl std::fmt::Debug for ClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A heartbeat beside the work is a task of its own.
+    #[tokio::test]
+    async fn every_call_can_be_spawned() {
+        fn is_send<T: Send>(call: T) -> T {
+            call
+        }
+        let mut client = Client::builder().secret("s").port(1).retry(Retry::never()).build().unwrap();
+        assert!(is_send(client.next()).await.is_err());
+        assert!(is_send(client.ready()).await.is_err());
+        let calls = |module: Module| {
+            drop(is_send(module.status()));
+            drop(is_send(module.done()));
+        };
+        let _: fn(Module) = calls;
+        let _: fn(Module) = |module| drop(is_send(module.fail("no")));
+    }
 
     #[test]
     fn the_environment_is_checked() {

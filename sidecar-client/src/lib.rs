@@ -20,8 +20,8 @@ pub use refused::Refused;
 pub use retry::Retry;
 pub use run::{run, serve};
 pub use sidecar_core::{
-    Context, ErrorBody, EventTypes, FileName, KeyValuePair, KeyValuePairs, Layout, OutputEvent, Phase,
-    Prepared, Problem, Receipt, Status,
+    Context, ErrorBody, EventId, EventTypes, FileName, InsightId, InvalidName, KeyValuePair, KeyValuePairs,
+    Layout, ModuleName, OutputEvent, Phase, Prepared, Problem, Published, Receipt, Status,
 };
 pub use workspace::{EventBuilder, Output, Workspace};
 

@@ -1,9 +1,10 @@
 //! A module that is ready.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{Context, Prepared, ReadyAnswer, Receipt, Status};
+use sidecar_core::{Context, NextAnswer, Prepared, ReadyAnswer, Receipt, Status};
 
 use crate::api::Api;
 use crate::client::Finished;
@@ -20,15 +21,17 @@ pub struct Module {
     answer: Option<ReadyAnswer>,
     /// Where it is told that the event is finished, if it is one of several.
     finished: Option<Finished>,
+    /// What a worker says of the event.
+    next: Option<NextAnswer>,
 }
 
 impl Module {
     pub(crate) fn new(workspace: Workspace, api: Arc<Api>, answer: Option<ReadyAnswer>) -> Self {
-        Self { workspace, api, answer, finished: None }
+        Self { workspace, api, answer, finished: None, next: None }
     }
 
-    pub(crate) fn telling(self, finished: Finished) -> Self {
-        Self { finished: Some(finished), ..self }
+    pub(crate) fn one_of_several(self, next: NextAnswer, finished: Finished) -> Self {
+        Self { next: Some(next), finished: Some(finished), ..self }
     }
 
     fn tell(&self) {
@@ -45,6 +48,22 @@ impl Module {
     /// The execution: event, correlation, parent event and module. The original sidecar does not say.
     pub fn context(&self) -> Option<&Context> {
         self.answer.as_ref()?.context.as_ref()
+    }
+
+    /// The event's type, where the module is one of `sidecar worker --warm`.
+    pub fn event_type(&self) -> Option<&str> {
+        self.next.as_ref().map(|next| &*next.event_type)
+    }
+
+    /// Which attempt at the event this is, from 1 on, where the module is one of `sidecar worker --warm`.
+    pub fn attempt(&self) -> Option<u32> {
+        self.next.as_ref().map(|next| next.attempt)
+    }
+
+    /// How long the module may be silent (`--module-timeout`), where it is one of `sidecar worker --warm` and there is a
+    /// limit.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.next.as_ref().and_then(|next| next.deadline).map(Duration::from_secs)
     }
 
     /// How much was staged. The original sidecar does not say.

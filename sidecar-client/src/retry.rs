@@ -70,11 +70,13 @@ pub(crate) struct Attempt {
 }
 
 /// Calls until it succeeds, fails for good, or the budget is used up.
-pub(crate) async fn retry<T>(
+///
+/// No async closure: whether its futures are `Send` cannot be told for a caller that spawns them.
+pub(crate) async fn retry<T, F: Future<Output = Result<T, Attempt>>>(
     policy: &Retry,
     call: &'static str,
     address: &str,
-    mut attempt: impl AsyncFnMut() -> Result<T, Attempt>,
+    mut attempt: impl FnMut() -> F,
 ) -> Result<T, Error> {
     let started = Instant::now();
     let mut backoff = policy.backoff();
@@ -131,18 +133,19 @@ mod tests {
     async fn transient_failures_are_repeated_until_success() {
         let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
         let mut calls = 0;
-        let answer = retry(&policy, "ready", "a", async || {
+        let answer = retry(&policy, "ready", "a", || {
             calls += 1;
-            if calls < 4 { Err(attempt(true)) } else { Ok(calls) }
+            std::future::ready(if calls < 4 { Err(attempt(true)) } else { Ok(calls) })
         });
         assert_eq!(answer.await.unwrap(), 4);
     }
 
     #[tokio::test]
     async fn permanent_failures_are_not_repeated() {
-        let error = retry::<()>(&Retry::default(), "done", "http://a", async || Err(attempt(false)))
-            .await
-            .unwrap_err();
+        let error =
+            retry::<(), _>(&Retry::default(), "done", "http://a", || std::future::ready(Err(attempt(false))))
+                .await
+                .unwrap_err();
         assert!(error.to_string().starts_with("done failed at http://a after 1 attempt(s) in"), "{error}");
         assert!(error.chain().ends_with("the sidecar cannot be reached: refused"), "{}", error.chain());
     }
@@ -155,11 +158,14 @@ mod tests {
             ..Retry::default()
         };
         let started = Instant::now();
-        let error = retry::<()>(&policy, "ready", "a", async || Err(attempt(true))).await.unwrap_err();
+        let error = retry::<(), _>(&policy, "ready", "a", || std::future::ready(Err(attempt(true))))
+            .await
+            .unwrap_err();
         let Error::Call { attempts, .. } = error else { panic!("{error:?}") };
         assert!(attempts > 1 && started.elapsed() < Duration::from_secs(2), "{attempts}");
-        let error =
-            retry::<()>(&Retry::never(), "ready", "a", async || Err(attempt(true))).await.unwrap_err();
+        let error = retry::<(), _>(&Retry::never(), "ready", "a", || std::future::ready(Err(attempt(true))))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Call { attempts: 1, .. }));
     }
 
@@ -168,9 +174,11 @@ mod tests {
         let policy = Retry { first_wait: Duration::from_millis(1), ..Retry::default() };
         let mut first = true;
         let started = Instant::now();
-        let answer = retry(&policy, "ready", "a", async || match std::mem::take(&mut first) {
-            true => Err(Attempt { retry_after: Some(Duration::from_millis(100)), ..attempt(true) }),
-            false => Ok(()),
+        let answer = retry(&policy, "ready", "a", || {
+            std::future::ready(match std::mem::take(&mut first) {
+                true => Err(Attempt { retry_after: Some(Duration::from_millis(100)), ..attempt(true) }),
+                false => Ok(()),
+            })
         });
         answer.await.unwrap();
         assert!(started.elapsed() >= Duration::from_millis(100));

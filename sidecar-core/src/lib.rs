@@ -55,8 +55,8 @@ pub use error::{Cause, Error, Result};
 pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
-    Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Session, Settings,
-    ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, recover,
+    Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered, Session,
+    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;

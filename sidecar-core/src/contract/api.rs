@@ -114,6 +114,9 @@ impl fmt::Display for Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NextAnswer {
+    /// The sizes of the files together, in bytes.
+    #[serde(default)]
+    pub bytes: u64,
     /// The event, which is named when the module has finished it.
     pub event_id: EventId,
     /// Its type.

@@ -113,6 +113,9 @@ pub(super) struct Entry {
     #[serde(default)]
     pub(super) module_start: Option<String>,
     pub(super) step: Step,
+    /// Whether what lies in `out/` is all that the module has to say: it was told so, or people do it by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) complete: bool,
     /// An entry of release 0.1, which had begun to publish under ids of its own.
     #[serde(skip)]
     pub(super) legacy: Option<Legacy>,
@@ -122,7 +125,14 @@ impl Entry {
     pub(super) fn new(context: Context, run: u32, stores: Stores, started: String) -> Self {
         let attempt = PrivateId::random();
         let (step, ready, module_start, legacy) = (Step::New, None, None, None);
-        Self { version: VERSION, context, run, attempt, stores, started, ready, module_start, step, legacy }
+        let (version, complete) = (VERSION, false);
+        Self { version, context, run, attempt, stores, started, ready, module_start, step, complete, legacy }
+    }
+
+    /// Whether a commit can go on without the module.
+    pub(super) fn is_committable(&self) -> bool {
+        self.complete
+            || matches!(self.step, Step::Committing { .. } | Step::Deciding { .. } | Step::Done { .. })
     }
 
     /// Whether it is of this execution, but for the run.

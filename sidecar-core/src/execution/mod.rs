@@ -56,7 +56,7 @@ pub use failure::{OnFailure, ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
-pub use session::{Session, Timings};
+pub use session::{Remembered, Session, Timings};
 pub use spec::{First, Journaling, ModuleUser, Settings, Start};
 pub use submit::Submission;
 

@@ -90,6 +90,16 @@ pub struct Timings {
     pub commit: Duration,
 }
 
+/// What a journal tells of the execution that was last in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// The execution.
+    pub context: Context,
+    /// Whether its outputs are whole, so that they can be committed without the module: it had called `done`, or they
+    /// were left to others.
+    pub is_committable: bool,
+}
+
 /// The state, and the calls at work on it.
 #[derive(Debug)]
 struct Progressing {
@@ -193,18 +203,32 @@ impl Session {
         Ok(session)
     }
 
-    /// The execution that the journal in this state directory remembers, if there is one.
+    /// What the journal in the state directory remembers, if there is one.
     ///
     /// # Errors
     /// [`Error::Io`] when there is a journal that cannot be read.
-    pub async fn context_in(settings: &Settings) -> Result<Option<Context>> {
+    pub async fn remembered(settings: &Settings) -> Result<Option<Remembered>> {
         let (dir, journaling) = (settings.state_dir.clone(), settings.journal);
         blocking(move || match Dir::open(&dir) {
-            Ok(dir) => Ok(journal::read(&dir, journaling)?.map(|entry| entry.context)),
+            Ok(dir) => {
+                let remembered = |entry: journal::Entry| {
+                    let is_committable = entry.is_committable();
+                    Remembered { context: entry.context, is_committable }
+                };
+                Ok(journal::read(&dir, journaling)?.map(remembered))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("open", &dir)(error)),
         })
         .await
+    }
+
+    /// Says that somebody else starts the module, and that the outputs may be committed whenever that is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written down.
+    pub async fn leave_to_others(&self) -> Result<()> {
+        self.inner.execution.change(|entry| entry.complete = true).await
     }
 
     /// Stages the inputs, or answers again what it answered before.
@@ -247,6 +271,47 @@ impl Session {
                 None => drop(self.idle().await),
             }
         }
+    }
+
+    /// Sets aside what the module has written since it was ready, and stages the inputs anew, for one that begins again
+    /// without a word.
+    #[cfg(feature = "worker")]
+    pub(crate) async fn begin_again(&self) -> Outcome<()> {
+        let inner = &self.inner;
+        let staging = inner.change(|shared| match &shared.state {
+            State::Rest(Rest::Ready { .. }) => match shared.state.ready(true) {
+                Move::Begin => Some(inner.begin_staging(shared, None, true)),
+                _ => None,
+            },
+            _ => None,
+        });
+        match staging {
+            Some(staging) => staging.await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for a process of the module that says who it is: one that another has taken the place of by calling
+    /// [`ready_for`](Self::ready_for) commits nothing.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] for such a process; otherwise those of [`done`](Self::done).
+    pub async fn done_for(&self, module_start: Option<&str>) -> Outcome<Receipt> {
+        {
+            let shared = self.inner.shared.borrow();
+            let known = shared.module_start.as_deref();
+            let is_another = known.zip(module_start).is_some_and(|(known, this)| known != this);
+            if is_another && matches!(shared.state, State::Rest(Rest::Ready { .. })) {
+                let hint =
+                    "another process of the module has called ready since this one did: its outputs count";
+                return Err(Arc::new(Error::OutOfOrder {
+                    call: "commit",
+                    phase: Phase::Ready,
+                    hint: hint.into(),
+                }));
+            }
+        }
+        self.done().await
     }
 
     /// Commits the outputs, or answers again what it answered before.
@@ -664,6 +729,11 @@ impl Inner {
                 (timings.module, timings.commit) = (worked, started.elapsed());
             }
             inner.committed(&committed, started.elapsed(), found);
+            if committed.is_err() && !inner.execution.journal.entry().is_committable() {
+                // The module is done, and whoever repeats the commit need not be it.
+                let noted = inner.execution.change(|entry| entry.complete = true).await;
+                noted.unwrap_or_else(|error| debug!("{}", error.chain()));
+            }
             committed
         });
         shared.committing = Some(running.clone());

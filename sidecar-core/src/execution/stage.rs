@@ -28,6 +28,10 @@ impl Execution {
         })
         .await?;
         fault::point("inputs.clear");
+        if self.journal.entry().complete {
+            // The module begins again.
+            self.change(|entry| entry.complete = false).await?;
+        }
         let staged = match self.fill().await {
             Ok(prepared) => self.staged(prepared).await,
             failed => failed,

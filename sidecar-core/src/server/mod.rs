@@ -102,23 +102,31 @@ fn is_loopback(request: &Request) -> bool {
 
 /// HEAD too, which would otherwise do what GET does.
 async fn not_allowed() -> HttpError {
-    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here: use GET or POST")
+    HttpError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "no such method here: the header `allow` names those that there are",
+    )
 }
 
 async fn ready(
     Extension(session): Extension<Session>,
     request: Request,
 ) -> Result<Json<ReadyAnswer>, HttpError> {
-    // Whatever it is, it is only ever compared.
-    let module_start = request.headers().get("module-start").map(|value| {
-        String::from_utf8_lossy(&value.as_bytes()[..value.len().min(MODULE_START)]).into_owned()
-    });
-    let prepared = session.ready_for(module_start.as_deref()).await?;
+    let prepared = session.ready_for(module_start(request.headers()).as_deref()).await?;
     Ok(Json(ReadyAnswer { prepared, context: Some(session.status().context) }))
 }
 
-async fn done(Extension(session): Extension<Session>) -> Result<Json<Receipt>, HttpError> {
-    Ok(Json(session.done().await?))
+/// Which process of the module calls. Whatever it says, it is only ever compared.
+fn module_start(headers: &header::HeaderMap) -> Option<String> {
+    let value = headers.get("module-start")?;
+    Some(String::from_utf8_lossy(&value.as_bytes()[..value.len().min(MODULE_START)]).into_owned())
+}
+
+async fn done(
+    Extension(session): Extension<Session>,
+    headers: header::HeaderMap,
+) -> Result<Json<Receipt>, HttpError> {
+    Ok(Json(session.done_for(module_start(&headers).as_deref()).await?))
 }
 
 async fn fail(Extension(session): Extension<Session>, request: Request) -> Result<Json<Status>, HttpError> {

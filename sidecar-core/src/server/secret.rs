@@ -49,7 +49,9 @@ pub fn kept_secret(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        // One that is empty is none.
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
     }
     path.parent().map(fs::create_dir_all).transpose()?;
     // Whole or not at all, whoever else creates one at this moment: the first one counts.

@@ -302,7 +302,7 @@ fn lock_base(base: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
-            "another worker works in {}: give this one its own --basedir",
+            "another worker works in {}: give this one a base directory of its own",
             base.display()
         ))),
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),

@@ -8,11 +8,11 @@ use tokio::sync::watch;
 
 use super::settlement::Outcome;
 use crate::contract::Phase;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result, with_causes};
 use crate::execution::Session;
 
 /// Where a worker runs one module at a time.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Slot {
     /// Its number, from 0 on.
     pub number: usize,
@@ -22,6 +22,12 @@ pub struct Slot {
     pub(super) stop: watch::Receiver<bool>,
     /// Whether the worker ends by itself when there is nothing to do.
     pub(super) is_bounded: bool,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("number", &self.number).finish_non_exhaustive()
+    }
 }
 
 impl Slot {
@@ -68,7 +74,11 @@ pub trait Runner: Send + Sync + 'static {
 pub struct Function<F>(F);
 
 impl<F> Function<F> {
-    /// Stages the inputs, calls `work`, and commits what it has written; an error is a failure of the module.
+    /// Stages the inputs, calls `work`, and commits what it has written; an error, with all its causes, is a failure of the
+    /// module, and so is a panic.
+    ///
+    /// A closure that captures something returns a future that owns it:
+    /// `move |session| { let model = model.clone(); async move { … } }`.
     pub fn new(work: F) -> Self {
         Self(work)
     }
@@ -85,7 +95,7 @@ impl<F, W, E> Runner for Function<F>
 where
     F: Fn(Session) -> W + Send + Sync + 'static,
     W: Future<Output = Result<(), E>> + Send,
-    E: fmt::Display + Send,
+    E: Into<Cause> + Send,
 {
     async fn run(&self, session: &Session, slot: &Slot, _: &Assignment) -> Outcome {
         if let Err(error) = session.ready().await {
@@ -98,7 +108,7 @@ where
         match worked {
             Ok(()) => committed(session.done().await.map(drop)),
             Err(error) => {
-                let reason = error.to_string();
+                let reason = with_causes(&*error.into());
                 match session.fail(reason.clone()).await {
                     Err(_) if session.phase() == Phase::Done => Outcome::Committed,
                     _ => Outcome::Failed(reason),

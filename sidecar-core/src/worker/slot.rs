@@ -1,10 +1,12 @@
 //! One slot of a worker: a directory, and one delivery after another.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, error_span, info, warn};
 use uuid::Uuid;
@@ -301,7 +303,16 @@ impl Work {
     /// Lets the module run; a store that is away is waited for.
     async fn run(&self, session: &Session, assignment: &Assignment) -> Outcome {
         loop {
-            let outcome = self.shared.runner.run(session, &self.slot, assignment).await;
+            let run =
+                AssertUnwindSafe(self.shared.runner.run(session, &self.slot, assignment)).catch_unwind();
+            let outcome = match run.await {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                    self.panicked(session, &text.unwrap_or_else(|| "without a text".into())).await
+                }
+            };
             let waited = match &outcome {
                 Outcome::NotPrepared(error) if is_outage(error) => self.patiently(|| ready(session)).await,
                 Outcome::NotCommitted(error) if is_outage(error) => {
@@ -316,6 +327,15 @@ impl Work {
             if let Err(outcome) = waited {
                 return outcome;
             }
+        }
+    }
+
+    /// A defect of the runner, or of the function that is the module, costs an attempt and not the slot.
+    async fn panicked(&self, session: &Session, text: &str) -> Outcome {
+        let reason = format!("the module panicked: {text}");
+        match session.fail(reason.clone()).await {
+            Err(_) if session.phase() == Phase::Done => Outcome::Committed,
+            _ => Outcome::Failed(reason),
         }
     }
 
@@ -380,9 +400,9 @@ impl Work {
     async fn finish_what_was_begun(&self) {
         let Shared { settings, .. } = &*self.shared;
         let context =
-            match Session::context_in(&self.settings(settings.module.context.clone(), Start::Resume)).await {
+            match Session::remembered(&self.settings(settings.module.context.clone(), Start::Resume)).await {
                 Ok(None) => return,
-                Ok(Some(context)) => context,
+                Ok(Some(remembered)) => remembered.context,
                 Err(error) => return warn!("the journal cannot be read: {}", error.chain()),
             };
         let finished = self.patiently(|| self.finish(context.clone())).await;

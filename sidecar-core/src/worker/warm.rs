@@ -110,18 +110,37 @@ impl Feed for Warm {
                         && current.given.load(Ordering::Relaxed) > 0
                         && current.session.phase() != Phase::Failed =>
                 {
-                    let receipt = current.session.commit().await?;
+                    let receipt = match current.session.commit().await {
+                        Ok(receipt) => receipt,
+                        Err(error) => {
+                            // One that does not understand the answer would call again and again.
+                            if matches!(*error, Error::Invalid(_))
+                                && current.given.fetch_add(1, Ordering::Relaxed) >= MOST_ANSWERS
+                            {
+                                let reason = format!(
+                                    "its outputs were refused {MOST_ANSWERS} times: {}",
+                                    error.chain()
+                                );
+                                current.session.fail(reason).await?;
+                            }
+                            return Err(error);
+                        }
+                    };
                     let last = (finished.clone(), receipt.committed_by);
                     self.state.send_modify(|state| state.last = Some(last));
                 }
                 // A repeat after an answer that was lost.
                 _ if self.state.borrow().last.as_ref().is_some_and(|(last, _)| last == finished) => {}
-                _ => {
+                current => {
+                    let phase = current.as_ref().map_or(Phase::New, |current| current.session.phase());
+                    let given = current.map(|current| format!("that is {}", current.context.event_id));
+                    let given = given.unwrap_or_else(|| "it was given none".into());
                     return Err(Arc::new(Error::OutOfOrder {
                         call: "commit",
-                        phase: Phase::New,
+                        phase,
                         hint: format!(
-                            "event {finished} is not the one that this module was given; after /fail the body is null"
+                            "event {finished} is not the one that this module was given ({given}); after /fail the body \
+                             is null"
                         ),
                     }));
                 }
@@ -148,9 +167,9 @@ impl Feed for Warm {
             }
         };
         let Current { context, prepared, assignment, session, given } = current;
-        match given.fetch_add(1, Ordering::Relaxed) + 1 {
-            // An answer that was lost.
-            2 => warn!(
+        let given = given.fetch_add(1, Ordering::Relaxed) + 1;
+        match given {
+            2 if finished.is_none() => warn!(
                 "the module was given event {} and asked for the next one without naming it: it is given the same \
                  again (the body of /next is the id of the finished event)",
                 context.event_id
@@ -170,6 +189,9 @@ impl Feed for Warm {
             }
             _ => {}
         }
+        if given > 1 && finished.is_none() {
+            session.begin_again().await?;
+        }
         // From now on it may be silent for so long.
         session.heartbeat();
         let committed_by = last.filter(|(last, _)| Some(last) == finished.as_ref());
@@ -179,6 +201,7 @@ impl Feed for Warm {
             attempt: assignment.attempt,
             deadline: self.lease.map(|lease| lease.as_secs()),
             files: prepared.files,
+            bytes: prepared.bytes,
             values: prepared.values,
             committed_by: committed_by.and_then(|(_, by)| by),
             context,
@@ -309,7 +332,10 @@ impl Runner for WarmProcesses {
                 status = running.wait() => status,
             };
             match status {
-                Ok(status) => warn!("the module of slot {} ended with {status}", slot.number),
+                Ok(status) => warn!(
+                    "the module of slot {} ended with {status} without asking for an event (POST /next)",
+                    slot.number
+                ),
                 Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
             }
             running.end_descendants(self.module.service.grace).await;

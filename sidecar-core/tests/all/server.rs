@@ -92,6 +92,27 @@ async fn one_server_serves_each_module_its_own_session() {
 }
 
 /// A module that was restarted before `done` must not have the outputs of its dead self committed.
+/// Of two processes of a module the one that called ready last is the module: half of one and half of the other must not
+/// become one outcome.
+#[tokio::test]
+async fn a_process_that_another_has_taken_the_place_of_commits_nothing() {
+    let (_, scene, router) = api().await;
+    let call = async |path: &str, start: &str| {
+        let request = Request::builder().uri(path).header("secret", "s").header("module-start", start);
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+    };
+    assert_eq!(call("/ready", "one").await, StatusCode::OK);
+    scene.write("out/data/one", "1");
+    assert_eq!(call("/ready", "two").await, StatusCode::OK);
+    scene.write("out/data/two", "2");
+    assert_eq!(call("/done", "one").await, StatusCode::CONFLICT);
+    assert_eq!(call("/done", "two").await, StatusCode::OK);
+    // What is done can be asked for by anybody.
+    assert_eq!(call("/done", "one").await, StatusCode::OK);
+    let receipt = get(&router, "/done").await.1;
+    assert_eq!(receipt["files"], 1);
+}
+
 #[tokio::test]
 async fn a_module_that_began_again_does_not_commit_what_its_dead_self_wrote() {
     let (_, scene, router) = api().await;

@@ -48,7 +48,7 @@ impl Scene {
     ) -> Worker
     where
         W: Future<Output = Result<(), E>> + Send + 'static,
-        E: std::fmt::Display + Send + 'static,
+        E: Into<sidecar_core::Cause> + Send + 'static,
     {
         Worker::new(self.plane.clone(), settings, Function::new(work))
     }
@@ -199,6 +199,41 @@ async fn outputs_that_are_invalid_cost_an_attempt() {
     assert_eq!(ended(&worker).await.dead_lettered, 1);
     let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
     assert!(reason.contains("out/events/1.json"), "{reason}");
+}
+
+/// A defect of the function costs an attempt, and the slot goes on.
+#[tokio::test]
+async fn a_module_that_panics_fails_and_the_slot_goes_on() {
+    let scene = Scene::new();
+    scene.submit(3).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    let calls = AtomicUsize::new(0);
+    let worker = scene.worker(settings, move |_| {
+        let call = calls.fetch_add(1, Ordering::Relaxed);
+        async move {
+            assert!(call != 1, "a defect of number {call}");
+            Ok::<_, String>(())
+        }
+    });
+    let Summary { committed, dead_lettered, running, .. } = ended(&worker).await;
+    assert_eq!((committed, dead_lettered, running), (2, 1, 0));
+    let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
+    assert!(reason.contains("panicked: a defect of number 1"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_reason_of_a_failure_has_all_causes() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    let worker = scene.worker(settings, async |_| {
+        Err(sidecar_core::Error::unavailable(&"the model", "load", std::io::Error::other("not a tensor")))
+    });
+    assert_eq!(ended(&worker).await.dead_lettered, 1);
+    let reason = dead_letters(&scene.plane, None).await.unwrap().remove(0).reason;
+    assert_eq!(reason, "the model is unavailable: cannot load: not a tensor");
 }
 
 /// The journal of a worker is not synced: a power cut may leave half of it, and the bus brings the event again.
