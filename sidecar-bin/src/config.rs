@@ -218,9 +218,16 @@ impl Config {
                 lines.push((flag, value.clone()));
             }
         }
-        // As texts, which every setting takes: 007 is not 7.
+        // Only a number is one: the event 007 is not 7.
+        let value = |flag: &str, text: String| match crate::options::value_of(flag) {
+            "N" | "PORT" | "UID" | "GID" => {
+                text.parse().map_or(toml::Value::String(text), toml::Value::Integer)
+            }
+            "BOOL" => toml::Value::Boolean(text == "true"),
+            _ => toml::Value::String(text),
+        };
         let given = lines.into_iter().filter(|(_, text)| !text.is_empty());
-        given.map(|(flag, text)| format!("{flag} = {}\n", toml::Value::String(text))).collect()
+        given.map(|(flag, text)| format!("{flag} = {}\n", value(flag, text))).collect()
     }
 }
 

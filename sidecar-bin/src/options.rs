@@ -16,6 +16,9 @@ macro_rules! options {
             )+)+
         }
 
+        /// Every setting, with what the help calls its value.
+        const VALUES: &[(&str, &str)] = &[$($(($long, $value),)+)+];
+
         impl Options {
             /// Every setting.
             pub(crate) fn all(&self) -> impl Iterator<Item = &Option<String>> {
@@ -57,6 +60,11 @@ impl Options {
             "servicebuseventprovider.key": servicebuseventprovider_key, servicebuseventprovider_key_file;
         }
     }
+}
+
+/// What kind of value a setting takes, as the help calls it; nothing for one that is none.
+pub(crate) fn value_of(flag: &str) -> &'static str {
+    VALUES.iter().find(|(name, _)| *name == flag).map_or("", |(_, value)| value)
 }
 
 /// What makes a flag a switch: `--flag` is `--flag=true`.

@@ -85,6 +85,8 @@ pub(super) fn parse(text: &str, name: &str, directory: &Path) -> Result<Pipeline
             (other, _) => reader.unknown(&key.span(), other, &["modules"]),
         }
     }
+    // As they stand in the file.
+    modules.sort_by_key(|module: &ModuleSpec| module.line);
     if modules.is_empty() && reader.problems.is_empty() {
         reader.problem(&(0..0), "there is no module: begin with [modules.NAME]");
     }

@@ -12,6 +12,7 @@ mod messages;
 mod normal;
 mod one_shot;
 mod outcomes;
+mod pipeline;
 mod process;
 mod run;
 mod serve;

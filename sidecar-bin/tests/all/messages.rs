@@ -64,6 +64,12 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             (NONE, "sidecar submit s3://bucket/key"),
             (NONE, "sidecar submit --value=novalue"),
             (NONE, "sidecar submit --type="),
+            ("printf '[modules.a]\ncomand = \"x\"\n' > p.toml", "sidecar pipeline p.toml"),
+            (
+                "printf '[modules.a]\ncommand = \"absent\"\nsubscribes = \"t\"\n' > p.toml",
+                "sidecar pipeline p.toml",
+            ),
+            ("sidecar run --wrap -- sh -c 'kill -9 $PPID' 2>/dev/null", "sidecar commit"),
         ],
     ),
     (
@@ -97,8 +103,18 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             (SUBMITTED, "rm $(find dev/blobs -name a.txt); sidecar prepare"),
             (NONE, "sidecar submit absent.txt"),
             (FILES, "sidecar submit a.txt a.txt"),
+            (
+                FILES,
+                "sidecar submit --id=e5 a.txt >/dev/null 2>&1; echo changed > a.txt; sidecar submit --id=e5 a.txt",
+            ),
             (SUBMITTED, "sidecar get absent"),
             (SUBMITTED, "sidecar get absent/m"),
+            (SUBMITTED, "sidecar trace absent"),
+            (SUBMITTED, "sidecar failures absent"),
+            (SUBMITTED, "sidecar dead show absent"),
+            (NONE, "sidecar failures"),
+            (NONE, "sidecar recover"),
+            (NONE, "sidecar gc"),
         ],
     ),
     (
@@ -112,10 +128,6 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             (
                 NONE,
                 "sidecar check --retry-for=1s --blobs=memory: --documents=mongodb://127.0.0.1:1/d.c --events=amqp://127.0.0.1:1/x",
-            ),
-            (
-                FILES,
-                "sidecar submit --id=e5 a.txt >/dev/null 2>&1; echo changed > a.txt; sidecar submit --id=e5 a.txt",
             ),
         ],
     ),
@@ -166,9 +178,14 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
                 "sidecar run --wrap -- sh -c 'cp $SIDECAR_BASE_DIR/in/data/a.txt $SIDECAR_BASE_DIR/out/data/'",
             ),
             (NONE, "sidecar check"),
-            (NONE, "sidecar failures"),
-            (NONE, "sidecar recover"),
-            (NONE, "sidecar gc"),
+            (SUBMITTED, "sidecar failures"),
+            (SUBMITTED, "sidecar recover"),
+            (SUBMITTED, "sidecar gc"),
+            (
+                SUBMITTED,
+                "SIDECAR_CONTEXT_EVENTID= sidecar worker --subscribe=submitted --once --wrap -- true",
+            ),
+            (SUBMITTED, "sidecar dead list"),
         ],
     ),
 ];

@@ -63,7 +63,7 @@ fn what_a_worker_gives_up_can_be_shown_and_sent_again() {
     let (_, shown, _) = development(&["dead", "show", id]);
     let letter: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(letter["reason"], "the module ended with exit code 3");
-    assert_eq!(development(&["dead", "show", "nonsense"]).0, 69);
+    assert_eq!(development(&["dead", "show", "nonsense"]).0, 66);
     assert_eq!(development(&["dead", "redrive", id]).0, 0);
     let (code, _, log) = worker("true");
     assert!(code == 0 && log.contains("committed: 1"), "{log}");

@@ -96,12 +96,16 @@ impl Submission {
     /// To submit the same again under the same id succeeds, and publishes what is stored.
     ///
     /// # Errors
-    /// [`Error::Refused`] when something else was submitted under this id; otherwise what the providers report.
+    /// [`Error::Invalid`] when something else was submitted under this id, the type is empty, or files are in each other's
+    /// way; otherwise what the providers report.
     /// Nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
         let Self { event_id: id, event_type, values, files } = self;
         let owner = KeyOwner::Submission(id.clone(), PrivateId::random());
         let mut problems = conflicts::nested("", files.keys());
+        if event_type.is_empty() {
+            problems.push(Problem::of("the event", "its type is empty: consumers subscribe to a type"));
+        }
         let keyed = files.keys().map(|name| match owner.key(name) {
             Ok(key) => Ok((name, key)),
             Err(invalid) => Err(Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())])),
@@ -145,7 +149,7 @@ impl Submission {
         let stored = plane.documents.decide(&context).await?;
         if let Some(difference) = difference(&context, &stored) {
             let why = format!("{difference}: take another id, or submit the same");
-            return Err(Error::refused(&plane.documents, format!("submit event {id} again"), why));
+            return Err(Error::Invalid(vec![Problem::of(format!("event {id}"), why)]));
         }
         plane.events.publish(&[message(stored)]).await?;
         Ok(id)

@@ -22,6 +22,6 @@ pub use find::module_name;
 pub use limits::raise_file_limit;
 pub use run::run;
 #[cfg(feature = "worker")]
-pub(crate) use run::run_served;
+pub(crate) use run::{how, run_served};
 pub use serve::{Service, serve, stopped};
 pub use signals::Signals;

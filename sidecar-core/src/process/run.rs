@@ -228,7 +228,8 @@ impl Run<'_> {
                     let context = session.status().context;
                     let line = module.surroundings.last_line(session.layout().base(), &context);
                     format!(
-                        "the module ended with {status}{}",
+                        "the module ended with {}{}",
+                        how(status),
                         line.map(|line| format!(": {line}")).unwrap_or_default()
                     )
                 }
@@ -305,7 +306,7 @@ impl Run<'_> {
 }
 
 /// How a process ended, in the words of the exit codes.
-fn how(status: ExitStatus) -> String {
+pub(crate) fn how(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("exit code {code}"),
         None => status.to_string(),

@@ -20,7 +20,7 @@ use super::settlement::Outcome;
 use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
 use crate::error::Error;
 use crate::execution::Session;
-use crate::process::{Child, Module};
+use crate::process::{Child, Module, how};
 use crate::server::{Feed, Secret, Sessions};
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
@@ -333,8 +333,9 @@ impl Runner for WarmProcesses {
             };
             match status {
                 Ok(status) => warn!(
-                    "the module of slot {} ended with {status} without asking for an event (POST /next)",
-                    slot.number
+                    "the module of slot {} ended with {} without asking for an event (POST /next)",
+                    slot.number,
+                    how(status)
                 ),
                 Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
             }
@@ -379,7 +380,7 @@ impl WarmProcesses {
                 };
             }
             status = running.wait() => {
-                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                let how = status.map_or_else(|error| error.to_string(), how);
                 *starts = 1;
                 format!("the module ended with {how} while it worked on this event")
             }

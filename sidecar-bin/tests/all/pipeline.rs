@@ -1,0 +1,435 @@
+//! `sidecar pipeline`, `trace` and `replay`: a chain of modules on one machine, what became of it, and any step again.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{ended, output, sidecar};
+
+/// Splits a text into its lines; each becomes a file of its own, and the line `bad` is too much for the next module.
+const CHAIN: &str = r#"
+[modules.split]
+command = ["sh", "split.sh"]
+subscribes = "text"
+publishes = ["line"]
+wrap = true
+
+[modules.upper]
+command = "sh upper.sh"
+subscribes = ["line"]
+publishes = ["upper"]
+wrap = true
+concurrency = 2
+max-deliveries = 2
+environment = { SUFFIX = "!" }
+
+[modules.count]
+command = ["sh", "-c", "ls $SIDECAR_BASE_DIR/in/data | wc -l > $SIDECAR_BASE_DIR/out/data/count"]
+subscribes = ["upper"]
+publishes = []
+wrap = true
+"#;
+
+const SPLIT: &str = r#"cd $SIDECAR_BASE_DIR; n=0
+while read -r line; do
+    n=$((n + 1)); echo "$line" > out/data/$n.txt
+    echo '[{"key":"eventType","value":"line"},{"key":"files","value":"'$n'.txt"},{"key":"n","value":"'$n'"}]' > out/events/$n.json
+done < in/data/a.txt
+echo '[{"key":"lines","value":"'$n'"}]' > out/meta.json
+"#;
+
+const UPPER: &str = r#"cd $SIDECAR_BASE_DIR; file=$(ls in/data); echo "working on $file"
+if grep -q bad in/data/$file; then echo "this line is bad" >&2; exit 3; fi
+{ tr a-z A-Z < in/data/$file; echo "$SUFFIX"; } > out/data/$file
+echo '[{"key":"eventType","value":"upper"},{"key":"files","value":"'$file'"}]' > out/events/1.json
+"#;
+
+fn chain(text: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (name, content) in [("chain.toml", CHAIN), ("split.sh", SPLIT), ("upper.sh", UPPER), ("a.txt", text)]
+    {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
+    dir
+}
+
+/// The id of the only submission.
+fn graph(dir: &TempDir) -> String {
+    let graphs = fs::read_dir(dir.path().join("dev/graphs")).unwrap();
+    let names = graphs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names.into_iter().next().unwrap()
+}
+
+fn trace(dir: &TempDir, id: &str) -> Value {
+    let (code, json, log) = output(dir, &["trace", "--development=true", id, "--format=json"]);
+    assert_eq!(code, 0, "{log}");
+    serde_json::from_str(&json).unwrap()
+}
+
+/// What is the same whenever and wherever the same chain has run.
+fn shape(trace: &Value) -> Vec<String> {
+    let event = |id: &Value| {
+        trace["events"].as_array().unwrap().iter().find(|event| event["eventId"] == *id).unwrap()
+    };
+    let mut lines: Vec<String> = trace["executions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|execution| {
+            let outputs: Vec<_> = execution["outputs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|file| format!("{} {}", file["name"], file["digest"]))
+                .collect();
+            format!(
+                "{} {} {} {outputs:?}",
+                execution["module"],
+                event(&execution["eventId"])["type"],
+                event(&execution["eventId"])["data"]
+            )
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn one_command_runs_a_chain_and_tells_what_became_of_it() {
+    let dir = chain("one\ntwo\nthree\n");
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]);
+    assert_eq!(code, 0, "{out}{log}");
+    for expected in
+        ["7 events, 7 outcomes", "split  ", "upper ×3  ", "count ×3  ", "page: dev/modules/pipeline/pages/"]
+    {
+        assert!(out.contains(expected), "no {expected:?} in {out}");
+    }
+    // What is done stays done, and there is nothing left to do.
+    let (code, again, log) = output(&dir, &["pipeline", "chain.toml"]);
+    assert_eq!((code, &*again), (0, ""), "{log}");
+    // The modules' output is kept.
+    let logs = fs::read_dir(dir.path().join("dev/modules/pipeline/logs/upper")).unwrap();
+    let logs: Vec<_> = logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
+    assert_eq!((logs.len(), logs.iter().all(|log| log.starts_with("working on "))), (3, true));
+}
+
+#[test]
+fn a_failed_event_is_named_with_its_output_and_the_way_to_repeat_it() {
+    let dir = chain("one\nbad\n");
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]);
+    assert_eq!(code, 1, "{out}{log}");
+    assert!(out.contains("upper ×2, 1 given up"), "{out}");
+    assert!(
+        out.contains("\nfailed: module upper, event ") && out.contains("exit code 3: this line is bad"),
+        "{out}"
+    );
+    assert!(out.contains("  | this line is bad\n"), "{out}");
+    // The commands that it prints work as they are.
+    let commands = out.lines().filter_map(|line| line.split_once(": sidecar ").map(|(_, command)| command));
+    let commands: Vec<_> = commands.collect();
+    assert_eq!(commands.len(), 2, "{out}");
+    let run = |command: &str| output(&dir, &command.split(' ').collect::<Vec<_>>());
+    let (code, _, log) = run(commands[0]);
+    assert!(code == 1 && log.contains("the module failed (exit code 3)"), "{log}");
+    // It is mended, and the event comes again.
+    fs::write(dir.path().join("upper.sh"), UPPER.replace("exit 3", "true")).unwrap();
+    assert_eq!(run(commands[1]).0, 0);
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml"]);
+    assert_eq!(code, 0, "{out}{log}");
+    let (_, tree, _) = output(&dir, &["trace", "--development=true", &graph(&dir)]);
+    assert!(tree.contains("5 events, 5 outcomes\n"), "{tree}");
+}
+
+#[test]
+fn everything_wrong_with_a_file_is_told_at_once_and_nothing_is_made() {
+    let dir = TempDir::new().unwrap();
+    let wrong = "[modules.a]\ncomand = \"x\"\nsubscribes = [\"t\"]\nconcurrency = 0\n[modules.b]\ncommand = [\"true\"]\nsubscribes = []\nwrap = \"yes\"\ntimeout = \"soon\"\n[modul.c]\n";
+    fs::write(dir.path().join("p.toml"), wrong).unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "p.toml", "--input", "nothing"]);
+    assert_eq!(code, 64, "{log}");
+    for expected in [
+        "p.toml:2: \"comand\" is not known here; did you mean \"command\"?",
+        "p.toml:1: module a has no command",
+        "p.toml:4: concurrency is a whole number from 1 on",
+        "p.toml:5: module b subscribes to nothing",
+        "p.toml:8: wrap is true or false",
+        "p.toml:9: timeout: ",
+        "p.toml:10: \"modul\" is not known here; did you mean \"modules\"?",
+    ] {
+        assert!(log.contains(expected), "no {expected:?} in {log}");
+    }
+    fs::write(dir.path().join("p.toml"), "[modules.a]\ncommand = \"no-such-command\"\nsubscribes = \"t\"\n")
+        .unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "p.toml"]);
+    assert!(
+        code == 64 && log.contains("p.toml:1: module a: the command \"no-such-command\" is not on PATH"),
+        "{log}"
+    );
+    assert!(!dir.path().join("dev").exists());
+}
+
+#[test]
+fn a_file_is_only_checked_or_drawn_where_that_is_asked_for() {
+    let dir = chain("");
+    let (code, _, log) = output(&dir, &["pipeline", "chain.toml", "--check"]);
+    assert!(code == 0 && log.contains("3 modules; it begins with events of type text"), "{log}");
+    let (code, graph, _) = output(&dir, &["pipeline", "chain.toml", "--graph"]);
+    assert!(code == 0 && graph.starts_with("flowchart LR\n") && graph.contains("m1[\"upper\"]"), "{graph}");
+    // What may be meant otherwise.
+    let odd = CHAIN.replace("publishes = [\"upper\"]", "publishes = [\"uper\", \"text\"]");
+    fs::write(dir.path().join("chain.toml"), odd).unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "chain.toml", "--check"]);
+    assert_eq!(code, 0, "{log}");
+    for expected in [
+        "publishes \"uper\", and no module subscribes to it; did you mean \"upper\"?",
+        "start each other in a circle",
+    ] {
+        assert!(log.contains(expected), "no {expected:?} in {log}");
+    }
+    assert!(!dir.path().join("dev").exists());
+}
+
+/// Killed anywhere and started again, a chain ends in the same trace.
+#[test]
+fn a_chain_that_is_killed_goes_on_where_it_was() {
+    let text: String = (0..12).map(|n| format!("line {n}\n")).collect();
+    let whole = chain(&text);
+    assert_eq!(output(&whole, &["pipeline", "chain.toml", "--input", "a.txt"]).0, 0);
+    let expected = shape(&trace(&whole, &graph(&whole)));
+    let dir = chain(&text);
+    let mut first = sidecar(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]);
+    let mut kills = 0;
+    for wait in [60, 90, 120, 150, 200] {
+        let mut child =
+            first.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        if child.try_wait().unwrap().is_none() {
+            kills += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // A module that outlived it keeps its slot.
+        std::thread::sleep(Duration::from_millis(300));
+        let submitted = dir.path().join("dev/graphs").exists()
+            && fs::read_dir(dir.path().join("dev/graphs")).unwrap().count() > 1;
+        if submitted {
+            first = sidecar(&dir, &["pipeline", "chain.toml"]);
+        }
+    }
+    assert!(kills > 1, "a test that kills nothing shows nothing");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (code, out, log) = ended(&sidecar(&dir, &["pipeline", "chain.toml"]).output().unwrap());
+        assert_eq!(code, 0, "{out}{log}");
+        let found = shape(&trace(&dir, &graph(&dir)));
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:#?}\ninstead of\n{expected:#?}");
+    }
+}
+
+#[test]
+fn a_folder_is_watched() {
+    let dir = chain("");
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    let mut command = sidecar(&dir, &["pipeline", "chain.toml", "--watch", "folder"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    fs::write(dir.path().join("folder/a.txt"), "one\n").unwrap();
+    let count = || fs::read_dir(dir.path().join("dev/published")).map_or(0, Iterator::count);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while count() < 3 {
+        assert!(Instant::now() < deadline, "{} outcomes", count());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let (code, _, log) = ended(&child.wait_with_output().unwrap());
+    assert!(code == 0 && log.contains("submitted ") && log.contains("no more events are received"), "{log}");
+}
+
+#[test]
+fn a_trace_shows_every_run_and_a_failure_after_an_outcome() {
+    let dir = TempDir::new().unwrap();
+    let run = |flags: &[&str], script: &str| {
+        let all = ["run", "--wrap", "--development=true", "--context.eventid=e1", "--context.name=m"];
+        output(&dir, &[&all[..], flags, &["--", "sh", "-c", script]].concat()).0
+    };
+    let publish = "echo '[{\"key\":\"eventType\",\"value\":\"t\"}]' > $SIDECAR_BASE_DIR/out/events/1.json";
+    assert_eq!((run(&[], publish), run(&["--rerun"], publish)), (0, 0));
+    let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
+    assert!(tree.contains("m, 1 earlier run") && tree.contains("t ×2"), "{tree}");
+    assert_eq!(run(&["--rerun"], "exit 4"), 4);
+    let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
+    assert!(tree.contains("1 failed") && tree.contains("exit code 4"), "{tree}");
+    let (code, shown, _) = output(&dir, &["failures", "--development=true", "--open", "e1"]);
+    assert!(code == 1 && shown.contains("exit code 4"), "{shown}");
+    // An id that nobody knows is not one without failures.
+    for command in ["failures", "trace", "get"] {
+        let (code, _, log) = output(&dir, &[command, "--development=true", "e2"]);
+        assert_eq!(code, 66, "{command}: {log}");
+    }
+}
+
+#[test]
+fn every_format_of_a_trace_can_be_read() {
+    let dir = chain("one\nbad\n");
+    assert_eq!(
+        output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--value", "k=\"<x> & 'y'\""]).0,
+        1
+    );
+    let id = graph(&dir);
+    let format = |name: &str| {
+        let (code, out, log) =
+            output(&dir, &["trace", "--development=true", &id, "--format", name, "--verify"]);
+        assert_eq!(code, 0, "{log}");
+        assert!(log.contains("compared its digest"), "{log}");
+        out
+    };
+    let trace: Value = serde_json::from_str(&format("json")).unwrap();
+    assert_eq!(trace["format"], 1);
+    assert!(format("dot").starts_with("digraph trace {"));
+    assert!(format("mermaid").contains(":::failed"));
+    assert!(format("html").contains("\\u003cx>"));
+    // What the schema of OpenLineage 2.0.2 requires of a RunEvent: its time, its producer, its schema, a run with a
+    // UUID, and a job with a namespace and a name; datasets have a namespace and a name, and facets say who made them.
+    let lines = format("openlineage");
+    let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 2 * 3 + 2, "{lines}");
+    for event in &events {
+        humantime_like(event["eventTime"].as_str().unwrap());
+        assert!(event["producer"].as_str().unwrap().starts_with("https://"));
+        assert!(event["schemaURL"].as_str().unwrap().ends_with("#/$defs/RunEvent"));
+        assert!(["START", "COMPLETE", "FAIL"].contains(&event["eventType"].as_str().unwrap()));
+        assert_eq!(event["run"]["runId"].as_str().unwrap().len(), 36);
+        for named in [&event["job"]]
+            .into_iter()
+            .chain(event["inputs"].as_array().unwrap())
+            .chain(event["outputs"].as_array().unwrap())
+        {
+            assert!(named["namespace"].is_string() && named["name"].is_string(), "{event}");
+        }
+        if let Some(facet) = event["run"]["facets"].get("errorMessage") {
+            assert!(
+                facet["_producer"].is_string()
+                    && facet["_schemaURL"].is_string()
+                    && facet["message"].is_string()
+            );
+        }
+    }
+    // A file that is gone is found.
+    fs::remove_dir_all(dir.path().join("dev/blobs")).unwrap();
+    fs::create_dir(dir.path().join("dev/blobs")).unwrap();
+    let (code, _, log) = output(&dir, &["trace", "--development=true", &id, "--verify"]);
+    assert!(code == 66 && log.contains("files are damaged"), "{log}");
+}
+
+/// RFC 3339 in UTC, as far as a look tells.
+fn humantime_like(text: &str) {
+    assert!(text.ends_with('Z') && text.len() >= 20 && text.as_bytes()[10] == b'T', "{text}");
+}
+
+#[test]
+fn a_replay_of_an_unchanged_module_differs_in_nothing_and_of_a_changed_one_in_what_was_changed() {
+    let dir = chain("one\ntwo\n");
+    assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]).0, 0);
+    let id = graph(&dir);
+    let before = crate::process::files(dir.path().join("dev"));
+    let replay = |flags: &[&str]| output(&dir, &[&["replay", "--development=true"], flags].concat());
+    let (code, out, log) = replay(&[&id, "--context.name=split", "--pipeline", "chain.toml"]);
+    assert!(
+        code == 0 && out.is_empty() && log.contains("the outputs are the same: 2 files, 2 events"),
+        "{out}{log}"
+    );
+    // Another module: a file, a value, an insight and an event are other than they were.
+    let other = SPLIT.replace("\"n\"", "\"number\"").replace("echo \"$line\"", "echo \"$line?\"")
+        + "echo x > out/data/new; chmod +x out/data/1.txt; rm out/events/2.json; echo '[]' > out/meta.json";
+    fs::write(dir.path().join("split.sh"), other).unwrap();
+    let (code, out, log) = replay(&[
+        &id,
+        "--context.name=split",
+        "--pipeline",
+        "chain.toml",
+        "--report",
+        "r.html",
+        "--keep",
+        "kept",
+    ]);
+    assert_eq!(code, 1, "{log}");
+    for expected in [
+        "out/data/1.txt is executable\n",
+        "out/data/1.txt has other content: 5 bytes instead of 4\n",
+        "-one\n",
+        "+one?\n",
+        "out/data/new is new\n",
+        "out/meta.json:lines is nothing instead of \"2\"\n",
+        "out/events/1.json:n is nothing instead of \"1\"\n",
+        "out/events/1.json:number is \"1\" instead of nothing\n",
+        "out/events/2.json is missing: an event of type \"line\"\n",
+    ] {
+        assert!(out.contains(expected), "no {expected:?} in {out}");
+    }
+    assert!(fs::read_to_string(dir.path().join("r.html")).unwrap().contains("+one?"));
+    assert_eq!(fs::read_to_string(dir.path().join("kept/1.txt")).unwrap(), "one?\n");
+    let (code, out, _) = replay(&[
+        &id,
+        "--context.name=split",
+        "--pipeline",
+        "chain.toml",
+        "--ignore",
+        "out/{data,events}/*",
+        "--ignore",
+        "out/meta.json:*",
+    ]);
+    assert_eq!((code, &*out), (0, ""));
+    // Nothing was published or stored, and it works without the documents too.
+    assert_eq!(crate::process::files(dir.path().join("dev")), before);
+    let (_, json, _) = output(&dir, &["trace", "--development=true", &id, "--format=json"]);
+    fs::write(dir.path().join("trace.json"), json).unwrap();
+    for kind in ["executions", "contexts"] {
+        fs::remove_dir_all(dir.path().join("dev").join(kind)).unwrap();
+    }
+    fs::write(dir.path().join("split.sh"), SPLIT).unwrap();
+    let (code, out, log) =
+        replay(&[&id, "--from", "trace.json", "--context.name=split", "--wrap", "--", "sh", "split.sh"]);
+    assert_eq!((code, &*out), (0, ""), "{log}");
+}
+
+#[test]
+fn what_cannot_be_replayed_is_told_why() {
+    let dir = chain("one\n");
+    assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]).0, 0);
+    let id = graph(&dir);
+    let replay = |flags: &[&str]| {
+        output(&dir, &[&["replay", "--development=true"], flags, &["--wrap", "--", "true"]].concat())
+    };
+    for (flags, expected) in [
+        (&[&*id, "--context.name=nobody"][..], "--context.name may be split"),
+        (&[&*id, "--context.name=split", "--run=7"], "no outcome of run 7"),
+        (&[&*id, "--context.name=split", "--from=a.txt"], "it is no trace"),
+    ] {
+        let (code, _, log) = replay(flags);
+        assert!(code == 2 && log.contains(expected), "{flags:?}: {log}");
+    }
+    assert_eq!(replay(&["nonsense", "--context.name=split"]).0, 66);
+    // Inputs that are not what they were.
+    damage(&dir.path().join("dev/blobs"), "a.txt");
+    let (code, _, log) = replay(&[&id, "--context.name=split"]);
+    assert!(code == 2 && log.contains("cannot be replayed") && log.contains("is damaged"), "{log}");
+}
+
+fn damage(dir: &Path, name: &str) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => damage(&path, name),
+            false if path.file_name().unwrap() == name => fs::write(&path, "onf\n").unwrap(),
+            false => {}
+        }
+    }
+}
