@@ -30,7 +30,7 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
-use sidecar_core::{Context, Error, EventId, EventTypes, Phase, Remembered, Session, Settings, Start};
+use sidecar_core::{Context, Error, EventTypes, Phase, Remembered, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -185,11 +185,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         return Err(Failure::new(exit::INPUTS_FAILED, message));
     }
     // What takes long from here on has a name.
-    if let Some(settings) = config
-        .settings
-        .as_ref()
-        .filter(|settings| settings.context.event_id != EventId::from(uuid::Uuid::nil()))
-    {
+    let is_for_one =
+        matches!(command, None | Some(Command::Run { .. } | Command::Prepare { .. } | Command::Commit));
+    if let Some(settings) = config.settings.as_ref().filter(|_| is_for_one) {
         describe(settings);
     }
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;

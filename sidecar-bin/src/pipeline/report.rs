@@ -27,7 +27,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn begin(base: &Path, plane: &DataPlane) -> Self {
-        let began = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let began = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let is_local = !plane.documents.directories().is_empty();
         let plane = if is_local { " --development=true" } else { "" };
         Self { base: base.to_owned(), began, plane: plane.to_owned() }

@@ -220,7 +220,7 @@ fn to_submit_the_same_again_succeeds_and_something_else_is_refused() {
         ("one", &["--value", "k=v"], "other values"),
     ] {
         let (code, id, log) = submit(content, flags);
-        assert_eq!((code, id.as_str()), (69, ""), "{log}");
+        assert_eq!((code, id.as_str()), (66, ""), "{log}");
         assert!(log.contains(problem), "{log}");
     }
     assert_eq!(committed(&dir, "mine"), [("a".to_owned(), "one".to_owned())]);

@@ -203,6 +203,14 @@ fn a_chain_that_is_killed_goes_on_where_it_was() {
     assert_eq!(output(&whole, &["pipeline", "chain.toml", "--input", "a.txt"]).0, 0);
     let expected = shape(&trace(&whole, &graph(&whole)));
     let dir = chain(&text);
+    // A kill costs the attempts that are under way.
+    fs::write(
+        dir.path().join("chain.toml"),
+        CHAIN
+            .replace("deliveries = 2", "deliveries = 50")
+            .replace("wrap = true\n\n[modules.upper]", "wrap = true\nmax-deliveries = 50\n\n[modules.upper]"),
+    )
+    .unwrap();
     let mut first = sidecar(&dir, &["pipeline", "chain.toml", "--input", "a.txt"]);
     let mut kills = 0;
     for wait in [60, 90, 120, 150, 200] {
