@@ -20,6 +20,10 @@ mod ion;
 mod options;
 #[path = "../../sidecar-bin/src/plane.rs"]
 mod plane;
+#[path = "../../sidecar-bin/src/secrets.rs"]
+mod secrets;
+#[path = "../../sidecar-bin/src/trace/mod.rs"]
+mod trace;
 #[path = "../../sidecar-bin/src/usage.rs"]
 mod usage;
 #[path = "../../sidecar-bin/src/worker.rs"]

@@ -21,14 +21,22 @@ pub(crate) async fn submit(
     plane: &DataPlane,
 ) -> Result<u8, Failure> {
     let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
-    let submission = submission(id, event_type, &values, &files, &stores)?;
+    // Known before, so that what was stored by half can be submitted again.
+    let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let submission = submission(Some(id.clone()), event_type, &values, &files, &stores)?;
     let files = submission.files();
     if files == 0 && values.is_empty() {
         warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
     }
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Invalid(_) => unusable(&invalid),
-        other => Failure::at_done(&other),
+        other => {
+            let Failure { code, message } = Failure::at_done(&other);
+            Failure::new(
+                code,
+                format!("{message}\nrepeat the command with --id={id}, so that nothing is submitted twice"),
+            )
+        }
     })?;
     info!(files, "submitted as event {id}");
     // The event is published all the same; whoever needs its id has to know that it did not arrive.

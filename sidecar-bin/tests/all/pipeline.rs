@@ -174,6 +174,44 @@ fn everything_wrong_with_a_file_is_told_at_once_and_nothing_is_made() {
     assert!(!dir.path().join("dev").exists());
 }
 
+/// The schema and the parser know the same keys, and agree on the example.
+#[test]
+fn the_schema_is_that_of_the_parser() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let schema = fs::read_to_string(root.join("docs/pipeline.schema.json")).unwrap();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    let module = &schema["properties"]["modules"]["additionalProperties"];
+    let keys: Vec<&String> = module["properties"].as_object().unwrap().keys().collect();
+    let dir = TempDir::new().unwrap();
+    let check = |text: &str| {
+        fs::write(dir.path().join("p.toml"), text).unwrap();
+        output(&dir, &["pipeline", "p.toml", "--check"])
+    };
+    // The parser tells all that it knows of one that is like none of them.
+    let (_, _, log) = check("[modules.a]\nqqqqqqqqqqqq = 1\n");
+    let (_, known) = log.split_once("the keys are ").unwrap();
+    let mut known: Vec<&str> = known.lines().next().unwrap().split(", ").collect();
+    known.sort_unstable();
+    assert_eq!(known, keys);
+    for key in module["required"].as_array().unwrap() {
+        let all = [("command", "\"true\""), ("subscribes", "\"t\"")];
+        let others =
+            all.iter().filter(|(name, _)| key != name).map(|(name, value)| format!("{name} = {value}\n"));
+        assert_eq!(check(&format!("[modules.a]\n{}", others.collect::<String>())).0, 64, "{key}");
+    }
+    // A value of the wrong kind for each key.
+    for key in &keys {
+        let wrong = format!("[modules.a]\ncommand = \"true\"\nsubscribes = \"t\"\n{key} = 1.5\n");
+        let wrong = match key.as_str() {
+            key @ ("command" | "subscribes") => {
+                wrong.replacen(&format!("{key} = \""), &format!("_{key} = \""), 1)
+            }
+            _ => wrong,
+        };
+        assert_eq!(check(&wrong).0, 64, "{key}");
+    }
+}
+
 #[test]
 fn a_file_is_only_checked_or_drawn_where_that_is_asked_for() {
     let dir = chain("");

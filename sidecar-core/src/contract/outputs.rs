@@ -256,7 +256,7 @@ impl<'t> Reader<'t> {
         let object = element.starts_with('{').then(|| serde_json::from_str(element));
         let Some(Ok(RawPair { key: Some(key), value: Some(value) })) = object else {
             let hint = odd_pair(element);
-            self.report(start, &format!("expected an object with \"key\" and \"value\"{hint}"));
+            self.report(start, format!("expected an object with \"key\" and \"value\"{hint}"));
             return None;
         };
         let mut string = |what: &str, raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {

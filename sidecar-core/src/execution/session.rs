@@ -237,7 +237,7 @@ impl Session {
     /// [`Error::OutOfOrder`] after [`fail`](Self::fail); otherwise what the providers and the disk report.
     /// After an error `in/` is empty and the call can be repeated.
     pub async fn ready(&self) -> Outcome<Prepared> {
-        self.ready_for(None).await
+        self.stage(None, false).await
     }
 
     /// The same for a module that says which process it is, by a text that is random for each.
@@ -249,11 +249,16 @@ impl Session {
     /// # Errors
     /// Those of [`ready`](Self::ready).
     pub async fn ready_for(&self, module_start: Option<&str>) -> Outcome<Prepared> {
+        self.stage(module_start, true).await
+    }
+
+    /// Stages the inputs, for a process of the module or for whoever runs it.
+    async fn stage(&self, module_start: Option<&str>, is_the_module: bool) -> Outcome<Prepared> {
         let inner = &self.inner;
         loop {
             let gone = inner.execution.slot.inputs_are_gone();
             let running = inner.change(|shared| {
-                let again = inner.began_again(shared, module_start);
+                let again = is_the_module && inner.began_again(shared, module_start);
                 match shared.state.ready(gone || again) {
                     Move::Answer(prepared) => Ok(Some(std::future::ready(Ok(prepared)).boxed().shared())),
                     Move::Join => Ok(shared.staging.clone()),
@@ -664,8 +669,9 @@ impl Inner {
                 Err(failed) if failed.is_retryable() => {
                     let event = inner.execution.context().event_id;
                     // It is looked for again and again, by the module or by the sidecar.
-                    if !std::mem::replace(&mut inner.execution.inputs().told_missing, true) {
-                        let patience = inner.execution.spec.patience;
+                    let patience = inner.execution.spec.patience;
+                    let is_missing = inner.execution.inputs().missing_since.is_some() && !patience.is_zero();
+                    if is_missing && !std::mem::replace(&mut inner.execution.inputs().told_missing, true) {
                         warn!("event {event} has no context yet: waiting up to {patience:?}; check its id");
                     }
                     debug!("the inputs cannot be staged yet: {}", failed.chain());

@@ -224,6 +224,8 @@ impl Worker {
             () = &mut stop => return Ok(shared.counters.summary()),
         };
         info!("group {group} receives {} from {source}", describe(types));
+        // Another one may take its place, and then its connection is to end.
+        drop(source);
         *shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         for number in 0..concurrency.get() {
             slots.spawn(slot::work(shared.clone(), number));

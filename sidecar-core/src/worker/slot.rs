@@ -23,6 +23,8 @@ use crate::fault;
 
 /// How long one call waits for an event.
 const WAIT: Duration = Duration::from_secs(30);
+/// After so long without an event none waits.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long a call that waits is given to bring what is on its way already when the worker drains.
 const LAST_CALL: Duration = Duration::from_millis(200);
 /// The longest wait between two looks at a store that is away.
@@ -159,10 +161,16 @@ impl Work {
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
         let source = self.shared.source()?;
         let mut receive = source.receive(wait);
+        let quiet = async {
+            tokio::time::sleep(QUIET).await;
+            self.shared.counters.next_was(None);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
             () = self.draining() => {}
             received = &mut receive => return received,
+            () = quiet => {}
         }
         if let Ok(Ok(Some(late))) = tokio::time::timeout(LAST_CALL, receive).await {
             if late.redelivered() == Some(false) {

@@ -134,7 +134,7 @@ fn identity_and_directories_pass_through_every_layer() {
     assert_eq!(layered.id(), format!("{url}; {url}; {url}"));
     let directories: Vec<_> = layered.directories().into_iter().map(|(_, dir)| dir).collect();
     let kinds = documents::Kind::ALL.map(documents::Kind::plural);
-    let names = [&["blobs"][..], &kinds, &["events"]].concat();
+    let names = [&["blobs"][..], &kinds, &["graphs", "events"]].concat();
     assert_eq!(directories, names.into_iter().map(|name| root.join(name)).collect::<Vec<_>>());
     assert_ne!(layered.id(), DataPlane::local(dir.path().join("other")).unwrap().id());
 }

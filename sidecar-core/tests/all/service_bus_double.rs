@@ -252,7 +252,7 @@ impl Entity {
             "MessageId": sent["MessageId"],
             "SequenceNumber": message.number,
             "State": "Active",
-            "TimeToLive": 922_337_203_685.477_54,
+            "TimeToLive": 922_337_203_685.477_5,
         });
         let mut headers = HeaderMap::new();
         // A header is ASCII.
