@@ -111,9 +111,13 @@ pub(crate) enum Command {
     Check,
     /// Copy the files of an event, or the outputs of an execution, out of the data plane
     Get {
-        /// EVENT, EVENT/MODULE, EVENT/MODULE/RUN, or the id of a failure whose outputs were kept
+        /// EVENT, EVENT/MODULE, EVENT/MODULE/RUN, or the id of a failure whose outputs were kept; with --all, an event's or
+        /// a correlation id
         #[arg(value_name = "ID")]
         id: String,
+        /// Copy everything of the submission that ID belongs to, as MODULE/EVENT/FILE
+        #[arg(long)]
+        all: bool,
         /// The destination, a new or empty directory [default: the id, with - for /]
         #[arg(value_name = "DIR")]
         dir: Option<std::path::PathBuf>,

@@ -205,7 +205,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
             }
             return Ok(0);
         }
-        Some(Command::Get { id, dir }) => return maintain::get(&plane, &id, dir).await,
+        Some(Command::Get { id, all, dir }) => return maintain::get(&plane, &id, all, dir).await,
         Some(Command::Trace(args)) => return trace::run(&plane, args).await,
         Some(Command::Failures { open, event }) => return maintain::failures(&plane, open, event).await,
         Some(Command::Dead { dead }) => return worker::dead(&plane, dead).await,

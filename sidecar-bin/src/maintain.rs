@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sidecar_core::lineage::Trace;
-use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
+use sidecar_core::{
+    Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_graph, copy_out,
+};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
@@ -14,9 +16,14 @@ use crate::trace::unknown;
 ///
 /// # Errors
 /// With the code that says which part failed.
-pub(crate) async fn get(plane: &DataPlane, id: &str, dir: Option<PathBuf>) -> Result<u8, Failure> {
+pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<PathBuf>) -> Result<u8, Failure> {
     let dir = dir.unwrap_or_else(|| id.replace('/', "-").into());
-    let Copied { files, bytes } = copy_out(plane, id, &dir).await.map_err(|error| match &error {
+    let copied = match all {
+        true => copy_graph(plane, id, &dir).await,
+        false => copy_out(plane, id, &dir).await,
+    };
+    let Copied { files, bytes } = copied.map_err(|error| match &error {
+        Error::UnknownEvent { .. } => unknown(&error, id),
         Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
         other => Failure::at_ready(other),
     })?;

@@ -56,12 +56,13 @@ pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
     Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered, Session,
-    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, recover,
+    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_graph, copy_out, failures,
+    recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
 
 // The examples of the guides compile, and those that can run do.
-#[cfg(all(doctest, feature = "process"))]
+#[cfg(all(doctest, feature = "process", feature = "worker"))]
 #[doc = include_str!("../../docs/embedding.md")]
 mod guides {}

@@ -1,6 +1,7 @@
 //! The binary, as those who start it see it: one test binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
+mod browser;
 mod configuration;
 mod crash;
 mod examples;

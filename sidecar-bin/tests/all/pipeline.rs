@@ -110,6 +110,19 @@ fn one_command_runs_a_chain_and_tells_what_became_of_it() {
     {
         assert!(out.contains(expected), "no {expected:?} in {out}");
     }
+    // All of it is copied out with one command.
+    let id = graph(&dir);
+    let (code, _, log) = output(&dir, &["get", "--development=true", "--all", &id, "all"]);
+    assert_eq!(code, 0, "{log}");
+    let copied = crate::process::files(dir.path().join("all"));
+    let names: Vec<_> = copied
+        .iter()
+        .filter_map(|(name, _)| Some((name.split('/').next()?, name.rsplit('/').next()?)))
+        .collect();
+    for expected in [("submitted", "a.txt"), ("split", "3.txt"), ("upper", "2.txt"), ("count", "count")] {
+        assert!(names.contains(&expected), "no {expected:?} in {names:?}");
+    }
+    assert_eq!(copied.len(), 1 + 3 + 3 + 3);
     // What is done stays done, and there is nothing left to do.
     let (code, again, log) = output(&dir, &["pipeline", "chain.toml"]);
     assert_eq!((code, &*again), (0, ""), "{log}");

@@ -444,3 +444,25 @@ fn a_call_for_the_next_event_is_cut_at_every_byte() {
         assert_eq!(crate::process::committed(&dir, &format!("{id}/m")), [("id".to_owned(), id.clone())]);
     }
 }
+
+/// The module had done its work when the store was away: that it gives up then costs no attempt.
+#[test]
+fn a_store_that_is_away_when_the_module_calls_done_costs_no_attempt() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let module = r#"
+        call() { curl -sS --fail -H "secret: $SHARED_SECRET" "http://127.0.0.1:$SIDECAR_PORT/$1" > /dev/null; }
+        echo run >> "$SIDECAR_BASE_DIR/../runs"
+        call ready || exit 3
+        echo done > "$SIDECAR_BASE_DIR/out/data/f"
+        call done || exit 4"#;
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--max-deliveries=1", "--once"];
+    let mut command = sidecar(&dir, &flags);
+    command.args(["--retry-for=1s", "--", "sh", "-c", module]);
+    command.env("SIDECAR_FAULT_CALL", "store blobs 1").env("SIDECAR_FAULT_INJECT", "unavailable");
+    let (code, _, log) = ended(&command.env("SIDECAR_FAULT_FOR", "4000").output().unwrap());
+    assert!(code == 0 && log.contains("committed: 1, retried: 0, given up: 0"), "{log}");
+    assert_eq!(crate::process::committed(&dir, "e0/m"), [("f".to_owned(), "done\n".to_owned())]);
+    assert_eq!(fs::read_to_string(dir.path().join("dev/modules/m/runs")).unwrap(), "run\n");
+}

@@ -1,7 +1,8 @@
 //! Copies files out of the data plane, for people and scripts: keys have a part that nobody types.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::record::{self, Found, contents_of, look};
 use super::spec::Settings;
@@ -9,9 +10,12 @@ use super::stage;
 use super::transfer::{groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
-use crate::contract::{Blob, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, ModuleName};
+use crate::contract::{
+    Blob, BlobKey, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, ModuleName,
+};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
+use crate::lineage::Trace;
 use crate::plane::DataPlane;
 
 /// What was copied.
@@ -32,19 +36,58 @@ pub struct Copied {
 /// [`Error::Refused`] when there is no such event or outcome, [`Error::Io`] when the directory is not empty;
 /// otherwise what the providers report.
 pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
-    let blobs = blobs(plane, id).await?;
+    let files = blobs(plane, id).await?.into_iter().map(|blob| (blob.name.below(Path::new("")), blob));
+    copy(plane, files.collect(), dir).await
+}
+
+/// Copies everything of a submission into the directory `dir`: the outputs of each execution's last run as
+/// `MODULE/EVENT/…`, and the submitted files as `submitted/EVENT/…`. For the rest it is as [`copy_out`].
+///
+/// # Errors
+/// [`Error::UnknownEvent`] when nothing is known of the id, [`Error::Io`] when the directory is not empty; otherwise what
+/// the providers report.
+pub async fn copy_graph(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
+    let trace = Trace::of(plane, id).await?;
+    let mut files = Vec::new();
+    for event in trace.events.iter().filter(|event| event.module.is_none()) {
+        let below = Path::new("submitted").join(event.event_id.as_str());
+        files.extend(event.files.iter().map(|blob| (blob.name.below(&below), blob.clone())));
+    }
+    for ((event, module), _) in trace.stages() {
+        let Some(execution) = trace.execution(event, module, None) else { continue };
+        let below = Path::new(module.as_str()).join(event.as_str());
+        files.extend(execution.outputs.iter().map(|blob| (blob.name.below(&below), blob.clone())));
+    }
+    copy(plane, files, dir).await
+}
+
+/// Copies blobs to their places below `dir`.
+async fn copy(plane: &DataPlane, files: Vec<(PathBuf, Blob)>, dir: &Path) -> Result<Copied> {
     let dir = std::path::absolute(dir).map_err(Error::io("use", dir))?;
     let staging = blocking({
         let dir = dir.clone();
         move || stage(&dir)
     })
     .await?;
-    let fetch = async |group: Vec<Blob>| {
-        stage::fetch(&*plane.blobs, &group, |blob| Target::file(blob.name.below(&staging))).await
-    };
-    let groups = groups(blobs.clone(), Settings::DEFAULT_PARALLEL, |blob| blob.size);
-    let (_, failed) = move_groups(groups, Settings::DEFAULT_PARALLEL, fetch).await;
-    let copied = Copied { files: blobs.len() as u64, bytes: blobs.iter().map(|blob| blob.size).sum() };
+    let copied = Copied { files: files.len() as u64, bytes: files.iter().map(|(_, blob)| blob.size).sum() };
+    // One file may be in several places.
+    let mut rounds: Vec<HashMap<BlobKey, (PathBuf, Blob)>> = Vec::new();
+    for (path, blob) in files {
+        match rounds.iter_mut().find(|round| !round.contains_key(&blob.key)) {
+            Some(round) => drop(round.insert(blob.key.clone(), (path, blob))),
+            None => rounds.push(HashMap::from([(blob.key.clone(), (path, blob))])),
+        }
+    }
+    let mut failed = None;
+    for places in rounds {
+        let fetch = async |group: Vec<Blob>| {
+            stage::fetch(&*plane.blobs, &group, |blob| Target::file(staging.join(&places[&blob.key].0))).await
+        };
+        let blobs = places.values().map(|(_, blob)| blob.clone()).collect();
+        let groups = groups(blobs, Settings::DEFAULT_PARALLEL, |blob: &Blob| blob.size);
+        let (_, stopped) = move_groups(groups, Settings::DEFAULT_PARALLEL, fetch).await;
+        failed = failed.or(stopped);
+    }
     blocking(move || {
         if let Some(error) = failed {
             // It was made here, and holds nothing else.

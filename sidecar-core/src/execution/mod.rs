@@ -54,7 +54,7 @@ pub(crate) use stage::fetch;
 pub use disk::DiskBudget;
 pub use failure::{OnFailure, ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
-pub use get::{Copied, copy_out};
+pub use get::{Copied, copy_graph, copy_out};
 pub use record::{Recovered, recover};
 pub use session::{Remembered, Session, Timings};
 pub use spec::{First, Journaling, ModuleUser, Settings, Start};

@@ -221,6 +221,13 @@ impl Run<'_> {
                 });
             }
             let reason = match session.last_error() {
+                // It had done its work, and a store was away: somebody will be there when that is back.
+                Some(error)
+                    if served_at.is_some()
+                        && matches!(*error, Error::Unavailable { .. } | Error::Refused { .. }) =>
+                {
+                    return Err(Ended::NotCommitted(error));
+                }
                 Some(error) => {
                     format!("the module ended with {} when done had failed: {}", how(status), error.chain())
                 }
