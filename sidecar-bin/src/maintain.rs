@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sidecar_core::lineage::Trace;
-use sidecar_core::{
-    Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_graph, copy_out,
-};
+use sidecar_core::lineage::{Trace, copy_graph};
+use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};

@@ -15,7 +15,6 @@ use crate::contract::{
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
-use crate::lineage::Trace;
 use crate::plane::DataPlane;
 
 /// What was copied.
@@ -40,29 +39,8 @@ pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied>
     copy(plane, files.collect(), dir).await
 }
 
-/// Copies everything of a submission into the directory `dir`: the outputs of each execution's last run as
-/// `MODULE/EVENT/…`, and the submitted files as `submitted/EVENT/…`. For the rest it is as [`copy_out`].
-///
-/// # Errors
-/// [`Error::UnknownEvent`] when nothing is known of the id, [`Error::Io`] when the directory is not empty; otherwise what
-/// the providers report.
-pub async fn copy_graph(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
-    let trace = Trace::of(plane, id).await?;
-    let mut files = Vec::new();
-    for event in trace.events.iter().filter(|event| event.module.is_none()) {
-        let below = Path::new("submitted").join(event.event_id.as_str());
-        files.extend(event.files.iter().map(|blob| (blob.name.below(&below), blob.clone())));
-    }
-    for ((event, module), _) in trace.stages() {
-        let Some(execution) = trace.execution(event, module, None) else { continue };
-        let below = Path::new(module.as_str()).join(event.as_str());
-        files.extend(execution.outputs.iter().map(|blob| (blob.name.below(&below), blob.clone())));
-    }
-    copy(plane, files, dir).await
-}
-
 /// Copies blobs to their places below `dir`.
-async fn copy(plane: &DataPlane, files: Vec<(PathBuf, Blob)>, dir: &Path) -> Result<Copied> {
+pub(crate) async fn copy(plane: &DataPlane, files: Vec<(PathBuf, Blob)>, dir: &Path) -> Result<Copied> {
     let dir = std::path::absolute(dir).map_err(Error::io("use", dir))?;
     let staging = blocking({
         let dir = dir.clone();
