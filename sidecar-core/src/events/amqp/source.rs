@@ -26,6 +26,10 @@ use crate::error::{Error, Result};
 /// After how many returns the broker drops a message: never, as far as anybody waits. Newer brokers say 20 otherwise.
 const RETURNS: i64 = 1_000_000_000;
 
+/// How long a module may hold a message, in milliseconds: 30 days. RabbitMQ takes it from 3.12 on; before, that of the
+/// node counts.
+const LONGEST: i64 = 30 * 24 * 3_600_000;
+
 /// How long a message may be on its way when nobody waits for it any more.
 const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
@@ -67,9 +71,9 @@ impl Source {
     async fn join(&self) -> Result<Channel> {
         let channel = self.bus.channel().await?;
         let failed = |action: &'static str| move |error| self.bus.error(action, error);
-        declare(&channel, &self.queue, FieldTable::default())
-            .await
-            .map_err(failed("find or make the group's queue"))?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-consumer-timeout".into(), AMQPValue::LongLongInt(LONGEST));
+        declare(&channel, &self.queue, arguments).await.map_err(failed("find or make the group's queue"))?;
         let exchange = self.bus.name(&self.bus.config.exchange)?;
         let every = ["#".to_owned()];
         let keys = if self.subscription.types.is_empty() { &every[..] } else { &self.subscription.types };
