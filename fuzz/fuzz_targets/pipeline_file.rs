@@ -1,4 +1,4 @@
-//! The file of a pipeline: it is taken whole, or every mistake is told with its place.
+//! The file of a pipeline: it is accepted, or every mistake is reported with its place.
 #![no_main]
 #![allow(dead_code)]
 

@@ -114,8 +114,9 @@ impl Config {
         let named = [&options.blobs, &options.documents, &options.events, &options.azureblobprovider];
         let embedded = *mode == Mode::Pipeline && named.iter().all(|named| named.is_none());
         let development = errors.switch("development", &options.development).unwrap_or(embedded);
-        let secrets = Secrets::new(&options, development);
+        let given = options.clone();
         read_files(&mut options, &mut errors);
+        let secrets = Secrets::new(given, &mut options, development);
         // A variable that was made of a file's content ends as the file does; no header can.
         if let Some(secret) = &mut options.sharedsecret {
             secret.truncate(secret.trim_end_matches(['\r', '\n']).len());
@@ -240,7 +241,7 @@ pub(crate) fn read_files(options: &mut Options, errors: &mut Errors) {
             errors.push(&flag_file, format!("and --{flag} are both given; give one of them"));
             continue;
         }
-        match std::fs::read_to_string(file) {
+        match std::fs::read_to_string(&*file) {
             // An editor ends the last line; no secret does.
             Ok(text) if text.trim().is_empty() => errors.push(&flag_file, format!("{file} is empty")),
             Ok(text) => *value = Some(text.trim_end_matches(['\r', '\n']).to_owned()),

@@ -42,10 +42,10 @@ macro_rules! options {
 
 impl Options {
     /// The settings that a file can hold instead: the flag, its value, and the file.
-    pub(crate) fn in_files(&mut self) -> [(&'static str, &mut Option<String>, &Option<String>); 9] {
+    pub(crate) fn in_files(&mut self) -> [(&'static str, &mut Option<String>, &mut Option<String>); 9] {
         macro_rules! in_files {
             ($($flag:literal: $value:ident, $file:ident;)+) => {
-                [$(($flag, &mut self.$value, &self.$file)),+]
+                [$(($flag, &mut self.$value, &mut self.$file)),+]
             };
         }
         in_files! {

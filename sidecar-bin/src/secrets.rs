@@ -17,39 +17,45 @@ const LOOK: Duration = Duration::from_secs(10);
 /// The settings that name the files, and what was in them.
 #[derive(Clone)]
 pub(crate) struct Secrets {
-    options: Options,
+    given: Options,
     development: bool,
-    known: Vec<String>,
+    known: Contents,
 }
 
+/// What the files hold, and the certificates.
+type Contents = (Vec<Option<String>>, Option<Vec<u8>>);
+
 impl Secrets {
-    /// Those of `options` as they were given, whose files have not been read into them yet.
-    pub(crate) fn new(options: &Options, development: bool) -> Self {
-        let mut secrets = Self { options: options.clone(), development, known: Vec::new() };
-        secrets.known = secrets.contents();
-        secrets
+    /// Those of the settings as they were `given`, and as they were once their files had been `read`. Nothing is read
+    /// here: a pipe gives what it has only once.
+    pub(crate) fn new(mut given: Options, read: &mut Options, development: bool) -> Self {
+        let is_kept = |file: &String| std::fs::metadata(file).is_ok_and(|found| found.is_file());
+        for ((_, value, file), (_, read, _)) in given.in_files().into_iter().zip(read.in_files()) {
+            if file.take_if(|file| !is_kept(file)).is_some() {
+                value.clone_from(read);
+            }
+        }
+        let known = (values(read), None);
+        Self { given, development, known }
     }
 
-    /// What the files hold; nothing where a file cannot be read.
-    fn contents(&self) -> Vec<String> {
-        let mut options = self.options.clone();
-        let files = options.in_files().into_iter();
-        // Modules know the shared secret: it cannot change under them.
-        let files =
-            files.filter(|(flag, ..)| *flag != "sharedsecret").filter_map(|(_, _, file)| file.clone());
-        let files = files.chain(self.options.ca_file.clone());
-        files.map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect()
+    fn are_in_files(&mut self) -> bool {
+        self.given.ca_file.is_some() || self.given.in_files().iter().any(|(_, _, file)| file.is_some())
+    }
+
+    fn certificates(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.given.ca_file.as_ref()?).ok()
     }
 
     /// The data plane by what the files hold now; `None` when they are as they were.
     fn look(&mut self) -> Option<Result<DataPlane, String>> {
-        let now = self.contents();
+        let (mut options, mut errors) = (self.given.clone(), Errors::default());
+        read_files(&mut options, &mut errors);
+        let now = (values(&mut options), self.certificates());
         if now == self.known {
             return None;
         }
         self.known = now;
-        let (mut options, mut errors) = (self.options.clone(), Errors::default());
-        read_files(&mut options, &mut errors);
         let plane = Plane::parse(&options, self.development, &mut errors);
         Some(match plane.filter(|_| errors.0.is_empty()) {
             Some(plane) => plane.unopened.open().map_err(|error: Error| error.chain()),
@@ -59,9 +65,10 @@ impl Secrets {
 
     /// Gives a worker the new credentials whenever the files have changed.
     pub(crate) async fn keep_fresh(mut self, worker: Worker) {
-        if self.known.is_empty() {
+        if !self.are_in_files() {
             return;
         }
+        self.known.1 = self.certificates();
         loop {
             tokio::time::sleep(LOOK).await;
             let renewed = match self.look() {
@@ -73,9 +80,15 @@ impl Secrets {
                 Ok(()) => info!("the files of secrets have changed: their new contents are in use"),
                 Err(problem) => {
                     warn!("the files of secrets have changed, and cannot be used: {problem}");
-                    self.known.clear();
+                    self.known = Contents::default();
                 }
             }
         }
     }
+}
+
+/// The values of settings that files can hold. Modules know the shared secret: it cannot change under them.
+fn values(options: &mut Options) -> Vec<Option<String>> {
+    let values = options.in_files().into_iter().filter(|(flag, ..)| *flag != "sharedsecret");
+    values.map(|(_, value, _)| value.clone()).collect()
 }

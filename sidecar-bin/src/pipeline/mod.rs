@@ -117,7 +117,7 @@ impl PipelineArgs {
     }
 }
 
-/// Runs all modules until nothing is left to do, or until it is told to stop.
+/// Runs all modules until nothing is left to do, or until a signal stops it.
 ///
 /// # Errors
 /// When the pipeline cannot begin, or a module cannot be run at all.

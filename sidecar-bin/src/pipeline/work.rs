@@ -1,7 +1,7 @@
 //! The workers of a pipeline, all in one process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar_core::lineage::{Stage, Trace};
@@ -30,7 +30,7 @@ pub(super) struct Workers {
     stop: watch::Sender<bool>,
     /// How many are at work, and why one cannot be.
     state: watch::Sender<(usize, Option<Arc<Error>>)>,
-    serving: Mutex<Option<Listening>>,
+    serving: Listening,
     quiet: Duration,
 }
 
@@ -96,7 +96,7 @@ impl Workers {
             });
         }
         let quiet = if is_local { QUIET } else { QUIET_REMOTE };
-        Ok(Self { workers, stop, state, serving: Mutex::new(Some(serving)), quiet })
+        Ok(Self { workers, stop, state, serving, quiet })
     }
 
     pub(super) fn each(&self) -> &[(ModuleName, Worker)] {
@@ -149,13 +149,10 @@ impl Workers {
     }
 
     /// Ends all workers.
-    pub(super) async fn stop(&self, grace: Duration) {
+    pub(super) async fn stop(self, grace: Duration) {
         self.drain();
         self.ended().await;
-        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(serving) = serving {
-            serving.stop(grace).await;
-        }
+        self.serving.stop(grace).await;
     }
 }
 

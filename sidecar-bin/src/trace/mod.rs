@@ -98,7 +98,7 @@ pub(crate) async fn run(plane: &DataPlane, args: TraceArgs) -> Result<u8, Failur
     }
 }
 
-/// What is told where neither an event nor a correlation id is known.
+/// The error for an id that is neither an event's nor a correlation id.
 pub(crate) fn unknown(error: &Error, id: &str) -> Failure {
     match error {
         Error::UnknownEvent { provider, .. } => Failure::new(

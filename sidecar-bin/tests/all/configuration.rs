@@ -552,3 +552,16 @@ fn what_a_secret_file_holds_is_not_repeated() {
         }
     }
 }
+
+/// A shell's `<(…)` and a pipe give what they have only once.
+#[test]
+fn a_secret_can_come_from_a_pipe() {
+    let dir = TempDir::new().unwrap();
+    let mut command =
+        sidecar(&dir, &["check", "--blobs=memory:", "--events=memory:", "--documents-file=/dev/stdin"]);
+    command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"memory:\n").unwrap();
+    let (code, _, log) = ended(&child.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{log}");
+}

@@ -150,7 +150,7 @@ fn a_failed_event_is_named_with_its_output_and_the_way_to_repeat_it() {
     let run = |command: &str| output(&dir, &command.split(' ').collect::<Vec<_>>());
     let (code, _, log) = run(commands[0]);
     assert!(code == 1 && log.contains("the module failed (exit code 3)"), "{log}");
-    // It is mended, and the event comes again.
+    // The module is corrected, and the event comes again.
     fs::write(dir.path().join("upper.sh"), UPPER.replace("exit 3", "true")).unwrap();
     assert_eq!(run(commands[1]).0, 0);
     let (code, out, log) = output(&dir, &["pipeline", "chain.toml"]);

@@ -113,7 +113,7 @@ pub(super) struct Entry {
     #[serde(default)]
     pub(super) module_start: Option<String>,
     pub(super) step: Step,
-    /// Whether what lies in `out/` is all that the module has to say: it was told so, or people do it by hand.
+    /// Whether the outputs are complete: the module called `done`, or `prepare` left it to people.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) complete: bool,
     /// An entry of release 0.1, which had begun to publish under ids of its own.

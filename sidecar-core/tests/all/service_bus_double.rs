@@ -62,7 +62,7 @@ struct Message {
     deliveries: u32,
 }
 
-/// The deliveries of one message that a subscription allows unless it is told.
+/// The deliveries of one message that a subscription allows by default.
 const MAX_DELIVERY_COUNT: u32 = 10;
 
 #[allow(dead_code, reason = "each crate's tests use a part of this file")]

@@ -27,7 +27,7 @@ use crate::events::source::{Delivery, EventSource, Subscription, not_held};
 const LOCKS: std::ops::RangeInclusive<u64> = 5..=300;
 /// The most deliveries of a message that a subscription can be set to, after which the service puts it away itself.
 const MOST_DELIVERIES: u32 = 2000;
-/// A subscription that puts messages away after fewer is told of.
+/// Fewer than this are warned of.
 const FEW_DELIVERIES: u32 = 100;
 /// The longest name of a subscription.
 const LONGEST_NAME: usize = 50;
