@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Trace;
+use super::{Stage, Trace};
 use crate::error::Result;
 use crate::execution::{Copied, copy};
 use crate::plane::DataPlane;
@@ -24,8 +24,13 @@ pub async fn copy_graph(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copie
         let below = Path::new("submitted").join(event.event_id.as_str());
         files.extend(event.files.iter().map(|blob| (blob.name.below(&below), blob.clone())));
     }
-    for ((event, module), _) in trace.stages() {
-        let Some(execution) = trace.execution(event, module, None) else { continue };
+    for ((event, module), stage) in trace.stages() {
+        let last = match stage {
+            Stage::Committed(execution) => Some(execution),
+            // There may be an outcome from before the failure.
+            Stage::Failed(_) | Stage::GivenUp(_) => trace.execution(event, module, None),
+        };
+        let Some(execution) = last else { continue };
         let below = Path::new(module.as_str()).join(event.as_str());
         files.extend(execution.outputs.iter().map(|blob| (blob.name.below(&below), blob.clone())));
     }
