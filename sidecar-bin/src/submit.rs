@@ -21,13 +21,28 @@ pub(crate) async fn submit(
     plane: &DataPlane,
 ) -> Result<u8, Failure> {
     let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
-    // Known before, so that what was stored by half can be submitted again.
-    let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let submission = submission(Some(id.clone()), event_type, &values, &files, &stores)?;
-    let files = submission.files();
-    if files == 0 && values.is_empty() {
+    let id = id.unwrap_or_else(new_id);
+    let submission = submission(id.clone(), event_type, &values, &files, &stores)?;
+    if submission.files() == 0 && values.is_empty() {
         warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
     }
+    let id = send(submission, &id, plane).await?;
+    // The event is published all the same; whoever needs its id has to know that it did not arrive.
+    exit::print(id.as_str())?;
+    Ok(0)
+}
+
+/// An id that is known before the event is submitted, so that what was stored by half can be submitted again.
+pub(crate) fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Submits it under this id.
+///
+/// # Errors
+/// With the code that says which part failed.
+pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) -> Result<EventId, Failure> {
+    let files = submission.files();
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Invalid(_) => unusable(&invalid),
         other => {
@@ -39,9 +54,7 @@ pub(crate) async fn submit(
         }
     })?;
     info!(files, "submitted as event {id}");
-    // The event is published all the same; whoever needs its id has to know that it did not arrive.
-    exit::print(id.as_str())?;
-    Ok(0)
+    Ok(id)
 }
 
 /// A first event of files and values, none of which is in the directories of the stores.
@@ -49,7 +62,7 @@ pub(crate) async fn submit(
 /// # Errors
 /// For what cannot be submitted.
 pub(crate) fn submission(
-    id: Option<String>,
+    id: String,
     event_type: String,
     values: &[String],
     files: &[PathBuf],
@@ -58,12 +71,9 @@ pub(crate) fn submission(
     if event_type.is_empty() {
         return Err(Failure::new(exit::CONFIGURATION, "--type is empty: consumers subscribe to a type"));
     }
-    let mut submission = Submission::new(event_type);
-    if let Some(id) = id {
-        let id = EventId::parse(&id)
-            .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
-        submission = submission.event_id(id);
-    }
+    let id =
+        EventId::parse(&id).map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
+    let mut submission = Submission::new(event_type).event_id(id);
     for value in values {
         let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));

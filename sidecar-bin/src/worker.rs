@@ -55,6 +55,10 @@ pub(crate) struct WorkerArgs {
     /// failure
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
+    /// Take over the outcome of an equal execution instead of running the module: of this version of it, for an event of
+    /// the same type with the same values and files
+    #[arg(long, value_name = "VERSION")]
+    memoize: Option<String>,
     /// How long an event is kept from other workers when this one dies, where the bus does not notice
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     lock: humantime::Duration,
@@ -100,6 +104,10 @@ pub(crate) async fn run(
     settings.idle_exit = args.idle_exit.map(Into::into).or(args.once.then_some(ONCE));
     settings.grace = service.grace;
     settings.lock = args.lock.into();
+    if args.memoize.as_deref() == Some("") {
+        return Err(Failure::new(exit::CONFIGURATION, "--memoize: the version of the module is empty"));
+    }
+    settings.module.memoize = args.memoize;
     settings.module.disk = args.max_disk.map(|size| DiskBudget::new(size.as_u64()));
 
     let mut signals = Signals::catch()

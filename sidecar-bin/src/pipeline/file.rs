@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The keys of a module, as the schema in docs/pipeline.schema.json has them.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 13] = [
     "command",
     "subscribes",
     "publishes",
@@ -24,6 +24,8 @@ pub(super) const KEYS: [&str; 11] = [
     "max-deliveries",
     "directory",
     "group",
+    "memoize",
+    "version",
 ];
 
 /// A chain of modules.
@@ -50,6 +52,8 @@ pub(crate) struct ModuleSpec {
     pub(super) max_deliveries: NonZeroU32,
     pub(super) directory: PathBuf,
     pub(super) group: ModuleName,
+    /// The version of a module whose outcomes are taken over by equal work.
+    pub(super) memoize: Option<String>,
 }
 
 /// Reads a pipeline; relative directories are below that of the file.
@@ -163,6 +167,11 @@ impl Reader<'_> {
         let publishes = get("publishes").map(|value| self.types(value, "publishes"));
         let environment = get("environment").map(|value| self.environment(value)).unwrap_or_default();
         let timeout = get("timeout").and_then(|value| self.duration(value));
+        let version = get("version").and_then(|value| self.version(value));
+        let memoize = self.switch(get("memoize"), "memoize");
+        if memoize && get("version").is_none() {
+            self.problem(&span, format!("module {text} is memoized: say its version, as in version = \"1\""));
+        }
         let below = get("directory").and_then(|value| self.text(value, "directory"));
         let name = name?;
         Some(ModuleSpec {
@@ -180,8 +189,20 @@ impl Reader<'_> {
             max_deliveries: max_deliveries.unwrap_or(WorkerSettings::DEFAULT_MAX_DELIVERIES),
             directory: below.map_or_else(|| directory.to_owned(), |below| directory.join(below)),
             group: group.and_then(Result::ok).unwrap_or_else(|| name.clone()),
+            memoize: version.filter(|_| memoize),
             name,
         })
+    }
+
+    fn version(&mut self, value: &Value<'_>) -> Option<String> {
+        let version = self.text(value, "version")?;
+        if version.is_empty() {
+            self.problem(
+                &value.span(),
+                "version is empty: it is a text that changes whenever the module does",
+            );
+        }
+        Some(version)
     }
 
     /// A list of words, or one text as a shell takes it apart.

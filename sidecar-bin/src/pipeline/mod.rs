@@ -42,6 +42,9 @@ pub(crate) struct PipelineArgs {
     /// The type of the first event [default: the one type that no module publishes]
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
+    /// The id of the first event: to submit the same one again submits nothing new [default: a random one]
+    #[arg(long)]
+    id: Option<String>,
     /// Submit each file that appears in this folder, and go on until stopped
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
@@ -94,13 +97,14 @@ impl PipelineArgs {
     }
 
     /// The first event, if there is to be one.
-    fn submission(&self, pipeline: &Pipeline, work: &Work) -> Result<Option<Submission>, Failure> {
+    fn submission(&self, id: &str, pipeline: &Pipeline, work: &Work) -> Result<Option<Submission>, Failure> {
         if self.input.is_empty() && self.value.is_empty() {
             return Ok(None);
         }
         let event_type = self.first_type(pipeline)?;
         let stores = work.plane.directories().into_iter().map(|(_, dir)| dir);
-        submit::submission(None, event_type, &self.value, &self.input, &stores.collect::<Vec<_>>()).map(Some)
+        let stores: Vec<_> = stores.collect();
+        submit::submission(id.to_owned(), event_type, &self.value, &self.input, &stores).map(Some)
     }
 
     fn first_type(&self, pipeline: &Pipeline) -> Result<String, Failure> {
@@ -131,10 +135,9 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let report = report::Report::begin(&base, &work.plane);
     let mut graphs = Vec::new();
-    if let Some(submission) = args.submission(&pipeline, &work)? {
-        let id = submission.submit(&work.plane).await.map_err(|error| Failure::at_done(&error))?;
-        info!("submitted as event {id}");
-        graphs.push(id.to_string());
+    let id = args.id.clone().unwrap_or_else(submit::new_id);
+    if let Some(submission) = args.submission(&id, &pipeline, &work)? {
+        graphs.push(submit::send(submission, &id, &work.plane).await?.to_string());
     }
     let (plane, grace) = (work.plane.clone(), work.service.grace);
     let first_type = args.watch.is_some().then(|| args.first_type(&pipeline)).transpose()?;

@@ -165,6 +165,7 @@ fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path) -> WorkerSettings
         Some(types) => EventTypes::Only(types.clone()),
         None => EventTypes::Any,
     };
+    module.memoize.clone_from(&spec.memoize);
     let mut settings = WorkerSettings::new(module, spec.subscribes.clone());
     settings.group = spec.group.clone();
     settings.concurrency = spec.concurrency;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use sidecar_core::lineage::{Stage, Trace, TracedEvent, TracedExecution};
-use sidecar_core::{DeadLetter, EventId, Failure, ModuleName};
+use sidecar_core::{DeadLetter, EventId, ExecutionId, Failure, ModuleName};
 
 /// Events that are alike: of one type, published by one module on the same way.
 #[derive(Debug, Default)]
@@ -56,12 +56,37 @@ impl Module<'_> {
         (files.clone().count(), files.map(|file| file.size).sum())
     }
 
+    /// Those whose outcome was taken over from another execution.
+    pub(super) fn reused(&self) -> impl Iterator<Item = &ExecutionId> {
+        self.committed.iter().filter_map(|execution| reused(execution))
+    }
+
+    /// Why the module ran where it had an outcome of like work, and how often for which reason.
+    pub(super) fn ran_again(&self) -> BTreeMap<String, usize> {
+        let mut reasons = BTreeMap::new();
+        for memoized in self.committed.iter().filter_map(|execution| execution.memoized.as_ref()) {
+            if !memoized.because.is_empty() {
+                *reasons.entry(memoized.because.join(", ")).or_default() += 1;
+            }
+        }
+        reasons
+    }
+
     /// How long the module took: in the median, where there are several.
     pub(super) fn time(&self) -> Option<Duration> {
-        let mut times: Vec<_> = self.committed.iter().filter_map(|execution| duration(execution)).collect();
+        let mut times: Vec<_> = self
+            .committed
+            .iter()
+            .filter(|execution| reused(execution).is_none())
+            .filter_map(|execution| duration(execution))
+            .collect();
         times.sort();
         times.get(times.len() / 2).copied()
     }
+}
+
+fn reused(execution: &TracedExecution) -> Option<&ExecutionId> {
+    execution.memoized.as_ref()?.reused.as_ref()
 }
 
 /// From staged inputs to the module's end.

@@ -81,6 +81,15 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
     if !module.earlier.is_empty() {
         let _ = write!(text, ", {}", counted(module.earlier.len(), "earlier run"));
     }
+    match (module.reused().count(), module.reused().next()) {
+        (1, Some(from)) if all == 1 => {
+            let _ = write!(text, ": outcome of {}/{}", from.event_id, from.name);
+        }
+        (count @ 1.., _) => {
+            let _ = write!(text, ", {count} reused");
+        }
+        _ => {}
+    }
     if let Some(time) = module.time() {
         let _ = write!(
             text,
@@ -92,6 +101,15 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
     let (files, bytes) = module.outputs();
     if files > 0 {
         let _ = write!(text, "  {}, {}", counted(files, "file"), HumanBytes(bytes));
+    }
+    let again = module.ran_again();
+    if let Some((reason, count)) = again.iter().max_by_key(|(_, count)| **count) {
+        let ran: usize = again.values().sum();
+        let _ = match (all, again.len()) {
+            (1, _) => write!(text, "  ran again: {reason}"),
+            (_, 1) => write!(text, "  {ran} ran again: {reason}"),
+            (_, _) => write!(text, "  {ran} ran again: {reason} (×{count}), …"),
+        };
     }
     // What can be read of a failure without another command.
     if let Some(letter) = module.given_up.first() {

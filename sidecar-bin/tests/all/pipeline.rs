@@ -492,3 +492,77 @@ fn damage(dir: &Path, name: &str) {
         }
     }
 }
+
+/// Work that was done before is taken over, with its files, events and insights, and the trace says from where; or else
+/// why the module ran again.
+#[test]
+fn nothing_is_computed_twice_where_a_module_is_memoized() {
+    let dir = chain("one\ntwo\n");
+    let ran = || fs::read_to_string(dir.path().join("ran")).unwrap_or_default().lines().count();
+    let memoized = |version: &str| {
+        let text = CHAIN
+            .replace("wrap = true\n", &format!("wrap = true\nmemoize = true\nversion = \"{version}\"\n"))
+            .replace("ls $SIDECAR", "echo >> $RAN; ls $SIDECAR")
+            .replace(
+                "publishes = []",
+                &format!(
+                    "publishes = []\nenvironment = {{ RAN = \"{}\" }}",
+                    dir.path().join("ran").display()
+                ),
+            );
+        fs::write(dir.path().join("chain.toml"), text).unwrap();
+    };
+    let run = |id: &str| {
+        let (code, trace, log) =
+            output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--type", "text", "--id", id]);
+        assert_eq!(code, 0, "{log}");
+        trace
+    };
+    memoized("1");
+    run("first");
+    assert_eq!(ran(), 2);
+    let trace = run("second");
+    assert_eq!(ran(), 2, "{trace}");
+    assert!(trace.contains("split: outcome of first/split"), "{trace}");
+    assert!(trace.contains("upper ×2, 2 reused"), "{trace}");
+    let (code, _, log) = output(&dir, &["trace", "--development=true", "second", "--verify"]);
+    assert_eq!(code, 0, "{log}");
+    let (code, _, log) = output(&dir, &["get", "--development=true", "--all", "second", "copy"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(dir.path().join("copy").join("split").exists() && log.contains("files"), "{log}");
+
+    // Another line, another version: what differs is said, and the rest is not done again.
+    fs::write(dir.path().join("a.txt"), "one\nthree\n").unwrap();
+    let trace = run("third");
+    assert_eq!(ran(), 3, "{trace}");
+    assert!(
+        trace.contains("split  ran again: input a.txt differs")
+            || trace.contains("ran again: input a.txt differs"),
+        "{trace}"
+    );
+    assert!(trace.contains("upper ×2, 1 reused"), "{trace}");
+    memoized("2");
+    let trace = run("fourth");
+    assert_eq!(ran(), 5, "{trace}");
+    assert!(trace.contains("ran again: version 2 instead of 1"), "{trace}");
+
+    // Files that are gone are made again.
+    let (_, blobs) = ("", dir.path().join("dev/blobs"));
+    for event in fs::read_dir(&blobs).unwrap().flatten() {
+        if event.file_name() != "fourth" {
+            continue;
+        }
+        fs::remove_dir_all(event.path().join("split")).unwrap();
+    }
+    let trace = run("fifth");
+    assert!(trace.contains("the outcome of fourth/split/0 could not be taken over"), "{trace}");
+}
+
+#[test]
+fn a_memoized_module_says_its_version() {
+    let dir = chain("");
+    fs::write(dir.path().join("chain.toml"), CHAIN.replacen("wrap = true", "wrap = true\nmemoize = true", 1))
+        .unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "chain.toml", "--check"]);
+    assert!(code == 64 && log.contains("say its version, as in version = \"1\""), "{log}");
+}

@@ -27,7 +27,8 @@ pub use names::{
 pub use outputs::{EVENT_TYPE, EventTypes, FILES, OutputEvent, Problem, parse_event, parse_pairs};
 pub use pairs::{KeyValuePair, KeyValuePairs};
 pub use record::{
-    Committed, Contents, ExecutionRecord, OutboxChunk, Outcome, Publication, RecordedFile, Stores,
+    Committed, Contents, ExecutionRecord, Memo, Memoized, OutboxChunk, Outcome, Publication, RecordedFile,
+    Stores,
 };
 
 /// The greatest size of one file in `out/events`, in bytes.

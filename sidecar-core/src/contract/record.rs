@@ -69,12 +69,52 @@ pub struct Committed {
     /// The id of the insight document, if the module wrote one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insight_id: Option<InsightId>,
+    /// How it stands to equal work, where the module is memoized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memoized: Option<Memoized>,
     /// The documents that hold `contents` where they are large, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outbox: Vec<String>,
     /// Everything that a roll-forward needs, and every file.
     #[serde(flatten)]
     pub contents: Contents,
+}
+
+/// How an outcome stands to that of equal work: of the same version of the module, on equal inputs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memoized {
+    /// The version of the module, as whoever runs it says.
+    pub version: String,
+    /// The execution whose outcome was taken over; absent where the module ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<ExecutionId>,
+    /// Why the module ran although it had an outcome in the same place: what differs. Empty where it had none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub because: Vec<String>,
+}
+
+/// Which outcome stands for some work: a hint, which is checked before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memo {
+    /// The document's id, made of what the work is.
+    pub id: String,
+    /// The execution with the outcome, but for its run.
+    #[serde(flatten)]
+    pub context: Context,
+    /// Its run.
+    pub run: u32,
+    /// The version of the module.
+    pub version: String,
+}
+
+impl Memo {
+    /// The execution with the outcome.
+    pub fn execution(&self) -> ExecutionId {
+        let Context { event_id, name, .. } = &self.context;
+        ExecutionId { event_id: event_id.clone(), name: name.clone(), run: self.run }
+    }
 }
 
 /// The lists of a record, which may be cut into several documents.

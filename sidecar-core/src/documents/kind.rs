@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::contract::{
-    Attempts, DeadLetter, EventContext, ExecutionRecord, Failure, Insight, OutboxChunk, Publication,
+    Attempts, DeadLetter, EventContext, ExecutionRecord, Failure, Insight, Memo, OutboxChunk, Publication,
 };
 
 /// A set of documents: a directory, a table, or a prefix of ids, as the store likes.
@@ -27,11 +27,13 @@ pub enum Kind {
     Attempts,
     /// Events that workers gave up.
     DeadLetter,
+    /// Which outcomes stand for equal work.
+    Memo,
 }
 
 impl Kind {
     /// Every kind, for a store that prepares a place for each.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Context,
         Self::Insight,
         Self::Failure,
@@ -40,6 +42,7 @@ impl Kind {
         Self::Published,
         Self::Attempts,
         Self::DeadLetter,
+        Self::Memo,
     ];
 
     /// The name of one document of this kind.
@@ -53,6 +56,7 @@ impl Kind {
             Self::Published => "published",
             Self::Attempts => "attempts",
             Self::DeadLetter => "dead_letter",
+            Self::Memo => "memo",
         }
     }
 
@@ -67,6 +71,7 @@ impl Kind {
             Self::Published => "published",
             Self::Attempts => "attempts",
             Self::DeadLetter => "dead_letters",
+            Self::Memo => "memos",
         }
     }
 
@@ -81,6 +86,7 @@ impl Kind {
             Self::Published => "a note of what is published",
             Self::Attempts => "a count of attempts",
             Self::DeadLetter => "a dead letter",
+            Self::Memo => "a memo of equal work",
         }
     }
 
@@ -95,6 +101,7 @@ impl Kind {
             Self::Published => "notes of what is published",
             Self::Attempts => "counts of attempts",
             Self::DeadLetter => "dead letters",
+            Self::Memo => "memos of equal work",
         }
     }
 }
@@ -197,6 +204,18 @@ impl Stored for Attempts {
 
 impl Stored for DeadLetter {
     const KIND: Kind = Kind::DeadLetter;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.context.correlation_id
+    }
+}
+
+impl Stored for Memo {
+    const KIND: Kind = Kind::Memo;
 
     fn id(&self) -> String {
         self.id.clone()

@@ -3,12 +3,13 @@
 //! Before: blobs, outbox and contexts are stored under names of a proposal that nobody else uses, so that a write
 //! which arrives late, or an attempt on another machine, changes nothing that anybody reads. After: see `record`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::warn;
 
 use super::journal::{Step, StoredFile, StoredFiles};
+use super::memo::stored_by;
 use super::outputs::{self, Outputs};
 use super::problems::Problems;
 use super::record::{AT_ONCE, contents_of, last_committed};
@@ -69,6 +70,7 @@ impl Execution {
             insight_id: (!insights.is_empty()).then(|| ids::insight(&execution)),
             outbox: Vec::new(),
             contents: Contents::default(),
+            memoized: self.inputs().memoized(),
             proposal: proposal.clone(),
         };
         let contents = Contents {
@@ -169,21 +171,10 @@ impl Execution {
             return Ok(StoredFiles::default());
         };
         let (store, execution) = (&self.plane.blobs, self.id());
-        let owners: BTreeSet<KeyOwner> = files.iter().filter_map(|file| file.blob.key.owner()).collect();
-        let mut there = HashMap::new();
-        for owner in owners {
-            // A key of another run would be deleted with it.
-            if !matches!(&owner, KeyOwner::Proposal(of, _) if *of == execution) {
-                continue;
-            }
-            let (prefix, mut after) = (owner.prefix(), None);
-            loop {
-                let page = store.list(&prefix, after.as_ref()).await?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.key.clone());
-                there.extend(page.iter().map(|listed| (store.folded(&listed.key).into_owned(), listed.size)));
-            }
-        }
+        // A key of another run would be deleted with it.
+        let is_own = |owner: &KeyOwner| matches!(owner, KeyOwner::Proposal(of, _) if *of == execution);
+        let owners = files.iter().filter_map(|file| file.blob.key.owner()).filter(is_own);
+        let there = stored_by(&**store, owners.collect::<BTreeSet<_>>()).await?;
         let is_there =
             |file: &&StoredFile| there.get(&*store.folded(&file.blob.key)) == Some(&file.blob.size);
         let (found, all) = (files.iter().filter(is_there).cloned().collect::<Vec<_>>(), files.len());
@@ -266,15 +257,8 @@ impl Execution {
         events: Vec<(String, OutputEvent)>,
         stored: &StoredFiles,
     ) -> Result<()> {
+        self.store_outbox(execution, committed, contents.clone()).await?;
         let context = self.context();
-        let (inside, chunks) = outbox(execution, &context, &committed.proposal, contents.clone());
-        committed.contents = inside;
-        for chunk in &chunks {
-            self.plane.documents.store(std::slice::from_ref(chunk)).await?;
-            fault::point("documents.put_outbox");
-        }
-        committed.outbox = chunks.into_iter().map(|chunk| chunk.id).collect();
-
         let event_context = |(published, (_, event)): (&Published, (String, OutputEvent))| {
             // Validation saw every named file, and every file was stored.
             let blobs = event.files.iter().filter_map(|name| Some(stored.get(name)?.blob.clone())).collect();
@@ -287,6 +271,37 @@ impl Execution {
             fault::point("documents.put_event_contexts");
         }
         Ok(())
+    }
+
+    /// Puts the lists into the record, or into documents of their own where they are too large for it.
+    pub(super) async fn store_outbox(
+        &self,
+        execution: &ExecutionId,
+        committed: &mut Committed,
+        contents: Contents,
+    ) -> Result<()> {
+        let (inside, chunks) = outbox(execution, &self.context(), &committed.proposal, contents);
+        committed.contents = inside;
+        for chunk in &chunks {
+            self.plane.documents.store(std::slice::from_ref(chunk)).await?;
+            fault::point("documents.put_outbox");
+        }
+        committed.outbox = chunks.into_iter().map(|chunk| chunk.id).collect();
+        Ok(())
+    }
+
+    /// The context of an event of another execution, as one of this.
+    pub(super) fn context_taken_over(
+        &self,
+        other: EventContext,
+        event_id: EventId,
+        execution: &ExecutionId,
+        proposal: &PrivateId,
+    ) -> EventContext {
+        let header = self.header(&event_id, &self.context());
+        let (name, run) = (execution.name.clone(), execution.run);
+        let producer = Some(Producer { name, run, proposal: proposal.clone() });
+        EventContext { context: header, producer, ..other }
     }
 
     /// Ends an attempt whose outcome is published: its own outputs are cleared, others are set aside.

@@ -22,6 +22,7 @@ mod gc;
 mod get;
 mod ids;
 mod journal;
+mod memo;
 mod one_shot;
 mod open;
 mod outputs;
@@ -85,6 +86,8 @@ struct Inputs {
     /// Whether it was told that the context is missing.
     told_missing: bool,
     staged: Option<Vec<RecordedFile>>,
+    /// What equal work finds the outcome by, where it is to.
+    memo: Option<memo::Key>,
     /// What they take of the disk that executions share.
     room: Option<disk::Room>,
 }

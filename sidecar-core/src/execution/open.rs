@@ -199,6 +199,7 @@ impl Opening {
             files: receipt.files,
             bytes: receipt.bytes,
             insight_id: receipt.insight,
+            memoized: None,
             outbox: chunks.into_iter().map(|chunk| chunk.id).collect(),
             contents,
         };

@@ -296,6 +296,26 @@ impl Session {
         }
     }
 
+    /// Takes over the outcome of an equal execution instead of running the module, where [`Settings::memoize`] says that
+    /// it may, and there is one; says whether it did.
+    ///
+    /// Equal are executions of the same module in the same version, for events of the same type with the same values,
+    /// and files with the same names, digests and execute bits. Whether the files are still there is looked at before the
+    /// outcome is proposed, and the record names the execution that it was taken over from.
+    ///
+    /// # Errors
+    /// What the stores report; then, and where there is none, `ready` can be called as ever.
+    pub async fn reuse(&self, event_type: &str) -> Outcome<bool> {
+        let inner = &self.inner;
+        if !matches!(inner.shared.borrow().state, State::Rest(Rest::New)) {
+            return Ok(false);
+        }
+        let proposed = inner.execution.propose_equal(event_type).instrument(inner.span.clone()).await;
+        let Some(record) = proposed.map_err(Arc::new)? else { return Ok(false) };
+        let running = inner.change(|shared| inner.begin_commit(shared, Work::Proposal(Box::new(record))));
+        running.await.map(|_| true)
+    }
+
     /// The same for a process of the module that says who it is: one that another has taken the place of by calling
     /// [`ready_for`](Self::ready_for) commits nothing.
     ///
@@ -796,6 +816,9 @@ impl Inner {
             return Err(Error::Internal("an outcome without outputs".into()));
         };
         let contents = roll_forward(&self.execution.plane, &record, committed, held).await?;
+        if own.as_ref().is_some_and(|own| own.attempt == record.attempt) {
+            self.execution.remember(&record).await;
+        }
         let receipt = committed.receipt(&contents);
         self.execution.settle(own.as_ref(), &record, receipt).await
     }

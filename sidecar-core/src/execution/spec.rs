@@ -38,6 +38,10 @@ pub struct Settings {
     pub disk: Option<DiskBudget>,
     /// What the journal outlives.
     pub journal: Journaling,
+    /// The version of a module whose outcomes stand for those of equal work: see [`Session::reuse`].
+    ///
+    /// [`Session::reuse`]: crate::Session::reuse
+    pub memoize: Option<String>,
 }
 
 /// What the journal outlives. It saves work, and decides nothing: without it an execution begins again.
@@ -136,6 +140,7 @@ impl Settings {
             on_failure: OnFailure::Keep,
             disk: None,
             journal: Journaling::Synced,
+            memoize: None,
         }
     }
 }

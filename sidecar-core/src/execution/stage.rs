@@ -235,7 +235,7 @@ pub(crate) async fn fetch(
     Ok(())
 }
 
-fn recorded(blob: &Blob) -> RecordedFile {
+pub(super) fn recorded(blob: &Blob) -> RecordedFile {
     let Blob { name, key, size, digest, executable } = blob.clone();
     RecordedFile { name, size, digest, executable, key: Some(key) }
 }

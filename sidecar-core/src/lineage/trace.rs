@@ -6,8 +6,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{
-    Blob, DeadLetter, EventContext, EventId, ExecutionRecord, Failure, KeyValuePairs, ModuleName, PrivateId,
-    Published, RecordedFile,
+    Blob, DeadLetter, EventContext, EventId, ExecutionRecord, Failure, KeyValuePairs, Memoized, ModuleName,
+    PrivateId, Published, RecordedFile,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -93,6 +93,9 @@ pub struct TracedExecution {
     /// The module's exit code, where it had ended before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
+    /// How it stands to equal work, where the module is memoized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memoized: Option<Memoized>,
     /// The files that were staged.
     #[serde(default)]
     pub inputs: Vec<RecordedFile>,
@@ -239,6 +242,7 @@ async fn traced(plane: &DataPlane, record: &ExecutionRecord) -> Result<Option<Tr
         ready: committed.ready.clone(),
         done: committed.done.clone(),
         exit: committed.exit,
+        memoized: committed.memoized.clone(),
         inputs: contents.inputs,
         outputs: contents.outputs.into_iter().map(blob).collect::<Result<_>>()?,
         insight: contents.insight,

@@ -273,6 +273,14 @@ impl Work {
             }
             return Attempt { written, ..Attempt::uncounted(outcome) };
         }
+        match self.patiently(|| reuse(&session, event_type)).await {
+            Ok(true) => return Attempt { written, ..Attempt::uncounted(Outcome::Committed) },
+            // The same is met by the module's run, unless there is nothing left for it to do.
+            Err(outcome) if matches!(outcome, Outcome::Stopped) || session.is_publishing() => {
+                return Attempt::uncounted(outcome);
+            }
+            Ok(false) | Err(_) => {}
+        }
         let begun = match self.patiently(|| attempts::begun(plane, context, redelivered)).await {
             Ok(begun) => begun,
             Err(outcome) => return Attempt::uncounted(outcome),
@@ -557,6 +565,14 @@ impl From<Error> for Failed {
 
 async fn ready(session: &Session) -> Result<(), Failed> {
     session.ready().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
+}
+
+/// Whether the outcome of equal work was taken over.
+async fn reuse(session: &Session, event_type: &str) -> Result<bool, Failed> {
+    if session.is_publishing() {
+        return commit(session).await.map(|()| true);
+    }
+    session.reuse(event_type).await.map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
 }
 
 async fn commit(session: &Session) -> Result<(), Failed> {

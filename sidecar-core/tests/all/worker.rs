@@ -492,3 +492,103 @@ async fn a_bus_that_only_publishes_is_refused() {
     let error = worker.run(std::future::pending()).await.unwrap_err();
     assert!(error.chain().contains("only publishes"), "{error:?}");
 }
+
+/// Equal work takes over what was decided, and everything that follows from it is its own.
+#[tokio::test]
+async fn an_outcome_stands_for_that_of_equal_work() {
+    let scene = Scene::new();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let work = |settings: WorkerSettings| {
+        let runs = runs.clone();
+        scene.worker(settings, move |session: Session| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                let out = session.layout().output_data().join("a.txt");
+                std::fs::write(out, "content")?;
+                std::fs::write(session.layout().output_meta(), r#"[{"key":"k","value":"v"}]"#)?;
+                let event = r#"[{"key":"eventType","value":"next"},{"key":"files","value":"a.txt"}]"#;
+                std::fs::write(session.layout().output_events().join("1.json"), event)
+            }
+        })
+    };
+    let memoized = |version: &str| {
+        let mut settings = scene.settings("picture");
+        settings.module.memoize = Some(version.into());
+        settings
+    };
+    scene.submit(3).await;
+    assert_eq!(ended(&work(memoized("1"))).await.committed, 3);
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "equal events of one submission too");
+    let recorded = lineage(&scene).await;
+    let reused: Vec<_> =
+        recorded.iter().filter_map(|trace| trace.executions[0].memoized.as_ref()?.reused.as_ref()).collect();
+    assert_eq!(reused.len(), 2);
+    // Three outcomes with events of their own, and the next module finds the same file with each.
+    let mut settings = scene.settings("next");
+    settings.module.context.name = ModuleName::parse("next").unwrap();
+    settings.group = settings.module.context.name.clone();
+    let next = scene.worker(settings, async |session: Session| {
+        let content = std::fs::read_to_string(session.layout().input_data().join("a.txt"))?;
+        if content == "content" { Ok(()) } else { Err(std::io::Error::other(content)) }
+    });
+    assert_eq!(ended(&next).await.committed, 3);
+    assert!(recorded.iter().all(|trace| trace.executions[0].insight.len() == 1));
+
+    // Another version, or types that the module may not publish any more: it runs.
+    scene.submit(1).await;
+    assert_eq!(ended(&work(memoized("2"))).await.committed, 1);
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    let mut strict = memoized("2");
+    strict.module.event_types = sidecar_core::EventTypes::parse("other");
+    strict.max_deliveries = NonZeroU32::MIN;
+    scene.submit(1).await;
+    assert_eq!(ended(&work(strict)).await.dead_lettered, 1);
+    assert_eq!(runs.load(Ordering::SeqCst), 3);
+}
+
+/// The traces of everything that was submitted.
+async fn lineage(scene: &Scene) -> Vec<sidecar_core::lineage::Trace> {
+    use sidecar_core::documents::Documents as _;
+    let contexts = scene.plane.documents.page::<sidecar_core::EventContext>(None).await.unwrap();
+    let mut traces = Vec::new();
+    for (_, context) in contexts.iter().filter(|(_, context)| context.producer.is_none()) {
+        let id = &context.context.correlation_id;
+        traces.push(sidecar_core::lineage::Trace::of_graph(&scene.plane, id).await.unwrap());
+    }
+    traces
+}
+
+/// A store that fails while an outcome is taken over costs nothing: it is tried again, and the module does not run.
+#[tokio::test]
+async fn an_outage_while_an_outcome_is_taken_over_is_waited_for() {
+    let mut scene = Scene::new();
+    let documents = documents::Memory::default();
+    scene.plane.documents = Arc::new(documents.clone());
+    let mut settings = scene.settings("picture");
+    settings.module.memoize = Some("1".into());
+    let runs = Arc::new(AtomicUsize::new(0));
+    let module = |runs: &Arc<AtomicUsize>| {
+        let runs = runs.clone();
+        move |session: Session| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            async move { publish(&session, "next") }
+        }
+    };
+    scene.submit(1).await;
+    assert_eq!(ended(&scene.worker(settings.clone(), module(&runs))).await.committed, 1);
+    let whole = scene.plane.clone();
+    // Each call that the second one makes fails once, one after the other.
+    for failing in 0..24 {
+        scene.plane = whole.clone();
+        scene.submit(1).await;
+        let how = if failing % 2 == 0 { Injected::Unavailable } else { Injected::AnswerLost };
+        let broken = Fault::new(documents.clone(), move |_, call| match call == failing / 2 {
+            true => how,
+            false => Injected::Nothing,
+        });
+        scene.plane.documents = Arc::new(broken);
+        let summary = ended(&scene.worker(settings.clone(), module(&runs))).await;
+        assert_eq!((summary.committed, summary.retried), (1, 0), "call {failing}");
+        assert_eq!(runs.load(Ordering::SeqCst), 1, "call {failing}");
+    }
+}
