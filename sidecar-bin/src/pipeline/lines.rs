@@ -25,40 +25,55 @@ impl Drop for Lines {
     }
 }
 
-struct Line {
-    bar: ProgressBar,
-    name: String,
+/// The work of one module, for people.
+#[derive(Clone)]
+pub(super) struct Line {
+    /// Its name, filled up to the longest of them.
+    pub(super) name: String,
     types: Vec<String>,
     worker: Worker,
+    began: Instant,
 }
 
-/// Shows a line for each module; does nothing where stderr is no terminal.
-pub(super) fn show(workers: &Workers, pipeline: &Pipeline, counts: Counts) -> Lines {
+impl Line {
+    /// How much is queued, running and done.
+    pub(super) fn text(&self, counts: &Counts) -> String {
+        let now = self.worker.counters().summary();
+        let done = now.committed + now.dead_lettered;
+        let queued = counts.of(&self.types).saturating_sub(done + now.running);
+        let rate = now.committed as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        format!(
+            "{queued} queued, {} running, {} done, {} failed, {rate:.1}/s",
+            now.running, now.committed, now.dead_lettered
+        )
+    }
+}
+
+/// A line for each module.
+pub(super) fn lines(workers: &Workers, pipeline: &Pipeline) -> Vec<Line> {
+    let width = pipeline.modules.iter().map(|module| module.name.as_str().len()).max().unwrap_or(0);
+    let lines = workers.each().iter().zip(&pipeline.modules).map(|((name, worker), module)| Line {
+        name: format!("{name:width$}"),
+        types: module.subscribes.clone(),
+        worker: worker.clone(),
+        began: Instant::now(),
+    });
+    lines.collect()
+}
+
+/// Shows these lines; does nothing where stderr is no terminal.
+pub(super) fn show(lines: Vec<Line>, counts: Counts) -> Lines {
     let all = MultiProgress::new();
     if !std::io::stderr().is_terminal() {
         return Lines { task: None, all };
     }
     let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    let width = pipeline.modules.iter().map(|module| module.name.as_str().len()).max().unwrap_or(0);
-    let lines = workers.each().iter().zip(&pipeline.modules).map(|((name, worker), module)| Line {
-        bar: all.add(ProgressBar::new_spinner().with_style(style.clone())),
-        name: format!("{name:width$}"),
-        types: module.subscribes.clone(),
-        worker: worker.clone(),
-    });
-    let lines: Vec<_> = lines.collect();
-    let began = Instant::now();
+    let bar = || all.add(ProgressBar::new_spinner().with_style(style.clone()));
+    let lines: Vec<_> = lines.into_iter().map(|line| (bar(), line)).collect();
     let task = tokio::spawn(async move {
         loop {
-            for Line { bar, name, types, worker } in &lines {
-                let now = worker.counters().summary();
-                let done = now.committed + now.dead_lettered;
-                let queued = counts.of(types).saturating_sub(done + now.running);
-                let rate = now.committed as f64 / began.elapsed().as_secs_f64().max(0.001);
-                bar.set_message(format!(
-                    "{name}  {queued} queued, {} running, {} done, {} failed, {rate:.1}/s",
-                    now.running, now.committed, now.dead_lettered
-                ));
+            for (bar, line) in &lines {
+                bar.set_message(format!("{}  {}", line.name, line.text(&counts)));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -5,6 +5,7 @@ mod file;
 mod flow;
 mod lines;
 mod report;
+mod ui;
 mod watch;
 mod work;
 
@@ -19,6 +20,7 @@ use crate::exit::{self, Failure};
 use crate::submit;
 use crate::worker::Work;
 pub(crate) use file::{ModuleSpec as Module, Pipeline};
+use ui::Ui;
 use work::Workers;
 
 /// What `sidecar pipeline` takes besides the settings.
@@ -48,6 +50,10 @@ pub(crate) struct PipelineArgs {
     /// Submit each file that appears in this folder, and go on until stopped
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
+    /// Serve the page of what is worked on, live, at a port of this machine or at an address: whoever opens it needs the
+    /// token that is printed
+    #[arg(long, value_name = "ADDRESS")]
+    ui: Option<String>,
     /// Go on when nothing is left to do
     #[arg(long)]
     keep_running: bool,
@@ -129,6 +135,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let Some(pipeline) = args.pipeline.take() else {
         return Err(Failure::new(exit::CONFIGURATION, "the pipeline was not loaded"));
     };
+    let address = args.ui.as_deref().map(ui::address).transpose()?;
     let base = work.settings.layout.base().to_owned();
     let counts = counted::count(&mut work.plane);
     let mut signals = Signals::catch()
@@ -142,7 +149,16 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let (plane, grace) = (work.plane.clone(), work.service.grace);
     let first_type = args.watch.is_some().then(|| args.first_type(&pipeline)).transpose()?;
     let workers = Workers::start(&pipeline, work, &base).await?;
-    let lines = lines::show(&workers, &pipeline, counts);
+    let each = lines::lines(&workers, &pipeline);
+    let ui = match address {
+        Some(address) => {
+            let ui = Ui::start(address, &plane, report.logs(), counts.clone(), each.clone()).await?;
+            info!("the page, live: {}", ui.url);
+            Some(ui)
+        }
+        None => None,
+    };
+    let lines = lines::show(each, counts);
     let watching = async {
         match (&args.watch, first_type) {
             (Some(dir), Some(event_type)) => watch::watch(dir, &event_type, &plane).await,
@@ -167,6 +183,9 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         }
     };
     workers.stop(grace).await;
+    if let Some(ui) = ui {
+        ui.stop().await;
+    }
     drop(lines);
     let left = ended?;
     for left in &left {

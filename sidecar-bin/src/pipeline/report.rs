@@ -10,7 +10,7 @@ use sidecar_core::{DataPlane, DeadLetter};
 
 use super::logs;
 use crate::exit::{self, Failure};
-use crate::trace::{page, pictures, tree};
+use crate::trace::{data, page, tree};
 
 /// The lines of a module's output that are shown of a failure.
 const LINES: usize = 10;
@@ -48,7 +48,7 @@ impl Report {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
             exit::print(tree(&trace, false).trim_end())?;
             let path = self.base.join("pages").join(format!("{graph}.html"));
-            let text = page(&trace, &pictures(plane, &trace).await, &self.logs(&trace));
+            let text = page(&data(plane, &trace, &self.logs().of(&trace)).await);
             let written = path
                 .parent()
                 .map_or(Ok(()), std::fs::create_dir_all)
@@ -65,7 +65,7 @@ impl Report {
                 "\nfailed: module {module}, event {event}: {}",
                 exit::cell(&letter.reason)
             ))?;
-            if let Some(log) = self.log(module.as_str(), event.as_str()) {
+            if let Some(log) = self.logs().end(module.as_str(), event.as_str()) {
                 let lines: Vec<&str> = log.lines().collect();
                 for line in &lines[lines.len().saturating_sub(LINES)..] {
                     exit::print(&format!("  | {}", exit::cell(line)))?;
@@ -96,16 +96,30 @@ impl Report {
         Ok(letters)
     }
 
-    fn logs(&self, trace: &Trace) -> BTreeMap<String, String> {
+    /// What the modules have printed.
+    pub(super) fn logs(&self) -> Logs {
+        Logs { base: self.base.clone() }
+    }
+}
+
+/// What the modules of a pipeline have printed.
+#[derive(Debug, Clone)]
+pub(super) struct Logs {
+    base: PathBuf,
+}
+
+impl Logs {
+    /// The end of it for each execution of a trace, by `EVENT/MODULE`.
+    pub(super) fn of(&self, trace: &Trace) -> BTreeMap<String, String> {
         let keys = trace.stages().into_keys();
         let log = |(event, module): (&sidecar_core::EventId, &sidecar_core::ModuleName)| {
-            Some((format!("{event}/{module}"), self.log(module.as_str(), event.as_str())?))
+            Some((format!("{event}/{module}"), self.end(module.as_str(), event.as_str())?))
         };
         keys.filter_map(log).collect()
     }
 
     /// The end of what a module printed.
-    fn log(&self, module: &str, event: &str) -> Option<String> {
+    fn end(&self, module: &str, event: &str) -> Option<String> {
         let log = std::fs::read(logs(&self.base, module).join(format!("{event}.log"))).ok()?;
         let end = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG)..]).into_owned();
         (!end.trim().is_empty()).then_some(end)

@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sidecar_core::blob::Target;
 use sidecar_core::lineage::Difference;
-use sidecar_core::{Blob, DataPlane, Error};
+use sidecar_core::{DataPlane, Error};
 use similar::TextDiff;
 
-use crate::trace::picture_type;
+use crate::trace::{content, picture_type};
 
 /// Larger files are only said to differ, in bytes.
 const LARGEST: u64 = 1024 * 1024;
@@ -116,11 +115,4 @@ fn diff([recorded, found]: &[Vec<u8>; 2], name: &str) -> Option<String> {
     }
     let diff = TextDiff::from_lines(recorded, found);
     Some(diff.unified_diff().header(&format!("recorded {name}"), &format!("now {name}")).to_string())
-}
-
-async fn content(plane: &DataPlane, blob: &Blob) -> Result<Vec<u8>, Error> {
-    let dir = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-    let path = dir.path().join("content");
-    plane.blobs.get(&blob.key, &Target::file(&path).at_most(blob.size)).await?;
-    std::fs::read(&path).map_err(Error::io("read", &path))
 }

@@ -1,5 +1,7 @@
 //! `sidecar trace`: what one submission led to, as a picture or as data.
 
+#[cfg(feature = "pipeline")]
+mod content;
 mod forest;
 mod graph;
 mod lineage;
@@ -17,9 +19,11 @@ use tracing::info;
 use crate::exit::{self, Failure};
 
 #[cfg(feature = "pipeline")]
+pub(crate) use content::content;
+#[cfg(feature = "pipeline")]
 pub(crate) use graph::mermaid_text;
 #[cfg(feature = "pipeline")]
-pub(crate) use page::{page, picture_type, pictures};
+pub(crate) use page::{Pictures, data, page, picture_type};
 pub(crate) use tree::tree;
 
 /// What `sidecar trace` takes besides the settings.
@@ -74,7 +78,7 @@ pub(crate) async fn run(plane: &DataPlane, args: TraceArgs) -> Result<u8, Failur
         Format::Mermaid => graph::mermaid(&trace, args.all),
         Format::Dot => graph::dot(&trace, args.all),
         #[cfg(feature = "pipeline")]
-        Format::Html => page(&trace, &pictures(plane, &trace).await, &Default::default()),
+        Format::Html => page(&data(plane, &trace, &Default::default()).await),
         Format::Openlineage => lineage::run_events(&trace, &plane.documents.id()),
     };
     match &args.output {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 use sidecar_core::DataPlane;
-use sidecar_core::blob::Target;
 use sidecar_core::lineage::Trace;
+
+use super::content::content;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -16,40 +17,44 @@ const LARGEST: u64 = 256 * 1024;
 /// The most bytes of all its pictures.
 const MOST: u64 = 8 * 1024 * 1024;
 
-/// The page. `pictures` are the contents of small pictures, by the keys of their blobs; `logs` what modules printed, by
-/// `EVENT/MODULE`.
-pub(crate) fn page(
-    trace: &Trace,
-    pictures: &BTreeMap<String, String>,
-    logs: &BTreeMap<String, String>,
-) -> String {
-    let data = json!({ "trace": trace, "pictures": pictures, "logs": logs }).to_string();
+/// The page of some [`data`].
+pub(crate) fn page(data: &Value) -> String {
     // Within a script element only this could end it.
-    PAGE.replacen("{{data}}", &data.replace('<', "\\u003c"), 1)
+    PAGE.replacen("{{data}}", &data.to_string().replace('<', "\\u003c"), 1)
 }
 
-/// The small pictures that a trace names, as data URLs by their keys. One that cannot be read is left out.
-pub(crate) async fn pictures(plane: &DataPlane, trace: &Trace) -> BTreeMap<String, String> {
-    let outputs = trace.executions.iter().flat_map(|execution| &execution.outputs);
-    let files = trace.events.iter().flat_map(|event| &event.files).chain(outputs);
-    let (mut pictures, mut bytes) = (BTreeMap::new(), 0);
-    let Ok(dir) = tempfile::tempdir() else { return pictures };
-    for blob in files {
-        let Some(kind) = picture_type(blob.name.as_str()) else { continue };
-        if blob.size > LARGEST || bytes + blob.size > MOST || pictures.contains_key(blob.key.as_str()) {
-            continue;
-        }
-        let path = dir.path().join("picture");
-        let read = plane.blobs.get(&blob.key, &Target::file(&path).at_most(blob.size)).await;
-        if read.is_ok_and(|read| read.digest == blob.digest)
-            && let Ok(content) = std::fs::read(&path)
-        {
-            bytes += blob.size;
-            let url = format!("data:{kind};base64,{}", STANDARD.encode(content));
-            pictures.insert(blob.key.to_string(), url);
+/// What a page shows of a trace: `logs` is what modules printed, by `EVENT/MODULE`.
+pub(crate) async fn data(plane: &DataPlane, trace: &Trace, logs: &BTreeMap<String, String>) -> Value {
+    let mut pictures = Pictures::default();
+    pictures.add(plane, trace).await;
+    json!({ "trace": trace, "pictures": pictures.urls, "logs": logs })
+}
+
+/// Small pictures as data URLs, by the keys of their blobs.
+#[derive(Debug, Default)]
+pub(crate) struct Pictures {
+    pub(crate) urls: BTreeMap<String, String>,
+    bytes: u64,
+}
+
+impl Pictures {
+    /// Adds those that a trace names. One that cannot be read is left out.
+    pub(crate) async fn add(&mut self, plane: &DataPlane, trace: &Trace) {
+        let outputs = trace.executions.iter().flat_map(|execution| &execution.outputs);
+        let blobs: Vec<_> = trace.events.iter().flat_map(|event| &event.files).chain(outputs).collect();
+        for blob in blobs {
+            let Some(kind) = picture_type(blob.name.as_str()) else { continue };
+            let is_known = self.urls.contains_key(blob.key.as_str());
+            if blob.size > LARGEST || self.bytes + blob.size > MOST || is_known {
+                continue;
+            }
+            if let Ok(content) = content(plane, blob).await {
+                self.bytes += blob.size;
+                let url = format!("data:{kind};base64,{}", STANDARD.encode(content));
+                self.urls.insert(blob.key.to_string(), url);
+            }
         }
     }
-    pictures
 }
 
 /// The media type of a picture, by the ending of its name.

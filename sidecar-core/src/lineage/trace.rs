@@ -156,7 +156,8 @@ impl Trace {
         let records: Vec<ExecutionRecord> = documents.graph(correlation_id).await?;
         let mut failures: Vec<Failure> = documents.graph(correlation_id).await?;
         let mut dead_letters: Vec<DeadLetter> = documents.graph(correlation_id).await?;
-        let executions = records.iter().map(|record| traced(plane, record));
+        // All of them first: a closure that outlives an await would keep this call from being spawned.
+        let executions: Vec<_> = records.iter().map(|record| traced(plane, record)).collect();
         let executions = stream::iter(executions).buffered(AT_ONCE);
         let mut executions: Vec<_> =
             executions.try_filter_map(|traced| std::future::ready(Ok(traced))).try_collect().await?;

@@ -1,6 +1,7 @@
 //! Whether the files that a trace names are there, and are what they were.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use futures_util::stream::{self, StreamExt};
 
@@ -49,16 +50,10 @@ impl Trace {
         let dir = std::env::temp_dir().join(format!("sidecar-verify-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
         let mut verified = Verified { files: 0, bytes: 0, damaged: Vec::new() };
-        let mut reading = stream::iter(blobs.into_values().enumerate().map(|(number, blob)| {
-            let path = dir.join(number.to_string());
-            async move {
-                let read = fetch(&*plane.blobs, std::slice::from_ref(blob), |_| Target::file(&path)).await;
-                // It may never have been made.
-                let _ = std::fs::remove_file(&path);
-                (blob, read)
-            }
-        }))
-        .buffer_unordered(AT_ONCE);
+        let paths = (0..).map(|number: u64| dir.join(number.to_string()));
+        let reading: Vec<_> =
+            blobs.into_values().zip(paths).map(|(blob, path)| read(plane, blob, path)).collect();
+        let mut reading = stream::iter(reading).buffer_unordered(AT_ONCE);
         let mut failed = None;
         while let Some((blob, read)) = reading.next().await {
             verified.files += 1;
@@ -78,4 +73,12 @@ impl Trace {
         verified.damaged.sort_by(|one, other| one.key.cmp(&other.key));
         failed.map_or(Ok(verified), Err)
     }
+}
+
+/// Reads a file, and removes it again.
+async fn read<'b>(plane: &DataPlane, blob: &'b Blob, path: PathBuf) -> (&'b Blob, Result<()>) {
+    let read = fetch(&*plane.blobs, std::slice::from_ref(blob), |_| Target::file(&path)).await;
+    // It may never have been made.
+    let _ = std::fs::remove_file(&path);
+    (blob, read)
 }

@@ -76,7 +76,7 @@ pub fn router(sessions: Sessions) -> Router {
 
 /// The routes for a loopback address: a browser that was led there under another name is refused, since its page may
 /// know a secret that everybody knows.
-pub(crate) fn on_loopback(router: Router) -> Router {
+pub fn on_loopback(router: Router) -> Router {
     router.layer(middleware::from_fn(async |request: Request, next: Next| match is_loopback(&request) {
         true => next.run(request).await,
         false => {

@@ -600,3 +600,29 @@ async fn a_start_removes_what_a_death_left_beside_the_journal() {
     assert!(!left.exists());
     assert_eq!(session.phase(), Phase::Ready);
 }
+
+/// Whoever embeds the library calls it from tasks.
+#[test]
+fn every_call_can_be_spawned() {
+    fn can_be_spawned<T: Send>(_: impl Fn(DataPlane) -> T) {}
+    use sidecar_core::lineage::{Trace, copy_graph};
+    use sidecar_core::worker::{dead_letter, dead_letters, drop_letter, redrive};
+    use sidecar_core::{Submission, collect_garbage, copy_out, failures, recover};
+    use std::path::Path;
+    can_be_spawned(|plane| async move { drop(Trace::of(&plane, "e").await) });
+    can_be_spawned(|plane| async move {
+        let trace = Trace::of_graph(&plane, "e").await.unwrap();
+        drop(trace.verify(&plane).await);
+    });
+    can_be_spawned(|plane| async move { drop(copy_graph(&plane, "e", Path::new("d")).await) });
+    can_be_spawned(|plane| async move { drop(copy_out(&plane, "e", Path::new("d")).await) });
+    can_be_spawned(|plane| async move { drop(collect_garbage(&plane, Duration::ZERO, false).await) });
+    can_be_spawned(|plane| async move { drop(recover(&plane).await) });
+    can_be_spawned(|plane| async move { drop(failures(&plane, None).await) });
+    can_be_spawned(|plane| async move { drop(dead_letters(&plane, None).await) });
+    can_be_spawned(|plane| async move {
+        let letter = dead_letter(&plane, "e").await.unwrap();
+        drop((redrive(&plane, &letter).await, drop_letter(&plane, &letter).await));
+    });
+    can_be_spawned(|plane| async move { drop(Submission::new("t").submit(&plane).await) });
+}
