@@ -355,7 +355,10 @@ fn settings(
     let (name, event_id) = (name?, event_id?);
     let base = match &options.basedir {
         Some(dir) => PathBuf::from(dir),
-        None if development => PathBuf::from(DEV_DIR).join("modules").join(name.as_str()),
+        // What a pipeline has written is looked for beside its file, whatever its stores are.
+        None if development || *mode == Mode::Pipeline => {
+            PathBuf::from(DEV_DIR).join("modules").join(name.as_str())
+        }
         None => PathBuf::from(Layout::DEFAULT_BASE),
     };
     let base = std::path::absolute(&base).map_err(|error| errors.push("basedir", error)).ok()?;

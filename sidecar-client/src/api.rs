@@ -78,6 +78,14 @@ impl Api {
         self.call_with(&self.retry, call, method, body).await
     }
 
+    /// Asks for the next event. Whoever waits for one was started by the worker that gives it: if that cannot be reached, it
+    /// has ended, and another one does not take its place at this address.
+    pub(crate) async fn call_for_event<T: DeserializeOwned>(&self, body: &str) -> Result<Option<T>, Error> {
+        let budget = self.retry.budget.min(WITHOUT_WORKER);
+        let retry = Retry { budget, ..self.retry };
+        self.call_with(&retry, "next", Method::POST, Some(body)).await
+    }
+
     /// Asks once.
     pub(crate) async fn call_once<T: DeserializeOwned>(
         &self,
@@ -108,6 +116,9 @@ impl Api {
         .await
     }
 }
+
+/// How long a module waits for a worker that cannot be reached.
+const WITHOUT_WORKER: Duration = Duration::from_secs(30);
 
 /// Tells this process of the module from another one that was started before it, for the sidecar.
 fn module_start() -> &'static str {

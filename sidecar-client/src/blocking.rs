@@ -32,6 +32,7 @@
 use std::error::Error as StdError;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sidecar_core::{Context, Prepared, Receipt, Status};
 use tokio::runtime::{Builder, Runtime};
@@ -124,6 +125,21 @@ impl Module {
     /// See [`Module::context`](crate::Module::context).
     pub fn context(&self) -> Option<&Context> {
         self.module.context()
+    }
+
+    /// See [`Module::event_type`](crate::Module::event_type).
+    pub fn event_type(&self) -> Option<&str> {
+        self.module.event_type()
+    }
+
+    /// See [`Module::attempt`](crate::Module::attempt).
+    pub fn attempt(&self) -> Option<u32> {
+        self.module.attempt()
+    }
+
+    /// See [`Module::deadline`](crate::Module::deadline).
+    pub fn deadline(&self) -> Option<Duration> {
+        self.module.deadline()
     }
 
     /// See [`Module::prepared`](crate::Module::prepared).

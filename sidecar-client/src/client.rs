@@ -86,7 +86,7 @@ impl Client {
     pub async fn next(&mut self) -> Result<Option<Module>, Error> {
         let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let body = finished.map_or_else(|| "null".into(), |id| format!("\"{id}\""));
-        let answer: Option<NextAnswer> = self.api.call("next", Method::POST, Some(&body)).await?;
+        let answer: Option<NextAnswer> = self.api.call_for_event(&body).await?;
         let Some(next) = answer else { return Ok(None) };
         *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let prepared = Prepared { files: next.files, values: next.values, bytes: next.bytes };

@@ -4,7 +4,7 @@
 //! `done` too early, never has a half-written file committed.
 
 use std::fs;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -135,7 +135,7 @@ impl Workspace {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
         let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
-        Ok(Output { file: Some(file), dest })
+        Ok(Output { file: Some(BufWriter::new(file)), dest })
     }
 }
 
@@ -173,12 +173,12 @@ fn read_pairs(path: &Path) -> Result<Option<KeyValuePairs>, Error> {
     }
 }
 
-/// An output file being written; dropped without [`finish`](Output::finish), it never was, and a line on the standard
+/// An output file being written, through a buffer of its own; dropped without [`finish`](Output::finish), it never was, and a line on the standard
 /// error says so.
 #[derive(Debug)]
 #[must_use = "an output is there only once it is finished"]
 pub struct Output {
-    file: Option<NamedTempFile>,
+    file: Option<BufWriter<NamedTempFile>>,
     dest: PathBuf,
 }
 
@@ -191,7 +191,10 @@ impl Output {
         if let Some(parent) = self.dest.parent() {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         }
-        if let Some(file) = self.file.take() {
+        if let Some(mut file) = self.file.take() {
+            // What does not fit any more is found here, and nothing gets the name.
+            file.flush().map_err(Error::io("write", &self.dest))?;
+            let (file, _) = file.into_parts();
             file.persist(&self.dest).map_err(|error| Error::io("write", &self.dest)(error.error))?;
         }
         Ok(())
@@ -199,10 +202,10 @@ impl Output {
 
     /// Where the file lies until it is finished, for libraries that write by path.
     pub fn path(&self) -> &Path {
-        self.file.as_ref().map_or(&self.dest, NamedTempFile::path)
+        self.file.as_ref().map_or(&self.dest, |file| file.get_ref().path())
     }
 
-    fn file(&mut self) -> io::Result<&mut NamedTempFile> {
+    fn file(&mut self) -> io::Result<&mut BufWriter<NamedTempFile>> {
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }

@@ -1,6 +1,5 @@
 //! A module that puts all pictures of an event on one sheet.
 
-use std::io::BufWriter;
 use std::process::ExitCode;
 
 use image::{ImageFormat, ImageReader, Rgb, RgbImage, imageops};
@@ -29,7 +28,7 @@ fn sheet(work: &Workspace) -> Result<(), Box<dyn std::error::Error>> {
         imageops::replace(&mut sheet, &picture, left.into(), top.into());
     }
     let mut output = work.output("contact-sheet.png")?;
-    sheet.write_to(&mut BufWriter::new(&mut output), ImageFormat::Png)?;
+    sheet.write_to(&mut output, ImageFormat::Png)?;
     output.finish()?;
 
     work.insight("pictures", names.len());

@@ -3,7 +3,6 @@
 //! Each picture gets an event `thumbnail_created`; one more, `thumbnails_created`, carries them all, for a
 //! module that wants to see them together.
 
-use std::io::BufWriter;
 use std::process::ExitCode;
 
 use image::{ImageFormat, ImageReader};
@@ -32,7 +31,7 @@ fn thumbnails(work: &Workspace) -> Result<(), Error> {
 
         let small = format!("{name}.thumb.png");
         let mut output = work.output(&small)?;
-        thumbnail.write_to(&mut BufWriter::new(&mut output), ImageFormat::Png)?;
+        thumbnail.write_to(&mut output, ImageFormat::Png)?;
         output.finish()?;
 
         let size = format!("{}x{}", picture.width(), picture.height());

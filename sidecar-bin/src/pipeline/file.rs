@@ -208,7 +208,14 @@ impl Reader<'_> {
     /// A list of words, or one text as a shell takes it apart.
     fn command(&mut self, value: &Value<'_>) -> Vec<String> {
         let words = match value.get_ref() {
-            DeValue::String(line) => shlex::split(line),
+            DeValue::String(line) => {
+                let words = shlex::split(line);
+                if words.is_none() {
+                    self.problem(&value.span(), "command: a quotation mark is open, or a backslash ends it");
+                    return Vec::new();
+                }
+                words
+            }
             DeValue::Array(_) => Some(self.texts(value, "command")),
             _ => None,
         };

@@ -9,11 +9,13 @@ mod ui;
 mod watch;
 mod work;
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sidecar_core::Submission;
+use sidecar_core::plane::nearest;
 use sidecar_core::process::Signals;
+use sidecar_core::{Error, Submission};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
@@ -115,7 +117,19 @@ impl PipelineArgs {
 
     fn first_type(&self, pipeline: &Pipeline) -> Result<String, Failure> {
         let first: Vec<_> = pipeline.first_types().into_iter().collect();
+        let subscribed = || pipeline.modules.iter().flat_map(|module| &module.subscribes).map(String::as_str);
         match (&self.event_type, &*first) {
+            (Some(event_type), _) if subscribed().all(|wanted| wanted != event_type) => {
+                let meant = nearest(event_type, subscribed());
+                let types: std::collections::BTreeSet<_> = subscribed().collect();
+                let all = || format!(", only to {}", types.into_iter().collect::<Vec<_>>().join(", "));
+                let meant = meant.map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_else(all);
+                let message = format!(
+                    "--type {event_type:?}: no module of {} subscribes to it{meant}",
+                    self.file.display()
+                );
+                Err(Failure::new(exit::CONFIGURATION, message))
+            }
             (Some(event_type), _) => Ok(event_type.clone()),
             (None, [one]) => Ok((*one).to_owned()),
             (None, several) => {
@@ -141,13 +155,18 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let report = report::Report::begin(&base, &work.plane);
+    // Before anything is submitted: whoever sees this fail would submit it once more.
+    let _base = alone(&base, &pipeline)?;
+    let watching = match &args.watch {
+        Some(dir) => Some(watch::Watch::new(dir, args.first_type(&pipeline)?)?),
+        None => None,
+    };
     let mut graphs = Vec::new();
     let id = args.id.clone().unwrap_or_else(submit::new_id);
     if let Some(submission) = args.submission(&id, &pipeline, &work)? {
         graphs.push(submit::send(submission, &id, &work.plane).await?.to_string());
     }
     let (plane, grace) = (work.plane.clone(), work.service.grace);
-    let first_type = args.watch.is_some().then(|| args.first_type(&pipeline)).transpose()?;
     let workers = Workers::start(&pipeline, work, &base).await?;
     let each = lines::lines(&workers, &pipeline);
     let ui = match address {
@@ -159,16 +178,16 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         None => None,
     };
     let lines = lines::show(each, counts);
-    let watching = async {
-        match (&args.watch, first_type) {
-            (Some(dir), Some(event_type)) => watch::watch(dir, &event_type, &plane).await,
-            _ => std::future::pending().await,
+    let watched = async {
+        match &watching {
+            Some(watch) => watch.run(&plane).await,
+            None => std::future::pending().await,
         }
     };
     let ended = tokio::select! {
         ended = workers.until_done(&pipeline, &plane, &graphs), if !args.is_endless() => ended,
         failed = workers.failed() => Err(failed),
-        failed = watching => Err(failed),
+        failed = watched => Err(failed),
         signal = signals.end() => {
             info!("received signal {signal}: no more events are received; modules may finish within {grace:?}");
             workers.drain();
@@ -191,8 +210,40 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     for left in &left {
         warn!("nothing came of {left}");
     }
+    let mut is_whole = left.is_empty();
+    if let Some(watch) = watching {
+        graphs.extend(watch.submitted().iter().map(ToString::to_string));
+        for (path, why) in watch.left() {
+            warn!("{} was not submitted: {why}", path.display());
+            is_whole = false;
+        }
+        info!(
+            "submitted from {}: {} files",
+            args.watch.unwrap_or_default().display(),
+            watch.submitted().len()
+        );
+    }
     let failed = report.end(&plane, &graphs, &args.file).await?;
-    Ok(if failed || !left.is_empty() { exit::MODULE_FAILED } else { 0 })
+    Ok(if failed || !is_whole { exit::MODULE_FAILED } else { 0 })
+}
+
+/// Makes the directories of the modules, and keeps other pipelines out of them as long as the file is open.
+fn alone(base: &Path, pipeline: &Pipeline) -> Result<File, Failure> {
+    for module in &pipeline.modules {
+        let dir = base.join(module.name.as_str());
+        std::fs::create_dir_all(&dir).map_err(|error| Failure::local(&Error::io("use", dir)(error)))?;
+    }
+    let path = base.join(".pipeline.lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.map_err(|error| Failure::local(&Error::io("lock", &path)(error)))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Failure::local(&Error::Busy(format!(
+            "another pipeline works in {}: sidecar submit gives it an event; or give this one a --basedir of its own",
+            base.display()
+        )))),
+        Err(TryLockError::Error(error)) => Err(Failure::local(&Error::io("lock", &path)(error))),
+    }
 }
 
 /// Where the modules' output is kept, below the base directory.

@@ -14,6 +14,8 @@ use crate::trace::{data, page, tree};
 
 /// The lines of a module's output that are shown of a failure.
 const LINES: usize = 10;
+/// So many submissions are shown.
+const GRAPHS: usize = 20;
 /// What a page holds of a module's output, in bytes.
 const LOG: usize = 16 * 1024;
 
@@ -44,7 +46,8 @@ impl Report {
         file: &Path,
     ) -> Result<bool, Failure> {
         let failed = self.given_up(plane).await?;
-        for graph in graphs {
+        let (first, more) = graphs.split_at(graphs.len().min(GRAPHS));
+        for graph in first {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
             exit::print(tree(&trace, false).trim_end())?;
             let path = self.base.join("pages").join(format!("{graph}.html"));
@@ -57,6 +60,13 @@ impl Report {
                 Failure::new(exit::LOCAL_FAILED, format!("cannot write {}: {error}", path.display()))
             })?;
             exit::print(&format!("page: {}", shown(&path)))?;
+        }
+        if let [next, ..] = more {
+            exit::print(&format!(
+                "and {} more submissions, as in: sidecar trace{} {next}",
+                more.len(),
+                self.plane
+            ))?;
         }
         for letter in &failed {
             let context = &letter.context;

@@ -209,6 +209,7 @@ impl ModuleSpec {
                 directory: Some(self.directory.clone()),
                 environment: self.environment.clone(),
                 logs,
+                background: true,
             },
         }
     }

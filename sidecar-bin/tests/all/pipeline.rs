@@ -566,3 +566,147 @@ fn a_memoized_module_says_its_version() {
     let (code, _, log) = output(&dir, &["pipeline", "chain.toml", "--check"]);
     assert!(code == 64 && log.contains("say its version, as in version = \"1\""), "{log}");
 }
+
+const COPY: &str = "[modules.copy]\ncommand = ['sh', '-c', 'cp $SIDECAR_BASE_DIR/in/data/* $SIDECAR_BASE_DIR/out/data/; SLEEP']\n\
+     wrap = true\nsubscribes = 'f'\npublishes = []\n";
+
+/// Each content of each file once, wherever in the folder; and what could not be submitted at first is submitted later.
+#[test]
+fn a_watched_folder_loses_nothing_and_computes_nothing_twice() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), COPY.replace("; SLEEP", "")).unwrap();
+    let folder = dir.path().join("folder");
+    fs::create_dir_all(folder.join("below")).unwrap();
+    let time = "2026-01-01T00:00:00Z";
+    let put = |name: &str, content: &str| {
+        let staged = dir.path().join("staged");
+        fs::write(&staged, content).unwrap();
+        assert!(Command::new("touch").args(["-d", time]).arg(&staged).status().unwrap().success());
+        fs::rename(staged, folder.join(name)).unwrap();
+    };
+    put("a.txt", "AAAA");
+    put("below/b.txt", "b");
+    std::os::unix::fs::symlink("a.txt", folder.join("link.txt")).unwrap();
+    let start = |away: bool| {
+        let mut command = sidecar(&dir, &["pipeline", "c.toml", "--watch", "folder", "--retry-for=1s"]);
+        if away {
+            command.env("SIDECAR_FAULT_CALL", "store blobs 1").env("SIDECAR_FAULT_INJECT", "unavailable");
+            command.env("SIDECAR_FAULT_FOR", "3000");
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let published = || fs::read_dir(dir.path().join("dev/published")).map_or(0, Iterator::count);
+    let until = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while published() < count {
+            assert!(Instant::now() < deadline, "{} of {count}", published());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let stop = |child: std::process::Child| {
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        ended(&child.wait_with_output().unwrap())
+    };
+    let child = start(true);
+    until(2);
+    // As many bytes, and as old.
+    put("a.txt", "BBBB");
+    until(3);
+    let (code, out, log) = stop(child);
+    assert!(
+        code == 0 && log.contains("is not submitted yet") && log.contains("link.txt is passed over"),
+        "{log}"
+    );
+    assert!(log.contains("3 files") && out.contains("copy"), "{out}{log}");
+    // The same content is no new event, however old it looks.
+    fs::write(folder.join("a.txt"), "BBBB").unwrap();
+    let child = start(false);
+    std::thread::sleep(Duration::from_secs(3));
+    let (code, _, log) = stop(child);
+    assert!(code == 0 && log.contains(": 0 files"), "{log}");
+    assert_eq!(published(), 3);
+}
+
+/// Whoever cannot begin has not submitted anything.
+#[test]
+fn nothing_is_submitted_by_a_pipeline_that_cannot_begin() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), COPY.replace("SLEEP", "sleep 3")).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--type", "g"]);
+    assert!(code == 64 && log.contains("no module of c.toml subscribes to it, only to f"), "{log}");
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--watch", "absent"]);
+    assert!(code == 71 && log.contains("--watch absent"), "{log}");
+    assert!(
+        !dir.path().join("dev/contexts").exists()
+            || fs::read_dir(dir.path().join("dev/contexts")).unwrap().count() == 0
+    );
+    let first =
+        sidecar(&dir, &["pipeline", "c.toml", "--input", "a.txt"]).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::read_dir(dir.path().join("dev/contexts")).map_or(0, Iterator::count) == 0 {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt"]);
+    assert!(code == 71 && log.contains("another pipeline works in"), "{log}");
+    assert_eq!(ended(&first.wait_with_output().unwrap()).0, 0);
+    assert_eq!(fs::read_dir(dir.path().join("dev/contexts")).unwrap().count(), 1);
+}
+
+/// A record that is damaged or gone is no outcome that never was.
+#[test]
+fn a_trace_notices_a_record_that_is_damaged_or_gone() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), COPY.replace("; SLEEP", "")).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    assert_eq!(output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--id", "e"]).0, 0);
+    let trace = |flags: &[&str]| output(&dir, &[&["trace", "--development=true", "e"], flags].concat());
+    assert_eq!(trace(&["--verify"]).0, 0);
+    let record = fs::read_dir(dir.path().join("dev/executions")).unwrap().next().unwrap().unwrap().path();
+    for damage in [&b""[..], b"{\"format\":1"] {
+        fs::write(&record, damage).unwrap();
+        let (code, _, log) = trace(&[]);
+        assert!(code == 66 && log.contains("is damaged"), "{log}");
+        assert_eq!(output(&dir, &["get", "--development=true", "--all", "e", "copy"]).0, 66);
+    }
+    fs::remove_file(&record).unwrap();
+    let (code, _, log) = trace(&["--verify"]);
+    assert!(code == 66 && log.contains("it was published, and is gone"), "{log}");
+}
+
+/// Ctrl-C on a terminal is for the pipeline: its modules go on.
+#[test]
+fn a_module_does_not_notice_the_ctrl_c_that_stops_its_pipeline() {
+    let has_script =
+        Command::new("script").arg("--version").output().is_ok_and(|found| found.status.success());
+    if !has_script {
+        eprintln!("skipped: a terminal needs the program script: apt install bsdutils");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    fs::write(
+        dir.path().join("c.toml"),
+        COPY.replace("SLEEP", "touch begun; sleep 3; echo whole > $SIDECAR_BASE_DIR/out/data/whole"),
+    )
+    .unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    let sidecar = env!("CARGO_BIN_EXE_sidecar");
+    let line = format!("{sidecar} pipeline c.toml --input a.txt --id e");
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]).current_dir(dir.path());
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !dir.path().join("begun").exists() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let mut keys = terminal.stdin.take().unwrap();
+    std::io::Write::write_all(&mut keys, b"\x03").unwrap();
+    let ended = terminal.wait_with_output().unwrap();
+    drop(keys);
+    let shown = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && shown.contains("no more events are received"), "{shown}");
+    let files = crate::process::committed(&dir, "e/copy");
+    assert!(files.contains(&("whole".to_owned(), "whole\n".to_owned())), "{files:?} {shown}");
+}

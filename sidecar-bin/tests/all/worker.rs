@@ -466,3 +466,68 @@ fn a_store_that_is_away_when_the_module_calls_done_costs_no_attempt() {
     assert_eq!(crate::process::committed(&dir, "e0/m"), [("f".to_owned(), "done\n".to_owned())]);
     assert_eq!(fs::read_to_string(dir.path().join("dev/modules/m/runs")).unwrap(), "run\n");
 }
+
+/// What a module wrote before it had an event, and died, is nobody's output; what died is started again beside others.
+#[test]
+fn outputs_of_a_warm_module_that_died_while_loading_are_not_committed() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 2);
+    let module = format!(
+        "mkdir -p $SIDECAR_BASE_DIR/out/data
+         case $SIDECAR_BASE_DIR in */0) test -e crashed || {{ touch crashed; echo half > $SIDECAR_BASE_DIR/out/data/half; exit 9; }};; esac
+         {}",
+        WARM.replace("WORK", "sleep 1")
+    );
+    let all =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm", "--concurrency=2"];
+    let mut command = sidecar(&dir, &all);
+    let (code, _, log) =
+        ended(&command.args(["--idle-exit=4s", "--", "sh", "-c", &module]).output().unwrap());
+    assert!(code == 0 && log.contains("committed: 2, retried: 0"), "{log}");
+    assert!(!log.contains("is not started"), "another module had inherited its lock: {log}");
+    for id in ["e0/m", "e1/m"] {
+        assert_eq!(crate::process::committed(&dir, id), [], "{log}");
+    }
+}
+
+/// The answer of `done` may be lost.
+#[test]
+fn a_warm_module_may_repeat_done_and_fail() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let call = r#"call() { curl -sS --fail -X POST -H "secret: $SHARED_SECRET" --data no "http://127.0.0.1:$SIDECAR_PORT/$1" >> answers || exit 7; echo >> answers; }"#;
+    let work = format!(
+        "{call}\n test -e failed || {{ touch failed; call fail; call fail; id=null; continue; }}; call done; sleep 0.5; call done; call done"
+    );
+    let (code, _, log) = warm(&dir, &work, &[]);
+    assert!(code == 0 && log.contains("committed: 1, retried: 1"), "{log}");
+    let answers = fs::read_to_string(dir.path().join("answers")).unwrap();
+    let answers: Vec<&str> = answers.lines().collect();
+    assert!(answers.len() == 5 && answers[0] == answers[1] && answers[2] == answers[4], "{answers:?}");
+}
+
+/// A module that has outlived its worker is not beside the next one, of whichever kind that is.
+#[test]
+fn no_module_is_started_beside_a_warm_one_that_lives_on() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let all = ["worker", "--development=true", "--subscribe=t", "--context.name=m"];
+    let mut first = sidecar(&dir, &all);
+    first.args(["--warm", "--", "sh", "-c", "echo $$ > pid; exec sleep 60"]);
+    let mut first = first.stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !fs::read_to_string(dir.path().join("pid")).is_ok_and(|pid| pid.ends_with('\n')) {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut second = sidecar(&dir, &all);
+    second.args(["--wrap", "--max-events=1", "--", "true"]).stderr(Stdio::piped());
+    let second = second.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
+    assert!(std::process::Command::new("kill").arg(pid.trim()).status().unwrap().success());
+    let (code, _, log) = ended(&second.wait_with_output().unwrap());
+    assert!(code == 0 && log.contains("still works in") && log.contains("committed: 1"), "{log}");
+}

@@ -200,7 +200,7 @@ impl Source {
     }
 
     /// Reads the file for its size and digest alone. Blocks.
-    pub(crate) fn describe(&self) -> Result<Descriptor> {
+    pub fn describe(&self) -> Result<Descriptor> {
         let mut reader = self.open_uncounted()?;
         let described = copy(&mut reader, &mut io::sink(), self.size());
         let described = described.map_err(|side| {

@@ -12,7 +12,7 @@ use super::record::{
 use super::slot::Slot;
 use super::state::{Rest, State, Turn};
 use super::transfer::Progress;
-use super::{Execution, First, Inputs, Settings, Start, ids, now, stores};
+use super::{Execution, First, Inputs, Journaling, Settings, Start, ids, now, stores};
 use crate::blocking;
 use crate::contract::{
     Committed, Contents, Context, EventContext, ExecutionRecord, Insight, KeyOwner, Outcome, Publication,
@@ -363,7 +363,7 @@ impl Opening {
         state: State,
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
-        let (slot, start) = (self.slot.clone(), self.spec.start);
+        let (slot, start, journaling) = (self.slot.clone(), self.spec.start, self.spec.journal);
         let new = self.spec.context.clone();
         let beside = decided.is_none();
         let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
@@ -372,7 +372,15 @@ impl Opening {
                 // A module that starts from the beginning must not meet one that was started before.
                 slot.refuse_beside_a_module()?;
             }
-            let Some(earlier) = earlier else { return Ok(()) };
+            let Some(earlier) = earlier else {
+                // A slot of a worker is nobody else's: what lies there was written by a module that had no event.
+                if journaling == Journaling::Unsynced
+                    && let Some(path) = slot.set_outputs_aside()?
+                {
+                    warn!(path = %path.display(), "outputs that were there before the event were set aside");
+                }
+                return Ok(());
+            };
             // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
             let worked = earlier.step != Step::New || start != Start::Resume;
             if let Some(path) = worked.then(|| slot.set_outputs_aside()).transpose()?.flatten() {

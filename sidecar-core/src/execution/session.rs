@@ -441,6 +441,26 @@ impl Session {
         *self.inner.execution.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     }
 
+    /// Whether nothing more fits on the disk of the module's directories.
+    #[cfg_attr(not(feature = "process"), allow(dead_code))]
+    pub(crate) async fn is_disk_full(&self) -> bool {
+        /// Less than what a file and its directory take.
+        const NOTHING: u64 = 64 * 1024;
+        let base = self.layout().base().to_owned();
+        let free = blocking(move || {
+            let found =
+                rustix::fs::statvfs(&base).map_err(|error| Error::io("look at", &base)(error.into()))?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        });
+        free.await.is_ok_and(|free| free < NOTHING)
+    }
+
+    /// Whether they are clones of one.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The directories that it shares with the module.
     pub fn layout(&self) -> &Layout {
         self.inner.execution.slot.layout()

@@ -7,7 +7,8 @@ use futures_util::stream::{self, StreamExt};
 
 use super::Trace;
 use crate::blob::Target;
-use crate::contract::{Blob, BlobKey};
+use crate::contract::{Blob, BlobKey, Publication};
+use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::execution::fetch;
 use crate::plane::DataPlane;
@@ -26,17 +27,17 @@ pub struct Verified {
     pub damaged: Vec<Damaged>,
 }
 
-/// A file that is gone or not what it was.
+/// A file that is gone or not what it was, or a record that is gone.
 #[derive(Debug)]
 pub struct Damaged {
-    /// Where it should be.
-    pub key: BlobKey,
+    /// The key of the file, or the execution.
+    pub what: String,
     /// What is wrong.
     pub error: Error,
 }
 
 impl Trace {
-    /// Reads every file that is named, once, and compares its digest. The files pass through the directory for temporary
+    /// Reads every file that is named, once, and compares its digest; and finds outcomes whose record is gone. The files pass through the directory for temporary
     /// files, a few at a time.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl Trace {
             match read {
                 Ok(()) => verified.bytes += blob.size,
                 Err(error @ (Error::NotFound { .. } | Error::Corrupt { .. })) => {
-                    verified.damaged.push(Damaged { key: blob.key.clone(), error });
+                    verified.damaged.push(Damaged { what: blob.key.to_string(), error });
                 }
                 Err(error) => {
                     failed = Some(error);
@@ -70,8 +71,34 @@ impl Trace {
         }
         drop(reading);
         let _ = std::fs::remove_dir_all(&dir);
-        verified.damaged.sort_by(|one, other| one.key.cmp(&other.key));
-        failed.map_or(Ok(verified), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        verified.damaged.extend(self.missing_records(plane).await?);
+        verified.damaged.sort_by(|one, other| one.what.cmp(&other.what));
+        Ok(verified)
+    }
+}
+
+impl Trace {
+    /// Outcomes that were published, and have no record any more.
+    async fn missing_records(&self, plane: &DataPlane) -> Result<Vec<Damaged>> {
+        let published: Vec<Publication> = plane.documents.graph(&self.correlation_id).await?;
+        let mut missing = Vec::new();
+        for note in published {
+            let is_there =
+                self.execution(&note.context.event_id, &note.context.name, Some(note.run)).is_some();
+            let what = format!("{}/{}/{}", note.context.event_id, note.context.name, note.run);
+            if !is_there && !missing.iter().any(|other: &Damaged| other.what == what) {
+                let error = Error::Corrupt {
+                    provider: plane.documents.to_string(),
+                    what: format!("the record of {what}"),
+                    problem: "it was published, and is gone".into(),
+                };
+                missing.push(Damaged { what, error });
+            }
+        }
+        Ok(missing)
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -49,6 +50,9 @@ pub struct Surroundings {
     /// A directory for what it prints: a file for each event, called `EVENT.log`, to which each attempt appends; one
     /// for each slot, `slot-N.log`, of modules that stay.
     pub logs: Option<PathBuf>,
+    /// Whether it works in the background: without input, and out of reach of the terminal, whose Ctrl-C is for whoever
+    /// runs it.
+    pub background: bool,
 }
 
 impl Surroundings {
@@ -69,10 +73,10 @@ impl Surroundings {
 
     /// The last line that the module of an execution has printed, as a person may want to read it with the reason of a
     /// failure.
-    pub(super) fn last_line(&self, base: &Path, context: &Context) -> Option<String> {
+    pub(crate) fn last_line(&self, base: &Path, context: Option<&Context>) -> Option<String> {
         /// So much of a log is looked at, in bytes.
         const END: u64 = 4096;
-        let mut log = File::open(self.log(base, Some(context))?).ok()?;
+        let mut log = File::open(self.log(base, context)?).ok()?;
         let length = log.metadata().ok()?.len();
         log.seek(SeekFrom::Start(length.saturating_sub(END))).ok()?;
         let mut end = Vec::new();
@@ -121,8 +125,12 @@ impl Module {
         if let Some(directory) = directory {
             command.current_dir(directory);
         }
-        if let Some(log) = self.surroundings.open_log(base, context)? {
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let log = self.surroundings.open_log(base, context)?;
+        if log.is_some() || self.surroundings.background {
+            command.stdin(Stdio::null());
+        }
+        if let Some(log) = log {
+            command.stdout(log.try_clone()?).stderr(log);
         }
         command
             .args(arguments)
@@ -143,18 +151,25 @@ impl Module {
         }
         // In a group of its own a module gets each signal once, from the sidecar, and is ended with all that it
         // started. With a terminal as its input it must stay in the foreground group, which the terminal signals.
-        let leads = !io::stdin().is_terminal();
+        let leads = self.surroundings.background || !io::stdin().is_terminal();
         if leads {
             command.process_group(0);
         }
-        // What this process opens is not inherited unless it is told to be.
-        fcntl_setfd(&lock, FdFlags::empty())?;
-        let child = limits::with_inherited(|| command.spawn())?;
+        // What this process opens is not inherited unless it is told to be; and by this module alone.
+        let child = {
+            let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+            let lock = lock;
+            fcntl_setfd(&lock, FdFlags::empty())?;
+            limits::with_inherited(|| command.spawn())?
+        };
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let reaper = Reaper::beside(child.id());
         Ok(Child { child, pid, leads, _reaper: reaper })
     }
 }
+
+/// Held while a module is started, as long as there are descriptors that it inherits.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The name and the home directory of a user, as the machine's own list has them.
 fn user_of(uid: u32) -> Option<(String, String)> {

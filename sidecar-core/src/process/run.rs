@@ -233,7 +233,7 @@ impl Run<'_> {
                 }
                 None => {
                     let context = session.status().context;
-                    let line = module.surroundings.last_line(session.layout().base(), &context);
+                    let line = module.surroundings.last_line(session.layout().base(), Some(&context));
                     format!(
                         "the module ended with {}{}",
                         how(status),
@@ -246,6 +246,14 @@ impl Run<'_> {
                 signal = signals.end() => return Ok(self.stop(signal).await),
             };
             match failed {
+                // A module that fails on a full disk is not at fault.
+                Ok(()) if served_at.is_some() && session.is_disk_full().await => {
+                    let path = session.layout().base().to_owned();
+                    return Err(Ended::NotCommitted(Arc::new(Error::DiskFull { action: "write", path })));
+                }
+                Err(error) if served_at.is_some() && matches!(*error, Error::DiskFull { .. }) => {
+                    return Err(Ended::NotCommitted(error));
+                }
                 // Where one execution follows another, it is not left.
                 Ok(()) if served_at.is_some() => {}
                 Ok(()) => warn!("what it wrote is left in {}", out.display()),

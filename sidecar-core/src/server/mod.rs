@@ -27,15 +27,23 @@ pub use listen::{Listen, Listening};
 use metrics::Metrics;
 pub use secret::{Secret, kept_secret};
 pub use serve::{Limits, serve};
-pub use sessions::Sessions;
 #[cfg(feature = "worker")]
-pub(crate) use sessions::{Exposed, Feed};
+pub(crate) use sessions::Exposed;
+pub use sessions::Sessions;
+#[cfg(all(feature = "worker", feature = "process"))]
+pub(crate) use sessions::{Answered, Feed};
 
 /// The API's description, as served at `/openapi.json`.
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// The most of a request body that is read, in bytes; only `/fail` takes one, a reason.
 const MAX_BODY: usize = 64 * 1024;
+
+/// The most that is read of a body which is too large, in bytes, so that its sender gets to read the answer.
+const READ_AT_MOST: usize = 1024 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most of the header `module-start` that is looked at, in bytes.
 const MODULE_START: usize = 128;
@@ -203,6 +211,13 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
     let problem = match given.map(|given| (api.sessions.find(given), api.sessions.find_feed(given))) {
         Some((session, feed)) if session.is_some() || feed.is_some() => {
+            let answered = feed.as_ref().filter(|_| session.is_none()).and_then(|feed| feed.answered());
+            match (request.uri().path(), answered) {
+                // A repeat after an answer that was lost.
+                ("/done", Some(sessions::Answered::Done(receipt))) => return Json(receipt).into_response(),
+                ("/fail", Some(sessions::Answered::Failed(status))) => return Json(status).into_response(),
+                _ => {}
+            }
             if session.is_none() && request.uri().path() != "/next" {
                 return HttpError::new(StatusCode::CONFLICT, "this module has no event: call POST /next")
                     .into_response();
@@ -227,7 +242,13 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let path = metrics::path(request.uri().path());
     let started = Instant::now();
-    let response = next.run(request).await;
+    // Whole before anything is answered: whoever still writes would not read the answer.
+    let (parts, body) = request.into_parts();
+    let response = match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, READ_AT_MOST)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, body.into())).await,
+        Ok(Err(_)) => HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into_response(),
+        Err(_) => HttpError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive").into_response(),
+    };
     api.metrics.request(path, response.status().as_u16(), started.elapsed());
     tracing::debug!(path, status = response.status().as_u16(), elapsed = ?started.elapsed(), "request");
     response

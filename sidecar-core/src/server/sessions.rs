@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::Secret;
-use crate::contract::{EventId, NextAnswer, Phase};
+use crate::contract::{EventId, NextAnswer, Phase, Receipt, Status};
 use crate::error::Error;
 use crate::execution::Session;
 
@@ -23,6 +23,8 @@ struct Inner {
     served: Vec<(Secret, Session)>,
     /// Modules that work on one event after another.
     feeds: Vec<(Secret, Arc<dyn Feed>)>,
+    /// Sessions that are counted, whether they are served or not.
+    watched: Vec<Session>,
     /// What has metrics besides them.
     exposed: Vec<Arc<dyn Exposed>>,
     /// The decisions of sessions that are not served any more.
@@ -36,6 +38,19 @@ pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
     ///
     /// A repeat with the same finished event gets the same answer.
     async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>>;
+
+    /// How the last event ended, for a module whose answer was lost.
+    fn answered(&self) -> Option<Answered>;
+}
+
+/// What a module was answered when its event ended.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "process"), allow(dead_code))]
+pub(crate) enum Answered {
+    /// By `/done`.
+    Done(Receipt),
+    /// By `/fail`.
+    Failed(Status),
 }
 
 /// What has metrics of its own.
@@ -75,14 +90,21 @@ impl Sessions {
     /// Serves the session of this secret no more; its running calls are answered.
     pub fn remove(&self, secret: &Secret) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        let Inner { served, ended, .. } = &mut *inner;
+        let Inner { served, watched, ended, .. } = &mut *inner;
         served.retain(|(other, session)| {
             let keep = other != secret;
-            if !keep {
+            if !keep && !watched.iter().any(|watched| watched.is_same(session)) {
                 add(ended, session);
             }
             keep
         });
+    }
+
+    /// Counts a session among the others, served or not, as long as what is returned lives.
+    #[cfg(feature = "worker")]
+    pub(crate) fn watch(&self, session: &Session) -> Watched {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).watched.push(session.clone());
+        Watched { sessions: self.clone(), session: session.clone() }
     }
 
     /// Shows other metrics beside those of the sessions.
@@ -128,7 +150,9 @@ impl Sessions {
     pub(super) fn sum(&self) -> Sum {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let mut sum = Sum { decisions: inner.ended, ..Sum::default() };
-        for (_, session) in &inner.served {
+        let Inner { served, watched, .. } = &*inner;
+        let only_served = |session: &&Session| !watched.iter().any(|watched| watched.is_same(session));
+        for session in served.iter().map(|(_, session)| session).filter(only_served).chain(watched) {
             let status = session.status();
             sum.phases.push(status.phase);
             sum.files += status.files;
@@ -137,6 +161,25 @@ impl Sessions {
             add(&mut sum.decisions, session);
         }
         sum
+    }
+}
+
+/// A session that is counted.
+#[cfg(feature = "worker")]
+pub(crate) struct Watched {
+    sessions: Sessions,
+    session: Session,
+}
+
+#[cfg(feature = "worker")]
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut inner = self.sessions.inner.write().unwrap_or_else(PoisonError::into_inner);
+        let Inner { served, watched, ended, .. } = &mut *inner;
+        watched.retain(|session| !session.is_same(&self.session));
+        if !served.iter().any(|(_, session)| session.is_same(&self.session)) {
+            add(ended, &self.session);
+        }
     }
 }
 

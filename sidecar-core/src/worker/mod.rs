@@ -28,7 +28,7 @@ use std::fs::{self, File, TryLockError};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -137,6 +137,8 @@ struct Shared {
     busy: AtomicUsize,
     /// When an event was last there.
     active: Mutex<Instant>,
+    /// Where its sessions are shown.
+    exposed: OnceLock<Sessions>,
     /// Why no event can be worked on.
     unusable: Mutex<Option<Arc<Error>>>,
 }
@@ -159,6 +161,12 @@ impl Shared {
         let source = self.plane.events.subscribe(&subscription).await?;
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source.clone());
         Ok(source)
+    }
+
+    /// Ends the worker with this error.
+    fn give_up(&self, error: Arc<Error>) {
+        *self.unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.draining.send_replace(true);
     }
 
     fn source(&self) -> Result<Arc<dyn EventSource>> {
@@ -200,6 +208,7 @@ impl Worker {
             taken: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             active: Mutex::new(Instant::now()),
+            exposed: OnceLock::new(),
             unusable: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
@@ -232,7 +241,16 @@ impl Worker {
         }
         let recovering = tokio::spawn(recover_when_idle(shared.clone()));
         let mut draining = shared.draining.subscribe();
-        let all = async { while slots.join_next().await.is_some() {} };
+        let all = async {
+            while let Some(ended) = slots.join_next().await {
+                // A defect of a provider or of the runner: the slot is gone, and whoever runs the worker is to know.
+                if let Err(panic) = ended
+                    && panic.is_panic()
+                {
+                    shared.give_up(Arc::new(Error::Internal(format!("a slot has ended: {panic}"))));
+                }
+            }
+        };
         tokio::pin!(all);
         tokio::select! {
             () = &mut all => {}
@@ -243,7 +261,10 @@ impl Worker {
                 if tokio::time::timeout(patience, &mut all).await.is_err() {
                     warn!("the grace period is over: modules are asked to end, and their events are handed back");
                     self.end_modules();
-                    all.await;
+                    let last = ending(shared.settings.grace) + slot::ANSWER;
+                    if tokio::time::timeout(last, &mut all).await.is_err() {
+                        warn!("a store or the bus does not answer: what is left is delivered again");
+                    }
                 }
             }
         }
@@ -287,6 +308,8 @@ impl Worker {
     /// Shows its counts and durations at `/metrics` of the server of `sessions`.
     pub fn expose(&self, sessions: &Sessions) {
         sessions.expose(self.shared.counters.clone());
+        // Only the first is told of the sessions.
+        let _ = self.shared.exposed.set(sessions.clone());
     }
 
     /// What it has done so far.

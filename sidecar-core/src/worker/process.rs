@@ -29,6 +29,7 @@ impl Processes {
     pub fn new(mut module: Module, sessions: Sessions, address: SocketAddr) -> Self {
         // So much is left of the worker's own when modules are asked to end.
         module.service.grace = super::ending(module.service.grace);
+        module.surroundings.background = true;
         Self { module, sessions, address }
     }
 }

@@ -99,6 +99,7 @@ where
 {
     async fn run(&self, session: &Session, slot: &Slot, _: &Assignment) -> Outcome {
         if let Err(error) = session.ready().await {
+            session.report(&error).await;
             return Outcome::NotPrepared(error);
         }
         let worked = tokio::select! {
@@ -106,7 +107,13 @@ where
             () = slot.stopped() => return Outcome::Stopped,
         };
         match worked {
-            Ok(()) => committed(session.done().await.map(drop)),
+            Ok(()) => match session.done().await {
+                Ok(_) => Outcome::Committed,
+                Err(error) => {
+                    session.report(&error).await;
+                    Outcome::NotCommitted(error)
+                }
+            },
             Err(error) => {
                 let reason = with_causes(&*error.into());
                 match session.fail(reason.clone()).await {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, error_span, info, warn};
 use uuid::Uuid;
@@ -14,6 +15,8 @@ use uuid::Uuid;
 use super::counters::Count;
 use super::runner::{Assignment, Slot};
 use super::settlement::{Outcome, Settlement, delay, is_outage};
+#[cfg(feature = "process")]
+use super::warm;
 use super::{Shared, attempts, dead};
 use crate::contract::{Attempts, Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
@@ -33,6 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A module that asks for an event only after so long had something to load.
 const LOADED: Duration = Duration::from_millis(100);
+/// How long the bus has to answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
 /// How long a slot rests after this machine was in the way.
 const REST: Duration = Duration::from_secs(5);
 
@@ -42,6 +47,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
     let secret = Uuid::new_v4().to_string();
     let slot = Slot { number, secret, stop: shared.stop.subscribe(), is_bounded };
     let worker = Work { shared, slot, unfinished: AtomicBool::new(true) };
+    worker.refuse_beside_a_warm_module().await;
     loop {
         // A commit in this directory that may be decided comes before everything else.
         if worker.unfinished.swap(false, Ordering::Relaxed) {
@@ -52,7 +58,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
         let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
         // Of the highest level, so that errors name it whatever is logged.
         let span = error_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
-        worker.deliver(&*delivery, context).instrument(span).await;
+        worker.deliver(Arc::from(delivery), context).instrument(span).await;
     }
     worker.shared.runner.end(&worker.slot).await;
 }
@@ -84,6 +90,30 @@ impl Work {
     fn is_draining(&self) -> bool {
         *self.shared.draining.borrow()
     }
+
+    /// Waits for a module that has outlived the worker that kept it warm in this directory.
+    #[cfg(feature = "process")]
+    async fn refuse_beside_a_warm_module(&self) {
+        let base = self.settings(self.shared.settings.module.context.clone(), Start::Resume).layout;
+        let path = base.base().join(warm::LOCK);
+        let began = Instant::now();
+        while !self.is_draining() && warm::is_held(&path) {
+            let why = format!(
+                "the module of an earlier worker, or something that it started, still works in {}: wait for it or end it \
+                 (fuser {} finds it)",
+                base.base().display(),
+                path.display()
+            );
+            if self.slot.is_bounded && began.elapsed() >= PATIENCE {
+                return self.give_up(Arc::new(Error::Busy(why)));
+            }
+            warn!("slot {} waits: {why}", self.slot.number);
+            self.rest(LONGEST_PAUSE).await;
+        }
+    }
+
+    #[cfg(not(feature = "process"))]
+    async fn refuse_beside_a_warm_module(&self) {}
 
     async fn draining(&self) {
         // The sender lives as long as the worker.
@@ -160,7 +190,14 @@ impl Work {
 
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
         let source = self.shared.source()?;
-        let mut receive = source.receive(wait);
+        let mut receive = Box::pin(async {
+            match tokio::time::timeout(wait + ANSWER, source.receive(wait)).await {
+                Ok(received) => received,
+                Err(_) => {
+                    Err(Error::unavailable(&source, "give an event", format!("no answer within {ANSWER:?}")))
+                }
+            }
+        });
         let quiet = async {
             tokio::time::sleep(QUIET).await;
             self.shared.counters.next_was(None);
@@ -181,10 +218,8 @@ impl Work {
         Ok(None)
     }
 
-    /// Ends the worker with this error.
     fn give_up(&self, error: Arc<Error>) {
-        *self.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.shared.draining.send_replace(true);
+        self.shared.give_up(error);
     }
 
     /// Writes down that a delivery was none of an attempt, where the next one would otherwise count it.
@@ -228,21 +263,19 @@ impl Work {
     }
 
     /// From receiving to settling.
-    async fn deliver(&self, delivery: &dyn Delivery, context: Context) {
+    async fn deliver(&self, delivery: Arc<dyn Delivery>, context: Context) {
         let Shared { counters, busy, .. } = &*self.shared;
         counters.begin();
-        tokio::select! {
-            () = async {
-                fault::point("worker.received");
-                let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {
-                    true => Attempt::uncounted(Outcome::Committed),
-                    false => self.attempt(&context, delivery).await,
-                };
-                fault::point("worker.settling");
-                self.settle(delivery, &context, attempt).await;
-            } => {}
-            () = keep(delivery) => {}
-        }
+        // A task of its own: a module that is a function may keep this one busy.
+        let keeping = Keeping(tokio::spawn(keep(delivery.clone()).in_current_span()));
+        fault::point("worker.received");
+        let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {
+            true => Attempt::uncounted(Outcome::Committed),
+            false => self.attempt(&context, &*delivery).await,
+        };
+        fault::point("worker.settling");
+        self.settle(&*delivery, &context, attempt).await;
+        drop(keeping);
         counters.end();
         self.active_until(Instant::now());
         busy.fetch_sub(1, Ordering::Relaxed);
@@ -293,8 +326,9 @@ impl Work {
             return Attempt::uncounted(Outcome::Committed);
         }
         if known {
-            let reason =
-                format!("{begun} attempts were begun, and the last one ended together with its worker");
+            let reason = format!(
+                "{begun} attempts were begun, and of the last one nothing was heard: its worker has ended, or has lost it"
+            );
             return Attempt { outcome: Outcome::Failed(reason), number: begun, written, failure: None };
         }
         let number = begun + 1;
@@ -305,6 +339,7 @@ impl Work {
         if number > 1 {
             info!("event {}: attempt {number} of {most}", context.event_id);
         }
+        let _shown = self.shared.exposed.get().map(|sessions| sessions.watch(&session));
         let outcome =
             self.run(&session, &Assignment { event_type: event_type.to_owned(), attempt: number }).await;
         let failure = match outcome {
@@ -447,7 +482,7 @@ impl Work {
                 if written && let Err(error) = attempts::forget(plane, context).await {
                     debug!("the count of attempts is left: {}", error.chain());
                 }
-                delivery.ack().await
+                answer(delivery.ack()).await
             }
             Settlement::Retry => {
                 counters.count(Count::Retried, event_type);
@@ -461,7 +496,7 @@ impl Work {
                     "event {event}: attempt {number} of {most} failed, the next one in {after:.1?}: {}",
                     outcome.reason()
                 );
-                delivery.retry(after).await
+                answer(delivery.retry(after)).await
             }
             Settlement::DeadLetter => {
                 let reason = outcome.reason();
@@ -482,10 +517,10 @@ impl Work {
                         error!(
                             "event {event} is given up after {number} attempts, as dead letter {id}: {reason}"
                         );
-                        delivery.dead_letter(&reason).await
+                        answer(delivery.dead_letter(&reason)).await
                     }
                     // Without its letter it would be lost.
-                    Err(_) => delivery.retry(Duration::ZERO).await,
+                    Err(_) => answer(delivery.retry(Duration::ZERO)).await,
                 }
             }
             Settlement::HandBack => {
@@ -506,7 +541,13 @@ impl Work {
                     Outcome::Stopped => info!("event {event} is handed back: the worker stops"),
                     other => warn!("event {event} is handed back: {}", other.reason()),
                 }
-                self.give_back(delivery, rest).await;
+                let after = match &outcome {
+                    // This worker ends.
+                    Outcome::Unusable(_) => Duration::ZERO,
+                    // The others come first.
+                    _ => rest * 3,
+                };
+                self.give_back(delivery, after).await;
                 if let Outcome::Unusable(error) = outcome {
                     self.give_up(error);
                 }
@@ -522,23 +563,42 @@ impl Work {
     }
 
     async fn give_back(&self, delivery: &dyn Delivery, after: Duration) {
-        if let Err(error) = delivery.retry(after).await {
+        if let Err(error) = answer(delivery.retry(after)).await {
             debug!("it comes back by itself: {}", error.chain());
         }
     }
 }
 
-/// Renews the lock of a delivery for as long as this is polled.
-async fn keep(delivery: &dyn Delivery) {
-    let Some(lock) = delivery.lock() else { return std::future::pending().await };
+/// The answer of a bus to a call, or that there was none.
+async fn answer(call: impl Future<Output = Result<()>>) -> Result<()> {
+    match tokio::time::timeout(ANSWER, call).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            Err(Error::unavailable(&"the bus", "settle the event", format!("no answer within {ANSWER:?}")))
+        }
+    }
+}
+
+/// The renewal of a lock, which ends with this.
+struct Keeping(JoinHandle<()>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Renews the lock of a delivery until it is lost.
+async fn keep(delivery: Arc<dyn Delivery>) {
+    let Some(lock) = delivery.lock() else { return };
     loop {
         tokio::time::sleep(lock / 3).await;
-        match delivery.renew().await {
+        match answer(delivery.renew()).await {
             Ok(()) => {}
             Err(Error::NotHeld { .. }) => {
                 // Nothing but the record decides: the module goes on.
                 warn!("the lock was lost: another worker may run the same execution, and one of them wins");
-                return std::future::pending().await;
+                return;
             }
             Err(error) => warn!("the lock could not be renewed: {}", error.chain()),
         }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared}
 use crate::error::Error;
 use crate::execution::Session;
 use crate::process::{Child, Module, how};
-use crate::server::{Feed, Secret, Sessions};
+use crate::server::{Answered, Feed, Secret, Sessions};
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -67,6 +67,8 @@ struct State {
     current: Option<Current>,
     /// The event that was committed last, and whose outputs count for it where they are not the module's own.
     last: Option<(EventId, Option<String>)>,
+    /// What the module was answered in the end, or should have been.
+    answer: Option<Answered>,
     /// There will be no more.
     ended: bool,
 }
@@ -100,6 +102,10 @@ impl Drop for Waiting<'_> {
 
 #[async_trait]
 impl Feed for Warm {
+    fn answered(&self) -> Option<Answered> {
+        self.state.borrow().answer.clone()
+    }
+
     async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>> {
         let current = self.state.borrow().current.clone();
         if let Some(finished) = &finished {
@@ -219,6 +225,7 @@ impl WarmProcesses {
         address: SocketAddr,
     ) -> Self {
         module.service.grace = super::ending(module.service.grace);
+        module.surroundings.background = true;
         Self { module, name, base: base.into(), sessions, address, slots: Mutex::default() }
     }
 
@@ -246,7 +253,10 @@ impl WarmProcesses {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let why = "the module of an earlier worker still works here: wait for it or end it";
+                let why = format!(
+                    "something that an earlier one has started still works here: wait for it or end it (fuser {} finds it)",
+                    path.display()
+                );
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -258,7 +268,12 @@ impl WarmProcesses {
 }
 
 /// Held by the process of a slot, in its base directory.
-const LOCK: &str = ".warm.lock";
+pub(super) const LOCK: &str = ".warm.lock";
+
+/// Whether somebody holds the lock of a slot.
+pub(super) fn is_held(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
 
 #[async_trait]
 impl Runner for WarmProcesses {
@@ -280,9 +295,16 @@ impl Runner for WarmProcesses {
         };
         warm.state.send_modify(|state| state.current = Some(current));
         let outcome = self.watch(session, slot, &warm).await;
+        // Its answer may have been lost, and then the module asks for it again.
+        let answer = match (&outcome, session.phase()) {
+            (Outcome::Committed, Phase::Done) => session.done().await.ok().map(Answered::Done),
+            (Outcome::Failed(_), Phase::Failed) => Some(Answered::Failed(session.status())),
+            _ => None,
+        };
         self.sessions.remove(&secret);
         let committed = matches!(outcome, Outcome::Committed);
         warm.state.send_modify(|state| {
+            state.answer = answer;
             let Some(Current { context, .. }) = state.current.take() else { return };
             // Also one that was finished by `done` may be named by the next call. One that failed may not: it may be
             // given again, and its name would commit what nobody worked on.
@@ -332,11 +354,13 @@ impl Runner for WarmProcesses {
                 status = running.wait() => status,
             };
             match status {
-                Ok(status) => warn!(
-                    "the module of slot {} ended with {} without asking for an event (POST /next)",
-                    slot.number,
-                    how(status)
-                ),
+                Ok(status) => {
+                    let when = match *starts {
+                        0 => "between two events",
+                        _ => "without asking for an event (POST /next)",
+                    };
+                    warn!("the module of slot {} ended with {} {when}", slot.number, how(status));
+                }
                 Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
             }
             running.end_descendants(self.module.service.grace).await;
@@ -382,7 +406,10 @@ impl WarmProcesses {
             status = running.wait() => {
                 let how = status.map_or_else(|error| error.to_string(), how);
                 *starts = 1;
-                format!("the module ended with {how} while it worked on this event")
+                let base = self.base.join(slot.number.to_string());
+                let line = self.module.surroundings.last_line(&base, None);
+                let line = line.map(|line| format!(": {line}")).unwrap_or_default();
+                format!("the module ended with {how} while it worked on this event{line}")
             }
             () = lease => {
                 running.end(self.module.service.grace).await;

@@ -456,7 +456,10 @@ async fn a_module_that_takes_its_worker_down_is_given_up_too() {
         ended(&scene.worker(settings, async |_| Err("it must not run"))).await;
     assert_eq!(dead_lettered, 1);
     let letter = dead_letters(&scene.plane, None).await.unwrap().remove(0);
-    assert!(letter.reason.contains("together with its worker") && letter.attempts == 2, "{letter:?}");
+    assert!(
+        letter.reason.contains("of the last one nothing was heard") && letter.attempts == 2,
+        "{letter:?}"
+    );
 }
 
 #[tokio::test]
@@ -591,4 +594,148 @@ async fn an_outage_while_an_outcome_is_taken_over_is_waited_for() {
         assert_eq!((summary.committed, summary.retried), (1, 0), "call {failing}");
         assert_eq!(runs.load(Ordering::SeqCst), 1, "call {failing}");
     }
+}
+
+/// A bus with locks that end, which counts renewals, or breaks.
+#[derive(Debug, Clone, Default)]
+struct Peculiar {
+    inner: events::Memory,
+    renewed: Arc<AtomicUsize>,
+    panics: bool,
+}
+
+impl std::fmt::Display for Peculiar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait::async_trait]
+impl EventProvider for Peculiar {
+    async fn publish(&self, events: &[sidecar_core::Event]) -> sidecar_core::Result<()> {
+        self.inner.publish(events).await
+    }
+    async fn subscribe(
+        &self,
+        subscription: &events::Subscription,
+    ) -> sidecar_core::Result<Arc<dyn events::EventSource>> {
+        let (bus, source) = (self.clone(), self.inner.subscribe(subscription).await?);
+        Ok(Arc::new(PeculiarSource { bus, source }))
+    }
+    async fn check(&self) -> sidecar_core::Result<()> {
+        self.inner.check().await
+    }
+    fn id(&self) -> String {
+        self.inner.id()
+    }
+}
+
+#[derive(Debug)]
+struct PeculiarSource {
+    bus: Peculiar,
+    source: Arc<dyn events::EventSource>,
+}
+
+impl std::fmt::Display for PeculiarSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+#[async_trait::async_trait]
+impl events::EventSource for PeculiarSource {
+    async fn receive(&self, wait: Duration) -> sidecar_core::Result<Option<Box<dyn events::Delivery>>> {
+        assert!(!self.bus.panics, "receive panics");
+        let delivery = self.source.receive(wait).await?;
+        Ok(delivery.map(|delivery| {
+            let delivery: Box<dyn events::Delivery> = Box::new(PeculiarDelivery(delivery, self.bus.clone()));
+            delivery
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct PeculiarDelivery(Box<dyn events::Delivery>, Peculiar);
+
+#[async_trait::async_trait]
+impl events::Delivery for PeculiarDelivery {
+    fn event(&self) -> &sidecar_core::Event {
+        self.0.event()
+    }
+    fn redelivered(&self) -> Option<bool> {
+        self.0.redelivered()
+    }
+    fn lock(&self) -> Option<Duration> {
+        Some(Duration::from_millis(300))
+    }
+    async fn renew(&self) -> sidecar_core::Result<()> {
+        self.1.renewed.fetch_add(1, Ordering::SeqCst);
+        self.0.renew().await
+    }
+    async fn ack(&self) -> sidecar_core::Result<()> {
+        self.0.ack().await
+    }
+    async fn retry(&self, after: Duration) -> sidecar_core::Result<()> {
+        self.0.retry(after).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_blocks_its_thread_does_not_lose_its_lock() {
+    let mut scene = Scene::new();
+    let bus = Peculiar::default();
+    scene.plane.events = Arc::new(bus.clone());
+    scene.submit(1).await;
+    let worker = scene.worker(scene.settings("picture"), async |_| {
+        std::thread::sleep(Duration::from_millis(1200));
+        Ok::<_, String>(())
+    });
+    assert_eq!(ended(&worker).await.committed, 1);
+    assert!(bus.renewed.load(Ordering::SeqCst) >= 3, "{bus:?}");
+}
+
+#[tokio::test]
+async fn a_bus_whose_adapter_panics_ends_the_worker_with_an_error() {
+    let mut scene = Scene::new();
+    scene.plane.events = Arc::new(Peculiar { panics: true, ..Peculiar::default() });
+    let worker = scene.worker(scene.settings("picture"), async |_| Ok::<_, String>(()));
+    let error = worker.run(std::future::pending()).await.unwrap_err();
+    assert!(error.to_string().contains("a slot has ended"), "{error}");
+}
+
+/// What a function has written is not lost with its attempt: it leaves a failure, as a process does.
+#[tokio::test]
+async fn a_function_with_unusable_outputs_leaves_a_failure_and_what_it_wrote() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.max_deliveries = NonZeroU32::MIN;
+    settings.module.on_failure = sidecar_core::OnFailure::Upload;
+    let worker = scene.worker(settings, async |session: Session| {
+        std::fs::write(session.layout().output_data().join("kept.txt"), "kept")?;
+        std::fs::write(session.layout().output_events().join("1.json"), "[]")
+    });
+    assert_eq!(ended(&worker).await.dead_lettered, 1);
+    let letters = dead_letters(&scene.plane, None).await.unwrap();
+    let failure = letters[0].failure.clone().unwrap();
+    let to = scene.base.path().join("copy");
+    let copied = sidecar_core::copy_out(&scene.plane, failure.as_str(), &to).await.unwrap();
+    assert_eq!(copied.files, 1);
+    assert_eq!(std::fs::read_to_string(to.join("kept.txt")).unwrap(), "kept");
+}
+
+/// A member that stopped waiting before its event came has not begun it.
+#[tokio::test]
+async fn a_receive_that_is_dropped_is_no_attempt() {
+    let dir = TempDir::new().unwrap();
+    let plane = DataPlane::local(dir.path()).unwrap();
+    let subscription = events::Subscription::new(ModuleName::parse("m").unwrap(), ["picture"]);
+    let source = plane.events.subscribe(&subscription).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(100), source.receive(Duration::from_secs(2)));
+    assert!(waiting.await.is_err());
+    Submission::new("picture").submit(&plane).await.unwrap();
+    // Whoever still waits in the background takes it, and nobody is there to be told.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let delivery = source.receive(Duration::from_secs(5)).await.unwrap().unwrap();
+    assert_eq!(delivery.redelivered(), Some(false));
 }

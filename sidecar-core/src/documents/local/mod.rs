@@ -82,12 +82,20 @@ impl DocumentProvider for Local {
             (self.clone(), after.map(str::to_owned), correlation_id.to_owned());
         blocking(move || {
             let failed = |error| store_error(&store, "read", &store.root.join(graphs::DIRECTORY))(error);
+            let is_indexed = std::cell::Cell::new(false);
             let next = |after: Option<&str>| match store.graphs.page(kind, &correlation_id, after) {
-                Ok(Some(page)) => Ok(page),
+                Ok(Some(page)) => {
+                    is_indexed.set(true);
+                    Ok(page)
+                }
                 Ok(None) => store.ids(kind, after),
                 Err(error) => Err(failed(error)),
             };
-            store.page(kind, after.as_deref(), next, |json| super::is_of_graph(json, &correlation_id))
+            store.page(kind, after.as_deref(), next, |json| match super::graph_of(json) {
+                Some(graph) => graph == correlation_id,
+                // The entry says that it is; whoever reads it finds that it is damaged.
+                None => is_indexed.get(),
+            })
         })
         .await
     }

@@ -49,8 +49,8 @@ impl std::fmt::Display for Source {
 impl EventSource for Source {
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
         let (queue, deadline) = (self.queue.clone(), Instant::now() + wait);
-        let held = blocking(move || locked(&queue).next(deadline)).await?;
-        Ok(held.map(|(event, held)| {
+        let held = blocking(move || Ok(locked(&queue).next(deadline)?.map(Unheard::new))).await?;
+        Ok(held.map(Unheard::heard).map(|(event, held)| {
             let delivery: Box<dyn Delivery> = Box::new(Claimed {
                 store: self.store.clone(),
                 event,
@@ -258,6 +258,33 @@ enum Taken {
     Busy,
     Settled,
     Later(Instant),
+}
+
+/// A claim on its way to whoever asked. If nobody waits for it any more, it was none: the next one is the first.
+struct Unheard(Option<(Event, Held)>);
+
+impl Unheard {
+    fn new(claimed: (Event, Held)) -> Self {
+        Self(Some(claimed))
+    }
+
+    fn heard(mut self) -> (Event, Held) {
+        match self.0.take() {
+            Some(claimed) => claimed,
+            None => unreachable!("it is taken once"),
+        }
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some((_, held)) = &self.0
+            && !held.again
+        {
+            // If that fails, it counts as an attempt.
+            let _ = held.writer.set_len(0);
+        }
+    }
 }
 
 impl Held {
