@@ -75,6 +75,9 @@ pub(crate) struct Work {
     pub(crate) plane: DataPlane,
 }
 
+/// Shorter ones cannot be renewed in time.
+const SHORTEST_LOCK: Duration = Duration::from_secs(1);
+
 /// How long `--once` waits for an event.
 const ONCE: Duration = Duration::from_secs(1);
 
@@ -104,6 +107,10 @@ pub(crate) async fn run(
     settings.idle_exit = args.idle_exit.map(Into::into).or(args.once.then_some(ONCE));
     settings.grace = service.grace;
     settings.lock = args.lock.into();
+    if settings.lock < SHORTEST_LOCK {
+        let why = format!("--lock {}: a lock is {SHORTEST_LOCK:?} at least", args.lock);
+        return Err(Failure::new(exit::CONFIGURATION, why));
+    }
     if args.memoize.as_deref() == Some("") {
         return Err(Failure::new(exit::CONFIGURATION, "--memoize: the version of the module is empty"));
     }

@@ -338,7 +338,7 @@ fn secrets_are_read_again_when_their_files_change() {
     until("event=before");
     // The old password is gone before the new one is in the file.
     nats.configure(&users("swordfish-two"));
-    std::thread::sleep(Duration::from_secs(1));
+    until("authorization violation");
     let plane = nats.url();
     fs::write(&file, format!("{}/e?stream=e\n", plane.replacen("nats://", "nats://me:swordfish-two@", 1)))
         .unwrap();

@@ -34,6 +34,7 @@ pub struct Counters {
     running: Gauge,
     seconds: Family<PhaseLabels, Histogram>,
     oldest: Gauge<f64, AtomicU64>,
+    receiving: Gauge,
     /// When the event was published that was received last, as far as the bus tells.
     published: Mutex<Option<SystemTime>>,
     totals: [AtomicU64; 5],
@@ -82,6 +83,7 @@ impl Counters {
             running: Gauge::default(),
             seconds: Family::new_with_constructor(buckets),
             oldest: Gauge::default(),
+            receiving: Gauge::default(),
             published: Mutex::default(),
             totals: Default::default(),
         };
@@ -94,6 +96,11 @@ impl Counters {
             Unit::Seconds,
             counters.oldest.clone(),
         );
+        registry.register(
+            "receiving",
+            "Whether the bus answered the last call for an event: 0 where it is away or refuses",
+            counters.receiving.clone(),
+        );
         registry.register_with_unit(
             "phase_duration",
             "How long staging, the module and its commit took",
@@ -101,6 +108,11 @@ impl Counters {
             counters.seconds.clone(),
         );
         counters
+    }
+
+    /// Notes whether the bus has answered.
+    pub(super) fn answered(&self, answered: bool) {
+        self.receiving.set(i64::from(answered));
     }
 
     pub(super) fn count(&self, count: Count, event_type: &str) {

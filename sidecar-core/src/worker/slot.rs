@@ -155,7 +155,9 @@ impl Work {
                 Some(limit) => limit.saturating_sub(idle_for()).clamp(Duration::from_millis(20), WAIT),
                 None => WAIT,
             };
-            match self.receive(wait).await {
+            let received = self.receive(wait).await;
+            counters.answered(received.is_ok());
+            match received {
                 Ok(Some(delivery)) => {
                     counters.count(Count::Received, &delivery.event().event_type);
                     if delivery.redelivered() != Some(true) {

@@ -202,3 +202,71 @@ async fn a_server_that_is_away_is_unavailable() {
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(!format!("{away:?} {away} {}", error.chain()).contains("swordfish"));
 }
+
+/// A lock that ends sooner would take away what the members of a group are at work on.
+#[tokio::test]
+async fn whoever_joins_a_group_does_not_change_the_lock_of_its_members() {
+    let Some(first) = bus(true).await else { return };
+    let group = |lock: u64| {
+        let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
+        Subscription { lock: Duration::from_secs(lock), ..group }
+    };
+    let member = first.subscribe(&group(30)).await.unwrap();
+    let event = Event { event_type: "a".into(), ..sample() };
+    first.publish(std::slice::from_ref(&event)).await.unwrap();
+    let held = member.receive(Duration::from_secs(10)).await.unwrap().unwrap();
+    let second = reopened(&first, true);
+    let other = second.subscribe(&group(1)).await.unwrap();
+    assert!(other.receive(Duration::from_millis(2500)).await.unwrap().is_none(), "it was taken away");
+    second
+        .publish(&[Event {
+            context: sidecar_core::EventHeader {
+                event_id: sidecar_core::EventId::parse("second").unwrap(),
+                ..event.context.clone()
+            },
+            ..event
+        }])
+        .await
+        .unwrap();
+    let next = other.receive(Duration::from_secs(10)).await.unwrap().unwrap();
+    assert_eq!(next.lock(), Some(Duration::from_secs(30)));
+    held.ack().await.unwrap();
+    next.ack().await.unwrap();
+}
+
+/// Credentials that are not valid any more are not tried again once nobody uses them.
+#[tokio::test]
+async fn a_connection_that_nobody_uses_ends() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, tries) =
+        (format!("nats://u:p@{}", listener.local_addr().unwrap()), Arc::new(AtomicUsize::new(0)));
+    let counted = tries.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, number) = (client.unwrap(), counted.fetch_add(1, Ordering::SeqCst));
+            let info = r#"INFO {"server_id":"s","version":"2.10.0","go":"go","host":"h","port":4222,"max_payload":1048576,"headers":true,"jetstream":true,"auth_required":true}"#;
+            let _ = client.write_all(format!("{info}\r\n").as_bytes());
+            let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+            let _ = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("PING"));
+            let answer = if number == 0 { "PONG\r\n" } else { "-ERR 'Authorization Violation'\r\n" };
+            let _ = client.write_all(answer.as_bytes());
+            // The first user is there until it has asked for something.
+            if number == 0 {
+                let _ = lines.next();
+            }
+        }
+    });
+    let bus = Nats::open(&url.parse().unwrap(), NatsConfig::new("s", "s"));
+    let error = tokio::time::timeout(Duration::from_secs(20), bus.check()).await.unwrap().unwrap_err();
+    assert!(error.chain().to_lowercase().contains("authorization violation"), "{}", error.chain());
+    assert!(tries.load(Ordering::SeqCst) > 1);
+    drop(bus);
+    // Whatever is under way is the last.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = tries.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(tries.load(Ordering::SeqCst), before);
+}

@@ -76,6 +76,8 @@ pub struct Nats {
     context: Arc<OnceCell<jetstream::Context>>,
     /// What the server said last that this user may not do; the call itself gets no answer.
     denied: watch::Sender<Option<String>>,
+    /// Why there is no connection; the driver tells only this way.
+    lost: watch::Sender<Option<String>>,
 }
 
 impl fmt::Debug for Nats {
@@ -90,6 +92,13 @@ impl fmt::Display for Nats {
         write!(f, "{scheme}://{host}/{}?stream={}", self.config.subject, self.config.stream)
     }
 }
+
+/// The wait before the first attempt to connect again, which doubles with each.
+const RECONNECT: Duration = Duration::from_millis(5);
+/// The longest wait between two of them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// Longer than any process lives.
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 #[async_trait]
 impl EventProvider for Nats {
@@ -225,25 +234,46 @@ impl Nats {
     fn failed(&self, action: &str, error: impl Into<crate::Cause>) -> Error {
         match self.denied.send_replace(None) {
             Some(denied) => Error::refused(self, action, denied),
-            None => Error::unavailable(self, action, error),
+            None => match self.lost.borrow().clone() {
+                Some(lost) => {
+                    let error: crate::Cause = error.into();
+                    Error::unavailable(self, action, format!("{error}: {lost}"))
+                }
+                None => Error::unavailable(self, action, error),
+            },
         }
     }
 
     /// The server of `nats://host:port` or `tls://host:port`; it is connected by the first call.
     pub fn open(server: &Url, config: NatsConfig) -> Self {
-        Self { url: server.clone(), config, context: Arc::default(), denied: watch::Sender::default() }
+        let (denied, lost) = (watch::Sender::default(), watch::Sender::default());
+        Self { url: server.clone(), config, context: Arc::default(), denied, lost }
     }
 
     async fn context(&self) -> Result<&jetstream::Context> {
         let connect = async || {
-            let denied = self.denied.clone();
-            let mut options = ConnectOptions::new().name("sidecar").event_callback(move |event| {
-                let text = event.to_string();
-                if text.to_ascii_lowercase().contains("permissions violation") {
-                    denied.send_replace(Some(text));
+            let (denied, lost) = (self.denied.clone(), self.lost.clone());
+            let on_event = move |event| {
+                match event {
+                    async_nats::Event::Connected => drop(lost.send_replace(None)),
+                    async_nats::Event::ClientError(error) => drop(lost.send_replace(Some(error.to_string()))),
+                    other if other.to_string().to_ascii_lowercase().contains("permissions violation") => {
+                        denied.send_replace(Some(other.to_string()));
+                    }
+                    _ => {}
                 }
                 std::future::ready(())
-            });
+            };
+            let used = Arc::downgrade(&self.context);
+            // The driver would go on for ever with credentials that are not valid any more.
+            let delay = move |attempts| match used.strong_count() {
+                0 => NEVER,
+                _ => RECONNECT.saturating_mul(1 << usize::min(attempts, 10)).min(LONGEST_PAUSE),
+            };
+            let mut options = ConnectOptions::new()
+                .name("sidecar")
+                .event_callback(on_event)
+                .reconnect_delay_callback(delay);
             if let Some(file) = &self.config.credentials {
                 let read = options.credentials_file(file).await;
                 options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;

@@ -117,8 +117,20 @@ impl Source {
                 "" => known.filter_subjects.clone(),
                 one => vec![one.to_owned()],
             };
-            if same_types && known.ack_wait == config.ack_wait && filters == config.filter_subjects {
-                return Ok(found);
+            if same_types && filters == config.filter_subjects {
+                if known.ack_wait == config.ack_wait {
+                    return Ok(found);
+                }
+                // Shorter it would take away what its members are at work on.
+                if busy {
+                    tracing::warn!(
+                        "group {} has members with a lock of {:?}, which is kept: --lock of {:?} does not count",
+                        self.subscription.group,
+                        known.ack_wait,
+                        config.ack_wait
+                    );
+                    return Ok(found);
+                }
             }
             break;
         }
@@ -147,8 +159,9 @@ impl Source {
     }
 
     /// The next message, of whatever type.
-    async fn pull(&self, wait: Duration) -> Result<Option<(Message, Instant)>> {
+    async fn pull(&self, wait: Duration) -> Result<Option<(Message, Instant, Duration)>> {
         let consumer = self.consumer().await?;
+        let lock = consumer.cached_info().config.ack_wait;
         // The lock begins when the server sends it, which is after this.
         let asked = Instant::now();
         let failed = |error: crate::Cause| self.bus.failed("receive an event", error);
@@ -163,7 +176,7 @@ impl Source {
         match batch.next().await {
             Some(Ok(message)) => {
                 // What waited on the server was sent no earlier than it came, less the way.
-                Ok(Some((message, asked.max(Instant::now() - ON_ITS_WAY.min(asked.elapsed())))))
+                Ok(Some((message, asked.max(Instant::now() - ON_ITS_WAY.min(asked.elapsed())), lock)))
             }
             Some(Err(error)) => {
                 // The consumer may be gone, or the server about to end.
@@ -189,7 +202,7 @@ impl EventSource for Source {
             let left = until.saturating_duration_since(Instant::now());
             // To wait for nothing is to be told whether there is something.
             let pulled = self.pull(left.clamp(Duration::from_millis(100), PULL)).await?;
-            let Some((message, sent)) = pulled else {
+            let Some((message, sent, lock)) = pulled else {
                 if Instant::now() >= until {
                     return Ok(None);
                 }
@@ -208,7 +221,6 @@ impl EventSource for Source {
                 let _ = message.ack().await;
                 continue;
             }
-            let lock = self.subscription.lock;
             let held = Mutex::new(Some(sent + lock - lock / MARGIN));
             return Ok(Some(Box::new(Held { bus: self.bus.clone(), message, event, lock, held })));
         }
