@@ -61,7 +61,7 @@ impl Command {
     pub(crate) fn reads(&self) -> bool {
         match self {
             Self::Get { .. } | Self::Failures { .. } | Self::Trace(_) => true,
-            Self::Dead { dead } => matches!(dead, Dead::List | Dead::Show { .. }),
+            Self::Dead { dead } => matches!(dead, Dead::List { .. } | Dead::Show { .. }),
             #[cfg(feature = "pipeline")]
             Self::Replay(_) => true,
             _ => false,

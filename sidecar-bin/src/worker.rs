@@ -115,6 +115,12 @@ pub(crate) async fn run(
         return Err(Failure::new(exit::CONFIGURATION, "--memoize: the version of the module is empty"));
     }
     settings.module.memoize = args.memoize;
+    if args.max_disk.is_some_and(|size| size < ByteSize::mib(1)) {
+        return Err(Failure::new(
+            exit::CONFIGURATION,
+            "--max-disk: less than 1MiB; is the unit missing, as in 20GB?",
+        ));
+    }
     settings.module.disk = args.max_disk.map(|size| DiskBudget::new(size.as_u64()));
 
     let mut signals = Signals::catch()
@@ -186,7 +192,11 @@ pub(crate) fn unusable(error: &Error) -> Failure {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dead {
     /// List the events that were given up
-    List,
+    List {
+        /// Only those that this group gave up
+        #[arg(long, value_name = "NAME")]
+        group: Option<String>,
+    },
     /// Show one as JSON
     Show {
         /// The id of a dead letter, or EVENT or EVENT/MODULE
@@ -201,6 +211,9 @@ pub(crate) enum Dead {
         /// All of them
         #[arg(long, conflicts_with = "ids")]
         all: bool,
+        /// Of all of them, those that this group gave up
+        #[arg(long, value_name = "NAME", requires = "all")]
+        group: Option<String>,
     },
     /// Delete dead letters; their events are not tried again
     Drop {
@@ -217,9 +230,9 @@ pub(crate) enum Dead {
 pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
     let failed = |error: Error| Failure::at_open(&error);
     match dead {
-        Dead::List => {
+        Dead::List { group: only } => {
             let mut lines = Vec::new();
-            for letter in all(plane).await? {
+            for letter in all(plane, only.as_deref()).await? {
                 let reason = exit::cell(&letter.reason);
                 let DeadLetter { time, id, context, group, attempts, event, .. } = letter;
                 let execution = format!("{}/{}", context.event_id, context.name);
@@ -242,8 +255,9 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
                 exit::print(&json)?;
             }
         }
-        Dead::Redrive { ids, all: every } => {
-            let letters = if every { all(plane).await? } else { named(plane, &ids).await? };
+        Dead::Redrive { ids, all: every, group } => {
+            let letters =
+                if every { all(plane, group.as_deref()).await? } else { named(plane, &ids).await? };
             for letter in &letters {
                 worker::redrive(plane, letter).await.map_err(|error| Failure::at_done(&error))?;
             }
@@ -260,14 +274,15 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn all(plane: &DataPlane) -> Result<Vec<DeadLetter>, Failure> {
+/// Those that a group gave up, or all.
+async fn all(plane: &DataPlane, group: Option<&str>) -> Result<Vec<DeadLetter>, Failure> {
     let (mut letters, mut after) = (Vec::new(), None::<String>);
     loop {
         let page = worker::dead_letters(plane, after.as_deref()).await;
         let page = page.map_err(|error| Failure::at_open(&error))?;
         let Some(last) = page.last() else { return Ok(letters) };
         after = Some(last.id.clone());
-        letters.extend(page);
+        letters.extend(page.into_iter().filter(|letter| group.is_none_or(|group| letter.group == group)));
     }
 }
 
@@ -282,7 +297,7 @@ async fn named(plane: &DataPlane, ids: &[String]) -> Result<Vec<DeadLetter>, Fai
         }
         // People have the ids of events.
         if every.is_none() {
-            every = Some(all(plane).await?);
+            every = Some(all(plane, None).await?);
         }
         let is_meant = |letter: &&DeadLetter| {
             let Context { event_id, name, .. } = &letter.context;

@@ -108,7 +108,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// More than the disk may hold of one execution, by [`Settings::disk`](crate::Settings::disk).
-    #[error("the {what} take {bytes} bytes, and {limit} are allowed")]
+    #[error("the {what} take {bytes} bytes, and {limit} are allowed (--max-disk)")]
     TooLarge {
         /// Inputs or outputs.
         what: &'static str,

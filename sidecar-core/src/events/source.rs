@@ -19,6 +19,9 @@ pub struct Subscription {
     pub lock: Duration,
     /// How many deliveries the members of this process hold at most, where the bus hands out more than was asked for.
     pub concurrency: usize,
+    /// The stores that belong to the events, as the members of a group agree on; a bus that can keep it refuses a member
+    /// with others, who would give up what he does not find. Empty says nothing.
+    pub stores: String,
 }
 
 impl Subscription {
@@ -28,7 +31,7 @@ impl Subscription {
     /// Every event of these types, for a group.
     pub fn new(group: ModuleName, types: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let types = types.into_iter().map(Into::into).collect();
-        Self { group, types, lock: Self::DEFAULT_LOCK, concurrency: 1 }
+        Self { group, types, lock: Self::DEFAULT_LOCK, concurrency: 1, stores: String::new() }
     }
 
     /// Whether it wants events of this type.

@@ -280,7 +280,7 @@ impl Session {
 
     /// Sets aside what the module has written since it was ready, and stages the inputs anew, for one that begins again
     /// without a word.
-    #[cfg(feature = "worker")]
+    #[cfg(all(feature = "worker", feature = "process"))]
     pub(crate) async fn begin_again(&self) -> Outcome<()> {
         let inner = &self.inner;
         let staging = inner.change(|shared| match &shared.state {

@@ -118,7 +118,7 @@ impl Sessions {
     }
 
     /// Serves `next` to whoever knows the secret.
-    #[cfg(feature = "worker")]
+    #[cfg(all(feature = "worker", feature = "process"))]
     pub(crate) fn feed(&self, secret: Secret, feed: Arc<dyn Feed>) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).feeds.push((secret, feed));
     }

@@ -25,6 +25,21 @@ pub(super) enum Count {
     HandedBack,
 }
 
+impl Count {
+    const ALL: [Self; 5] =
+        [Self::Received, Self::Committed, Self::Retried, Self::DeadLettered, Self::HandedBack];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Committed => "committed",
+            Self::Retried => "retried",
+            Self::DeadLettered => "dead-lettered",
+            Self::HandedBack => "handed-back",
+        }
+    }
+}
+
 /// Counts since the worker began.
 #[derive(Debug)]
 pub struct Counters {
@@ -72,7 +87,7 @@ pub struct Summary {
 }
 
 impl Counters {
-    pub(super) fn new(module: &ModuleName) -> Self {
+    pub(super) fn new(module: &ModuleName, types: &[String]) -> Self {
         // From a call with nothing to move to a module that works for a day.
         let buckets =
             || Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0]);
@@ -87,6 +102,12 @@ impl Counters {
             published: Mutex::default(),
             totals: Default::default(),
         };
+        // There from the beginning: the increase to the first is seen.
+        for event_type in types {
+            for outcome in Count::ALL {
+                drop(counters.events.get_or_create(&counters.labels(outcome, event_type)));
+            }
+        }
         let registry = &mut counters.registry;
         registry.register("events", "Events received, and what became of them", counters.events.clone());
         registry.register("running", "Modules at work", counters.running.clone());
@@ -117,15 +138,11 @@ impl Counters {
 
     pub(super) fn count(&self, count: Count, event_type: &str) {
         self.totals[count as usize].fetch_add(1, Ordering::Relaxed);
-        let outcome = match count {
-            Count::Received => "received",
-            Count::Committed => "committed",
-            Count::Retried => "retried",
-            Count::DeadLettered => "dead-lettered",
-            Count::HandedBack => "handed-back",
-        };
-        let labels = EventLabels { module: self.module.clone(), r#type: event_type.to_owned(), outcome };
-        self.events.get_or_create(&labels).inc();
+        self.events.get_or_create(&self.labels(count, event_type)).inc();
+    }
+
+    fn labels(&self, count: Count, event_type: &str) -> EventLabels {
+        EventLabels { module: self.module.clone(), r#type: event_type.to_owned(), outcome: count.label() }
     }
 
     /// An event was received that was published then, or none was there.

@@ -157,6 +157,7 @@ impl Shared {
             types: types.clone(),
             lock: *lock,
             concurrency: concurrency.get(),
+            stores: format!("{} and {}", self.plane.blobs.id(), self.plane.documents.id()),
         };
         let source = self.plane.events.subscribe(&subscription).await?;
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source.clone());
@@ -193,7 +194,7 @@ impl Worker {
         settings.module.patience = Duration::ZERO;
         // After a power cut too.
         settings.module.journal = Journaling::Unsynced;
-        let counters = Arc::new(Counters::new(&settings.module.context.name));
+        let counters = Arc::new(Counters::new(&settings.module.context.name, &settings.types));
         let places = Places::new(plane);
         let shared = Shared {
             plane: places.plane(),

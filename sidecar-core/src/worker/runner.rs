@@ -1,14 +1,13 @@
 //! How a worker runs a module.
 
 use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::settlement::Outcome;
 use crate::contract::Phase;
-use crate::error::{Cause, Error, Result, with_causes};
+use crate::error::{Cause, Result, with_causes};
 use crate::execution::Session;
 
 /// Where a worker runs one module at a time.
@@ -21,6 +20,7 @@ pub struct Slot {
     /// Whether modules are to end.
     pub(super) stop: watch::Receiver<bool>,
     /// Whether the worker ends by itself when there is nothing to do.
+    #[cfg_attr(not(feature = "process"), allow(dead_code))]
     pub(super) is_bounded: bool,
 }
 
@@ -122,13 +122,5 @@ where
                 }
             }
         }
-    }
-}
-
-/// How a commit came out.
-pub(super) fn committed(done: Result<(), Arc<Error>>) -> Outcome {
-    match done {
-        Ok(()) => Outcome::Committed,
-        Err(error) => Outcome::NotCommitted(error),
     }
 }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::runner::{Assignment, Runner, Slot, committed};
+use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
 use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
 use crate::error::Error;
@@ -431,5 +431,13 @@ impl WarmProcesses {
             }
             _ => Outcome::Failed(reason),
         }
+    }
+}
+
+/// How a commit came out.
+fn committed(done: Result<(), Arc<Error>>) -> Outcome {
+    match done {
+        Ok(()) => Outcome::Committed,
+        Err(error) => Outcome::NotCommitted(error),
     }
 }

@@ -270,3 +270,17 @@ async fn a_connection_that_nobody_uses_ends() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(tries.load(Ordering::SeqCst), before);
 }
+
+/// Whoever looks for the files elsewhere would give up every event.
+#[tokio::test]
+async fn a_member_with_other_stores_is_refused() {
+    let Some(bus) = bus(true).await else { return };
+    let group = |stores: &str| {
+        let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
+        Subscription { stores: stores.into(), ..group }
+    };
+    bus.subscribe(&group("s3://prod")).await.unwrap();
+    let error = bus.subscribe(&group("s3://prdo")).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("check the URLs"), "{error:?}");
+    bus.subscribe(&group("s3://prod")).await.unwrap();
+}

@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 /// What a consumer keeps the types of its group under.
 const TYPES: &str = "sidecar.types";
 
+/// What a consumer keeps the stores of its group under.
+const STORES: &str = "sidecar.stores";
+
 /// How long one request for a message waits on the server: so long a restarted server is taken for one without events.
 const PULL: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,10 @@ impl Source {
             max_deliver: -1,
             max_ack_pending: -1,
             filter_subjects: subjects,
-            metadata: HashMap::from([(TYPES.to_owned(), types.clone())]),
+            metadata: HashMap::from([
+                (TYPES.to_owned(), types.clone()),
+                (STORES.to_owned(), self.subscription.stores.clone()),
+            ]),
             ..pull::Config::default()
         };
         let mut patience = PULL + Duration::from_secs(2);
@@ -105,6 +111,20 @@ impl Source {
                 let why = format!(
                     "its members receive {theirs:?}, and all members of a group receive the same types: stop them \
                      first, or take another --group"
+                );
+                return Err(Error::refused(
+                    &self.bus,
+                    format!("join group {}", self.subscription.group),
+                    why,
+                ));
+            }
+            let theirs_in = known.metadata.get(STORES).map_or("", String::as_str);
+            let ours_in = &*self.subscription.stores;
+            if !theirs_in.is_empty() && !ours_in.is_empty() && theirs_in != ours_in {
+                let why = format!(
+                    "its stores are {theirs_in}, and not {ours_in}: check the URLs, or take another --group; if the stores \
+                     have really moved, remove the consumer {name} of stream {}",
+                    self.bus.config.stream
                 );
                 return Err(Error::refused(
                     &self.bus,
