@@ -61,10 +61,20 @@ impl Mode {
     }
 }
 
+/// What the records of the log look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Where the log goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     pub(crate) level: LevelFilter,
+    pub(crate) format: Format,
     pub(crate) file: Option<PathBuf>,
 }
 
@@ -164,7 +174,15 @@ impl Config {
                 LevelFilter::INFO
             }),
         };
-        let log = Log { level, file: options.logfile.as_ref().map(PathBuf::from) };
+        let format = match options.log_format.as_deref() {
+            None | Some("text") => Format::Text,
+            Some("json") => Format::Json,
+            Some(other) => {
+                errors.push("log-format", format!("{other:?} is neither text nor json"));
+                Format::Text
+            }
+        };
+        let log = Log { level, format, file: options.logfile.as_ref().map(PathBuf::from) };
         let mut private = Vec::new();
         private.extend(settings.as_ref().map(|settings| ("--statedir", settings.state_dir.as_path())));
         private.extend(log.file.as_ref().map(|file| ("--logfile", file.as_path())));

@@ -279,6 +279,8 @@ options! {
         printconfig: "printconfig" = "BOOL",
         /// The log level: error, warn, info, debug or trace [default: info]
         loglevel: "loglevel" = "LEVEL",
+        /// What the log looks like: text for people, or json, one object a line [default: text]
+        log_format: "log-format" = "FORMAT",
         /// A file for the log [default: standard error]
         logfile: "logfile" = "FILE",
     }

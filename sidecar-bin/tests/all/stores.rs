@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::{ended, files, sidecar};
+use crate::process::{ended, files, output, sidecar};
 use crate::servers;
 use crate::service_bus_double::{self, Double};
 
@@ -206,4 +206,20 @@ fn over_local_and_postgres_and_rabbitmq() {
         credentials: vec![("SIDECAR_EVENTS_FILE", events.display().to_string())],
     };
     mix.passes_two_modules();
+}
+
+/// A broker that is too old for what the workers ask of it is found by the check, not by a module that takes long.
+#[test]
+fn a_check_says_that_a_rabbitmq_ignores_the_timeout_of_a_queue() {
+    let Some(rabbitmq) = servers::rabbitmq() else { return };
+    // The directory of Debian's package tells the version of the one that was started here.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let Some((_, version)) = path.split_once("/rabbitmq_server-") else { return };
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let is_old = (numbers.next(), numbers.next()) < (Some(3), Some(12));
+    let dir = TempDir::new().unwrap();
+    let events = format!("--events={rabbitmq}/check-{}", std::process::id());
+    let (code, _, log) = output(&dir, &["check", "--blobs=memory:", "--documents=memory:", &events]);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(log.contains("ignores x-consumer-timeout"), is_old, "{log}");
 }

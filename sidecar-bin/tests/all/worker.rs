@@ -531,3 +531,33 @@ fn no_module_is_started_beside_a_warm_one_that_lives_on() {
     let (code, _, log) = ended(&second.wait_with_output().unwrap());
     assert!(code == 0 && log.contains("still works in") && log.contains("committed: 1"), "{log}");
 }
+
+/// Whoever collects logs finds each record on a line, with what it is about under names of its own.
+#[test]
+fn the_log_can_be_read_by_programs() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--log-format=json", "--wrap"];
+    let mut command = sidecar(&dir, &flags);
+    command.args(["--once", "--max-deliveries=1", "--", "sh", "-c", "exit 3"]);
+    let (code, _, log) = ended(&command.output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    let records: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let failed = records
+        .iter()
+        .find(|record| record["message"].as_str().unwrap().contains("exit code 3"))
+        .unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(
+        (&failed["level"], &failed["module"], &failed["event"]),
+        (&"error".into(), &"m".into(), &"e0".into())
+    );
+    assert_eq!(
+        (&failed["type"], &failed["correlation"], &failed["slot"]),
+        (&"t".into(), &"e0".into(), &0.into())
+    );
+    assert!(records.iter().all(|record| record["time"].as_str().unwrap().ends_with('Z')), "{log}");
+}

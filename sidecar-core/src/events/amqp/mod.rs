@@ -1,6 +1,7 @@
 //! Events on RabbitMQ and other brokers of AMQP 0.9.1.
 
 mod source;
+mod version;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -143,6 +144,7 @@ impl EventProvider for Amqp {
             Err(Error::Refused { .. }) => declare(false).await?,
             outcome => outcome?,
         }
+        self.warn_of_an_old_broker().await;
         let Some(queue) = &self.config.queue else { return Ok(()) };
         let queue = self.name(queue)?;
         let declare = async |passive| {
@@ -163,7 +165,23 @@ impl EventProvider for Amqp {
     }
 }
 
+/// The first RabbitMQ that takes the argument `x-consumer-timeout` of a queue, by its release notes.
+const TAKES_TIMEOUTS: (u32, u32) = (3, 12);
+
 impl Amqp {
+    async fn warn_of_an_old_broker(&self) {
+        let Ok(uri) = self.url.as_str().parse() else { return };
+        if let Some((major, minor)) = version::of_rabbitmq(&uri).await
+            && (major, minor) < TAKES_TIMEOUTS
+        {
+            tracing::warn!(
+                "{self} is RabbitMQ {major}.{minor}, which ignores x-consumer-timeout: a worker whose module holds an \
+                 event for longer than the node's consumer_timeout (30 min unless rabbitmq.conf says otherwise) loses it \
+                 to another one; raise consumer_timeout if modules take so long"
+            );
+        }
+    }
+
     async fn send(&self, messages: Vec<Message>) -> Result<()> {
         let channel = self.channel().await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default()).await;

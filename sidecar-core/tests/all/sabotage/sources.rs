@@ -18,6 +18,11 @@ sabotages! {
         ForgetsWhatCameBefore => what_came_before_is_not_lost,
         LooksEverySoOften => a_waiting_member_is_woken,
         DeliversEveryType => other_types_do_not_come,
+        /// As a database may compare texts.
+        FoldsTypes => other_types_do_not_come,
+        LockEndsUnseen => a_renewed_lock_holds,
+        ForgetsThatItCameBefore => a_retry_waits,
+        TellsTheEventsId => a_republished_event_comes_again,
         OneGroupForAll => groups_are_independent,
         EveryMemberGetsAll => members_compete_without_doubles,
         HoldsOne => several_are_held_at_once,
@@ -164,8 +169,10 @@ impl Source {
         }
         let keeps = self.bus.is(Sabotage::KeepsTheDeadsDeliveries);
         let number = messages.iter().zip(stands.iter()).position(|((_, event), stand)| {
-            let wanted =
-                self.subscription.wants(&event.event_type) || self.bus.is(Sabotage::DeliversEveryType);
+            let folded = event.event_type.to_lowercase();
+            let wanted = self.subscription.wants(&event.event_type)
+                || self.bus.is(Sabotage::DeliversEveryType)
+                || self.bus.is(Sabotage::FoldsTypes) && self.subscription.wants(&folded);
             let free = match stand {
                 Stand::Free(from) => *from <= now,
                 Stand::Held(_, until) => *until <= now && !keeps,
@@ -239,7 +246,15 @@ impl Delivery for Held {
     }
 
     fn lock(&self) -> Option<Duration> {
-        Some(self.lock)
+        (!self.bus.is(Sabotage::LockEndsUnseen)).then_some(self.lock)
+    }
+
+    fn redelivered(&self) -> Option<bool> {
+        self.bus.is(Sabotage::ForgetsThatItCameBefore).then_some(false)
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        self.bus.is(Sabotage::TellsTheEventsId).then_some(self.event.context.event_id.as_str())
     }
 
     async fn renew(&self) -> Result<()> {

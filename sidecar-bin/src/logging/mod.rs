@@ -1,14 +1,18 @@
-//! The log: lines for people on stderr, or in a file.
+//! The log: lines for people, or for programs, on stderr or in a file.
+
+mod json;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
 
-use crate::config::Log;
+use crate::config::{Format, Log};
 use crate::exit::{self, Failure};
 
 /// Sends the log where the settings say.
@@ -20,13 +24,8 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
     let ours = Targets::new()
         .with_default(if log.level > LevelFilter::INFO { LevelFilter::WARN } else { LevelFilter::OFF })
         .with_targets(["sidecar", "sidecar_core"].map(|target| (target, log.level)));
-    let lines = layer().with_target(false);
-    match &log.file {
-        None => {
-            let lines =
-                lines.with_ansi(std::io::stderr().is_terminal()).with_writer(|| OneLine(std::io::stderr()));
-            tracing_subscriber::registry().with(lines.with_filter(ours)).init();
-        }
+    let file = match &log.file {
+        None => None,
         Some(path) => {
             let file = File::options().create(true).append(true).open(path).map_err(|error| {
                 Failure::new(
@@ -34,9 +33,25 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
                     format!("--logfile: cannot open {}: {error}", path.display()),
                 )
             })?;
-            let file = std::sync::Arc::new(file);
-            let lines = lines.with_ansi(false).with_writer(move || OneLine(file.clone()));
-            tracing_subscriber::registry().with(lines.with_filter(ours)).init();
+            Some(Arc::new(file))
+        }
+    };
+    let colours = file.is_none() && io::stderr().is_terminal();
+    let to = move || -> OneLine<Box<dyn Write>> {
+        OneLine(match &file {
+            Some(file) => Box::new(file.clone()),
+            None => Box::new(io::stderr()),
+        })
+    };
+    let registry = tracing_subscriber::registry();
+    match log.format {
+        Format::Text => {
+            let lines = layer().with_target(false).with_ansi(colours).with_writer(to);
+            registry.with(lines.with_filter(ours)).init();
+        }
+        Format::Json => {
+            let lines = layer().fmt_fields(JsonFields::new()).event_format(json::Json).with_writer(to);
+            registry.with(lines.with_filter(ours)).init();
         }
     }
     Ok(())
