@@ -4,6 +4,8 @@
 #![no_main]
 #![allow(dead_code)]
 
+#[path = "../../sidecar-bin/src/again.rs"]
+mod again;
 #[path = "../../sidecar-bin/src/cli.rs"]
 mod cli;
 #[path = "../../sidecar-bin/src/config.rs"]

@@ -12,11 +12,11 @@ use sidecar_core::{
 };
 use tracing::level_filters::LevelFilter;
 
+use crate::again::secret;
 use crate::errors::Errors;
 use crate::options::Options;
 use crate::plane::{DEV_DIR, Plane};
-use crate::secrets::Secrets;
-use crate::usage::secret;
+use crate::secrets::{Secrets, read_files};
 
 /// Where development mode keeps the secret that it makes up, for modules to find it.
 const DEV_SECRET: &str = "secret";
@@ -247,31 +247,6 @@ impl Config {
         };
         let given = lines.into_iter().filter(|(_, text)| !text.is_empty());
         given.map(|(flag, text)| format!("{flag} = {}\n", value(flag, text))).collect()
-    }
-}
-
-/// Takes the settings that were given as files.
-pub(crate) fn read_files(options: &mut Options, errors: &mut Errors) {
-    for (flag, value, file) in options.in_files() {
-        let Some(file) = file else { continue };
-        let flag_file = format!("{flag}-file");
-        if value.is_some() {
-            errors.push(&flag_file, format!("and --{flag} are both given; give one of them"));
-            continue;
-        }
-        match std::fs::read_to_string(&*file) {
-            // An editor ends the last line; no secret does.
-            Ok(text) if text.trim().is_empty() => errors.push(&flag_file, format!("{file} is empty")),
-            Ok(text) => *value = Some(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => errors.push(&flag_file, format!("cannot read {file}: {error}")),
-        }
-    }
-    if let Some(file) = options.ca_file.take() {
-        match std::fs::read_to_string(&file) {
-            Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => options.ca_file = Some(file),
-            Ok(_) => errors.push("ca-file", format!("{file} has no certificate in PEM")),
-            Err(error) => errors.push("ca-file", format!("cannot read {file}: {error}")),
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use sidecar_core::process::{Ended, Stop};
 use sidecar_core::{Context, Error};
 
-use crate::usage;
+use crate::again::again;
 
 /// The module failed: it called `/fail`, or exited without `done`. `run` passes the module's own code on.
 pub(crate) const MODULE_FAILED: u8 = 1;
@@ -149,10 +149,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             // The session has logged the error, and each problem of the outputs.
             let what =
                 if matches!(*error, Error::Invalid(_)) { message } else { "nothing is lost".to_owned() };
-            Err(Failure::new(
-                code,
-                format!("{what}; to repeat the commit: {}", usage::again("commit", context)),
-            ))
+            Err(Failure::new(code, format!("{what}; to repeat the commit: {}", again("commit", context))))
         }
         Ended::Local(error @ Error::Io { action: "listen on", .. }) => Err(Failure::new(
             LOCAL_FAILED,

@@ -1,5 +1,6 @@
 //! The sidecar as a program: configuration → log → data plane → session → serve, run or one shot.
 
+mod again;
 mod cli;
 mod config;
 mod config_file;
@@ -322,7 +323,7 @@ async fn prepared(settings: &Settings) -> Result<(), Failure> {
         None => format!("nothing was prepared in {base}"),
     };
     let (event, module) = (&context.event_id, &context.name);
-    let prepare = usage::again("prepare", context);
+    let prepare = again::again("prepare", context);
     let message =
         format!("cannot commit event {event} of module {module}: {found}; prepare it first: {prepare}");
     Err(Failure::new(exit::CONFIGURATION, message))

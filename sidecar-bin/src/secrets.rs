@@ -6,7 +6,6 @@ use sidecar_core::worker::Worker;
 use sidecar_core::{DataPlane, Error};
 use tracing::{info, warn};
 
-use crate::config::read_files;
 use crate::errors::Errors;
 use crate::options::Options;
 use crate::plane::Plane;
@@ -91,4 +90,29 @@ impl Secrets {
 fn values(options: &mut Options) -> Vec<Option<String>> {
     let values = options.in_files().into_iter().filter(|(flag, ..)| *flag != "sharedsecret");
     values.map(|(_, value, _)| value.clone()).collect()
+}
+
+/// Takes the settings that were given as files.
+pub(crate) fn read_files(options: &mut Options, errors: &mut Errors) {
+    for (flag, value, file) in options.in_files() {
+        let Some(file) = file else { continue };
+        let flag_file = format!("{flag}-file");
+        if value.is_some() {
+            errors.push(&flag_file, format!("and --{flag} are both given; give one of them"));
+            continue;
+        }
+        match std::fs::read_to_string(&*file) {
+            // An editor ends the last line; no secret does.
+            Ok(text) if text.trim().is_empty() => errors.push(&flag_file, format!("{file} is empty")),
+            Ok(text) => *value = Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => errors.push(&flag_file, format!("cannot read {file}: {error}")),
+        }
+    }
+    if let Some(file) = options.ca_file.take() {
+        match std::fs::read_to_string(&file) {
+            Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => options.ca_file = Some(file),
+            Ok(_) => errors.push("ca-file", format!("{file} has no certificate in PEM")),
+            Err(error) => errors.push("ca-file", format!("cannot read {file}: {error}")),
+        }
+    }
 }

@@ -1,15 +1,15 @@
 //! The settings of a module, and the way from them to a module that is ready.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{EventId, Layout, NextAnswer, Prepared, ReadyAnswer};
+use sidecar_core::{Layout, NextAnswer, Prepared, ReadyAnswer};
 
 use crate::api::Api;
 use crate::error::Error;
-use crate::module::Module;
+use crate::module::{Finished, Module};
 use crate::retry::Retry;
 use crate::workspace::Workspace;
 
@@ -21,9 +21,6 @@ const DEV_SECRET: &str = "dev/secret";
 
 /// How many tenths of a second are waited for that secret.
 const DEV_PATIENCE: usize = 50;
-
-/// The event that a module has finished, which the client is to be told of.
-pub(crate) type Finished = Arc<Mutex<Option<EventId>>>;
 
 /// A module that is not ready yet.
 #[derive(Debug)]

@@ -1,16 +1,18 @@
 //! A module that is ready.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{Context, NextAnswer, Prepared, ReadyAnswer, Receipt, Status};
+use sidecar_core::{Context, EventId, NextAnswer, Prepared, ReadyAnswer, Receipt, Status};
 
 use crate::api::Api;
-use crate::client::Finished;
 use crate::error::Error;
 use crate::refused::Refused;
 use crate::workspace::Workspace;
+
+/// The event that a module has finished, which the client is to be told of.
+pub(crate) type Finished = Arc<Mutex<Option<EventId>>>;
 
 /// A module whose inputs are staged: its files are in its [`workspace`](Module::workspace).
 #[derive(Debug)]

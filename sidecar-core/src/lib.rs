@@ -36,6 +36,8 @@ mod local_dir;
 pub mod plane;
 #[cfg(feature = "process")]
 pub mod process;
+#[cfg(feature = "engine")]
+mod replaceable;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]

@@ -245,8 +245,3 @@ fn alone(base: &Path, pipeline: &Pipeline) -> Result<File, Failure> {
         Err(TryLockError::Error(error)) => Err(Failure::local(&Error::io("lock", &path)(error))),
     }
 }
-
-/// Where the modules' output is kept, below the base directory.
-fn logs(base: &Path, module: &str) -> PathBuf {
-    base.join("logs").join(module)
-}

@@ -8,7 +8,7 @@ use sidecar_core::lineage::Trace;
 use sidecar_core::worker::dead_letters;
 use sidecar_core::{DataPlane, DeadLetter};
 
-use super::logs;
+use super::work::logs;
 use crate::exit::{self, Failure};
 use crate::trace::{data, page, tree};
 

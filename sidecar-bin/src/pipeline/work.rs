@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use super::file::{ModuleSpec, Pipeline};
-use super::logs;
 use crate::exit::Failure;
 use crate::worker::{Work, unusable};
 
@@ -236,4 +235,9 @@ async fn left(
         }
     }
     Ok(left)
+}
+
+/// Where the modules' output is kept, below the base directory.
+pub(super) fn logs(base: &Path, module: &str) -> PathBuf {
+    base.join("logs").join(module)
 }

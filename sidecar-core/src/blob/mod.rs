@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::contract::{BlobKey, Digest};
 use crate::error::Result;
-use crate::plane::Replaceable;
+use crate::replaceable::Replaceable;
 
 #[cfg(feature = "bucket")]
 mod bucket;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::plane::Replaceable;
+use crate::replaceable::Replaceable;
 
 mod kind;
 #[cfg(feature = "local")]

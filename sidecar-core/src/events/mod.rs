@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::contract::Event;
 use crate::error::{Error, Result};
-use crate::plane::Replaceable;
+use crate::replaceable::Replaceable;
 
 #[cfg(feature = "amqp")]
 mod amqp;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::get::latest;
 use super::problems::Problems;
+use super::record::latest;
+use super::spec::OnFailure;
 use super::upload::upload;
 use super::{Execution, ids, outputs, tree};
 use crate::contract::{
@@ -17,16 +18,6 @@ use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::plane::DataPlane;
-
-/// What becomes of the outputs of an execution that failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// They stay where they are.
-    #[default]
-    Keep,
-    /// They stay, and the files are stored under keys that no consumer reads as outputs.
-    Upload,
-}
 
 /// Why an execution ends without a commit.
 #[derive(Debug, Clone)]

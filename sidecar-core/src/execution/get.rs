@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::record::{self, Found, contents_of, look};
+use super::record::{self, contents_of, latest};
 use super::spec::Settings;
 use super::stage;
 use super::transfer::{groups, move_groups};
@@ -128,16 +128,6 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
         Ok(Blob { name: file.name, key, size: file.size, digest: file.digest, executable: file.executable })
     };
     contents.outputs.into_iter().map(blob).collect()
-}
-
-/// The last outcome of any run.
-pub(super) async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<ExecutionRecord>> {
-    let (mut latest, mut next) = (None, execution.clone());
-    while let Found::Decided(record) = look(plane, &next).await? {
-        next.run = record.run + 1;
-        latest = Some(*record);
-    }
-    Ok(latest)
 }
 
 /// The executions of an event that have an outcome with outputs, as `EVENT/MODULE/RUN`, among the first of the store.

@@ -53,13 +53,13 @@ pub(crate) use session::DECISIONS;
 pub(crate) use stage::fetch;
 
 pub use disk::DiskBudget;
-pub use failure::{OnFailure, ShownFailure, failures};
+pub use failure::{ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub(crate) use get::copy;
 pub use get::{Copied, copy_out};
 pub use record::{Recovered, recover};
 pub use session::{Remembered, Session, Timings};
-pub use spec::{First, Journaling, ModuleUser, Settings, Start};
+pub use spec::{First, Journaling, ModuleUser, OnFailure, Settings, Start};
 pub use submit::Submission;
 
 /// One attempt at an execution.

@@ -106,6 +106,16 @@ pub(super) async fn look(plane: &DataPlane, execution: &ExecutionId) -> Result<F
     }
 }
 
+/// The last outcome of any run.
+pub(super) async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result<Option<ExecutionRecord>> {
+    let (mut latest, mut next) = (None, execution.clone());
+    while let Found::Decided(record) = look(plane, &next).await? {
+        next.run = record.run + 1;
+        latest = Some(*record);
+    }
+    Ok(latest)
+}
+
 /// The first run without a record; what earlier ones decided is published first.
 pub(super) async fn first_open(plane: &DataPlane, execution: &ExecutionId) -> Result<u32> {
     let mut execution = ExecutionId { run: 0, ..execution.clone() };

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::disk::DiskBudget;
-use super::failure::OnFailure;
 use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName};
 
 /// What an execution is made of.
@@ -53,6 +52,16 @@ pub enum Journaling {
     /// The process: where the execution is begun again anyway, as by the bus of a worker. One that cannot be
     /// understood is taken for none.
     Unsynced,
+}
+
+/// What becomes of the outputs of an execution that failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They stay where they are.
+    #[default]
+    Keep,
+    /// They stay, and the files are stored under keys that no consumer reads as outputs.
+    Upload,
 }
 
 /// As which user a module works: what the sidecar makes for it must be its own to read and write.

@@ -30,17 +30,16 @@ mod events;
 #[cfg(feature = "fault-points")]
 mod faulty;
 mod overlap;
+mod places;
 mod policies;
-mod replaceable;
 mod text;
 mod unopened;
 
 pub use config::{Config, Credential, Mistake, Setting};
 pub use overlap::overlaps;
-pub use policies::Policies;
 #[cfg(feature = "worker")]
-pub(crate) use replaceable::Places;
-pub(crate) use replaceable::Replaceable;
+pub(crate) use places::Places;
+pub use policies::Policies;
 pub use text::nearest;
 pub use unopened::Unopened;
 

@@ -1,41 +1,11 @@
 //! A data plane whose providers can be replaced while it is used, as when a credential has changed.
 
-use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::DataPlane;
 use crate::error::{Error, Result};
+use crate::replaceable::Replaceable;
 use crate::{BlobProvider, DocumentProvider, EventProvider};
-
-/// A provider that another one can take the place of; calls at work end with the one that they began with.
-pub(crate) struct Replaceable<P: ?Sized>(RwLock<Arc<P>>);
-
-impl<P: ?Sized> Replaceable<P> {
-    fn new(provider: Arc<P>) -> Arc<Self> {
-        Arc::new(Self(RwLock::new(provider)))
-    }
-
-    /// The one in place.
-    pub(crate) fn current(&self) -> Arc<P> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn replace(&self, provider: Arc<P>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = provider;
-    }
-}
-
-impl<P: fmt::Display + ?Sized> fmt::Display for Replaceable<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.current().fmt(f)
-    }
-}
-
-impl<P: fmt::Debug + ?Sized> fmt::Debug for Replaceable<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.current().fmt(f)
-    }
-}
 
 /// The places of the three providers of a data plane.
 #[derive(Debug, Clone)]

@@ -1,0 +1,73 @@
+//! This command line once more, for whoever pastes it, and without secrets.
+
+use sidecar_core::Context;
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(word: &str) -> String {
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned)
+}
+
+/// Flags whose values are secrets, or may hold one.
+const SECRETS: [&str; 9] = [
+    "--sharedsecret",
+    "--documents",
+    "--events",
+    "--s3.secretaccesskey",
+    "--azureblobprovider.blobaccountkey",
+    "--azureblobprovider.sas",
+    "--azureblobprovider.connectionstring",
+    "--mongodbdocprovider.password",
+    "--servicebuseventprovider.key",
+];
+
+/// Whether the value of a flag, without its dashes, is a secret or may hold one.
+pub(crate) fn secret(flag: &str) -> bool {
+    SECRETS.iter().any(|secret| secret.strip_prefix("--") == Some(flag))
+}
+
+/// This command line with another command, which is to be pasted into a shell where this one was started.
+///
+/// A secret is replaced by an ellipsis; what came from the environment or a file still does.
+pub(crate) fn again(command: &str, context: &Context) -> String {
+    let mut words = vec![command.to_owned()];
+    let mut given = std::env::args().skip(1).peekable();
+    let commands = ["run", "prepare", "commit"];
+    while let Some(word) = given.next() {
+        let (flag, inline) = match word.split_once('=') {
+            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
+            None => (word.clone(), None),
+        };
+        match &*flag {
+            "--" => break,
+            "--wrap" | "--rerun" | "--context.name" | "--context.eventid" => {
+                // The ids are written below, once.
+                if inline.is_none() && flag.starts_with("--context") {
+                    given.next();
+                }
+            }
+            word if commands.contains(&word) => {}
+            _ => {
+                let value = inline.or_else(|| {
+                    given.next_if(|next| {
+                        flag.starts_with("--") && !next.starts_with('-') && !commands.contains(&&**next)
+                    })
+                });
+                let hidden =
+                    SECRETS.contains(&&*flag) && value.as_deref().is_some_and(|value| !harmless(value));
+                words.push(match value {
+                    Some(_) if hidden => format!("{flag}=…"),
+                    Some(value) => format!("{flag}={}", quoted(&value)),
+                    None => flag,
+                });
+            }
+        }
+    }
+    words.push(format!("--context.name={}", quoted(context.name.as_str())));
+    words.push(format!("--context.eventid={}", quoted(context.event_id.as_str())));
+    format!("sidecar {}", words.join(" "))
+}
+
+/// Whether a URL holds no password.
+fn harmless(value: &str) -> bool {
+    value.contains(':') && !value.contains('@')
+}
