@@ -37,16 +37,16 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
         }
     };
     let colours = file.is_none() && io::stderr().is_terminal();
-    let to = move || -> OneLine<Box<dyn Write>> {
-        OneLine(match &file {
+    let to = move || -> Box<dyn Write> {
+        match &file {
             Some(file) => Box::new(file.clone()),
             None => Box::new(io::stderr()),
-        })
+        }
     };
     let registry = tracing_subscriber::registry();
     match log.format {
         Format::Text => {
-            let lines = layer().with_target(false).with_ansi(colours).with_writer(to);
+            let lines = layer().with_target(false).with_ansi(colours).with_writer(move || OneLine(to()));
             registry.with(lines.with_filter(ours)).init();
         }
         Format::Json => {

@@ -158,7 +158,15 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     // Before anything is submitted: whoever sees this fail would submit it once more.
     let _base = alone(&base, &pipeline)?;
     let watching = match &args.watch {
-        Some(dir) => Some(watch::Watch::new(dir, args.first_type(&pipeline)?)?),
+        Some(dir) => {
+            let stores = work.plane.directories().into_iter().map(|(_, dir)| dir);
+            let written: Vec<_> = stores.chain([base.clone()]).collect();
+            Some(watch::Watch::new(dir, args.first_type(&pipeline)?, &written)?)
+        }
+        None => None,
+    };
+    let listener = match address {
+        Some(address) => Some(ui::listen(address).await?),
         None => None,
     };
     let mut graphs = Vec::new();
@@ -169,14 +177,12 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let (plane, grace) = (work.plane.clone(), work.service.grace);
     let workers = Workers::start(&pipeline, work, &base).await?;
     let each = lines::lines(&workers, &pipeline);
-    let ui = match address {
-        Some(address) => {
-            let ui = Ui::start(address, &plane, report.logs(), counts.clone(), each.clone()).await?;
-            info!("the page, live: {}", ui.url);
-            Some(ui)
-        }
-        None => None,
-    };
+    let ui =
+        listener.map(|listener| Ui::start(listener, &plane, report.logs(), counts.clone(), each.clone()));
+    if let Some(ui) = &ui {
+        // Not in the log, which others may read: whoever has it sees everything.
+        eprintln!("the page, live: {}", ui.url);
+    }
     let lines = lines::show(each, counts);
     let watched = async {
         match &watching {

@@ -1,6 +1,8 @@
 //! What a pipeline tells in the end.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -17,7 +19,9 @@ const LINES: usize = 10;
 /// So many submissions are shown.
 const GRAPHS: usize = 20;
 /// What a page holds of a module's output, in bytes.
-const LOG: usize = 16 * 1024;
+const LOG: u64 = 16 * 1024;
+/// What it holds of the output of all of them, in bytes.
+const LOGS: usize = 8 * 1024 * 1024;
 
 /// The beginning of a run.
 pub(super) struct Report {
@@ -51,7 +55,7 @@ impl Report {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
             exit::print(tree(&trace, false).trim_end())?;
             let path = self.base.join("pages").join(format!("{graph}.html"));
-            let text = page(&data(plane, &trace, &self.logs().of(&trace)).await);
+            let text = page(&data(plane, &trace, &self.logs().of(&trace).await).await);
             let written = path
                 .parent()
                 .map_or(Ok(()), std::fs::create_dir_all)
@@ -119,19 +123,36 @@ pub(super) struct Logs {
 }
 
 impl Logs {
-    /// The end of it for each execution of a trace, by `EVENT/MODULE`.
-    pub(super) fn of(&self, trace: &Trace) -> BTreeMap<String, String> {
+    /// The end of it for each execution of a trace, by `EVENT/MODULE`, as far as a page holds so much.
+    pub(super) async fn of(&self, trace: &Trace) -> BTreeMap<String, String> {
         let keys = trace.stages().into_keys();
-        let log = |(event, module): (&sidecar_core::EventId, &sidecar_core::ModuleName)| {
-            Some((format!("{event}/{module}"), self.end(module.as_str(), event.as_str())?))
-        };
-        keys.filter_map(log).collect()
+        let keys: Vec<_> = keys.map(|(event, module)| (event.to_string(), module.to_string())).collect();
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let (mut all, mut bytes) = (BTreeMap::new(), 0);
+            for (event, module) in keys {
+                if bytes >= LOGS {
+                    break;
+                }
+                if let Some(end) = this.end(&module, &event) {
+                    bytes += end.len();
+                    all.insert(format!("{event}/{module}"), end);
+                }
+            }
+            all
+        });
+        // Without them the page is there all the same.
+        read.await.unwrap_or_default()
     }
 
     /// The end of what a module printed.
     fn end(&self, module: &str, event: &str) -> Option<String> {
-        let log = std::fs::read(logs(&self.base, module).join(format!("{event}.log"))).ok()?;
-        let end = String::from_utf8_lossy(&log[log.len().saturating_sub(LOG)..]).into_owned();
+        let mut log = File::open(logs(&self.base, module).join(format!("{event}.log"))).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(LOG))).ok()?;
+        let mut end = Vec::new();
+        log.take(LOG).read_to_end(&mut end).ok()?;
+        let end = String::from_utf8_lossy(&end).into_owned();
         (!end.trim().is_empty()).then_some(end)
     }
 }

@@ -54,28 +54,14 @@ pub(super) struct Ui {
 }
 
 impl Ui {
-    /// Serves it on `address`, to those who know a token that is made up now.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub(super) async fn start(
-        address: SocketAddr,
+    /// Serves it to those who know a token that is made up now.
+    pub(super) fn start(
+        (listener, address): (TcpListener, SocketAddr),
         plane: &DataPlane,
         logs: Logs,
         counts: Counts,
         lines: Vec<Line>,
-    ) -> Result<Self, Failure> {
-        let bound = async {
-            let listener = TcpListener::bind(address).await?;
-            let address = listener.local_addr()?;
-            std::io::Result::Ok((listener, address))
-        };
-        let (listener, address) = bound
-            .await
-            .map_err(|error| Failure::local(&Error::io("listen on", address.to_string())(error)))?;
-        if !address.ip().is_loopback() {
-            warn!("--ui {address}: whoever has the address with its token can read every value and picture");
-        }
+    ) -> Self {
         let token = uuid::Uuid::new_v4().simple().to_string();
         let url = format!("http://{address}/?token={token}");
         let (ended, told) = watch::channel(false);
@@ -100,8 +86,10 @@ impl Ui {
             let mut told = told;
             async move { drop(told.wait_for(|ended| *ended).await) }
         };
+        // Each of them costs a look at everything now and then.
+        limits.connections = 32;
         let serving = tokio::spawn(serve(listener, router, limits, stop));
-        Ok(Self { serving, ended, url })
+        Self { serving, ended, url }
     }
 
     /// Lets whoever looks have the last change.
@@ -157,7 +145,8 @@ struct Looking {
     live: Arc<Live>,
     /// The submission that was asked for, or else the latest.
     graph: Option<String>,
-    pictures: Pictures,
+    /// Of the submission that is shown.
+    pictures: (String, Pictures),
     last: Value,
     next: Instant,
 }
@@ -183,7 +172,7 @@ impl Looking {
             return Err(Box::new((StatusCode::FORBIDDEN, why).into_response()));
         }
         let graph = get("graph").filter(|graph| !graph.is_empty());
-        let (pictures, next) = (Pictures::default(), Instant::now());
+        let (pictures, next) = (Default::default(), Instant::now());
         Ok(Self { live, graph, pictures, last: Value::Null, next })
     }
 
@@ -192,20 +181,27 @@ impl Looking {
         let graphs = self.live.counts.graphs();
         let graph = self.graph.clone().or_else(|| graphs.last().cloned()).unwrap_or_default();
         let trace = Trace::of_graph(&self.live.plane, &graph).await?;
-        self.pictures.add(&self.live.plane, &trace).await;
-        let Live { logs, counts, lines, .. } = &*self.live;
-        let modules: BTreeMap<&str, String> =
-            lines.iter().map(|line| (line.name.trim_end(), line.text(counts))).collect();
-        let logs = logs.of(&trace);
+        if self.pictures.0 != graph {
+            self.pictures = (graph.clone(), Pictures::default());
+        }
+        self.pictures.1.add(&self.live.plane, &trace).await;
+        let logs = self.live.logs.of(&trace).await;
         let data = json!({
-            "trace": trace, "pictures": self.pictures.urls, "logs": logs,
-            "live": { "graphs": graphs, "graph": graph, "modules": modules },
+            "trace": trace, "pictures": self.pictures.1.urls, "logs": logs,
+            "live": { "graphs": graphs, "graph": graph, "modules": self.modules() },
         });
         self.next = Instant::now() + LOOK.max(began.elapsed() * PATIENCE);
         Ok(data)
     }
 
-    /// Waits for something else to show than before; the last of it once the pipeline has ended.
+    /// How much each module has to do.
+    fn modules(&self) -> BTreeMap<&str, String> {
+        let Live { counts, lines, .. } = &*self.live;
+        lines.iter().map(|line| (line.name.trim_end(), line.text(counts))).collect()
+    }
+
+    /// Waits for something else to show than before; the last of it once the pipeline has ended. Where only the counts
+    /// are others, it is they alone.
     async fn change(&mut self) -> (Value, bool) {
         let mut ended = self.live.ended.clone();
         loop {
@@ -216,17 +212,41 @@ impl Looking {
                 () = wait => false,
             };
             match self.look().await {
-                Ok(data) if is_last || data != self.last => {
-                    self.last.clone_from(&data);
-                    return (data, is_last);
+                Ok(data) => {
+                    let counts = data["live"]["modules"].clone();
+                    let counted = std::mem::replace(&mut self.last["live"]["modules"], counts.clone());
+                    if is_last || data != self.last {
+                        self.last.clone_from(&data);
+                        return (data, is_last);
+                    }
+                    if counted != counts {
+                        return (json!({ "modules": counts }), false);
+                    }
                 }
                 // It is looked for again; the page stays as it is meanwhile.
                 Err(_) if !is_last => self.next = Instant::now() + LOOK,
                 Err(_) => return (Value::Null, true),
-                Ok(_) => {}
             }
         }
     }
+}
+
+/// Takes the address, before anything is submitted.
+///
+/// # Errors
+/// When it cannot be bound.
+pub(super) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        std::io::Result::Ok((listener, address))
+    };
+    let (listener, address) =
+        bound.await.map_err(|error| Failure::local(&Error::io("listen on", address.to_string())(error)))?;
+    if !address.ip().is_loopback() {
+        warn!("--ui {address}: whoever has the address with its token can read every value and picture");
+    }
+    Ok((listener, address))
 }
 
 /// Where the page is to be served: a port, or an address with a port.

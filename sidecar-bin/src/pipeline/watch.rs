@@ -1,13 +1,14 @@
 //! A folder whose files become events.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidecar_core::blob::Source;
-use sidecar_core::documents::Kind;
-use sidecar_core::{DataPlane, Error, EventId, Submission};
+use sidecar_core::documents::Documents as _;
+use sidecar_core::{DataPlane, Error, Event, EventContext, EventId, KeyValuePairs, Submission};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -25,23 +26,40 @@ const FILES: Uuid = Uuid::from_u128(0x0b0f_3f0a_58a5_4f2e_a2c8_77b3_9f44_1d02);
 /// What changes with the content of a file: its size, when it was changed, and which file it is.
 type State = (u64, i64, i64, u64);
 
+/// A file that is not submitted.
+struct Waiting {
+    why: String,
+    /// When it is tried again; never, where nothing comes of it as long as it is what it is.
+    again: Option<Instant>,
+}
+
 /// The folder, and what became of its files.
 pub(super) struct Watch {
     dir: PathBuf,
     event_type: String,
     /// What was submitted in this run, for whoever tells of it in the end.
     submitted: watch::Sender<Vec<EventId>>,
-    /// Files that are not submitted, with the reason.
-    waiting: watch::Sender<HashMap<PathBuf, String>>,
+    waiting: watch::Sender<HashMap<PathBuf, Waiting>>,
 }
 
 impl Watch {
-    /// A folder that is there.
+    /// A folder that is there, and has nothing to do with the directories that the pipeline itself writes to.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub(super) fn new(dir: &Path, event_type: String) -> Result<Self, Failure> {
+    /// When it cannot be read, or would feed itself.
+    pub(super) fn new(dir: &Path, event_type: String, written: &[PathBuf]) -> Result<Self, Failure> {
         std::fs::read_dir(dir).map_err(|error| unreadable(dir, &error))?;
+        let real = dir.canonicalize().map_err(|error| unreadable(dir, &error))?;
+        for other in written.iter().filter_map(|other| other.canonicalize().ok()) {
+            if other.starts_with(&real) || real.starts_with(&other) {
+                let message = format!(
+                    "--watch {}: the pipeline writes to {}: watch a folder beside it",
+                    dir.display(),
+                    other.display()
+                );
+                return Err(Failure::new(exit::CONFIGURATION, message));
+            }
+        }
         let dir = std::path::absolute(dir).map_err(|error| unreadable(dir, &error))?;
         let (submitted, waiting) = (watch::Sender::default(), watch::Sender::default());
         Ok(Self { dir, event_type, submitted, waiting })
@@ -55,7 +73,7 @@ impl Watch {
     /// Files that could not be submitted, each with the reason.
     pub(super) fn left(&self) -> Vec<(PathBuf, String)> {
         let mut left: Vec<_> =
-            self.waiting.borrow().iter().map(|(path, why)| (path.clone(), why.clone())).collect();
+            self.waiting.borrow().iter().map(|(path, file)| (path.clone(), file.why.clone())).collect();
         left.sort();
         left
     }
@@ -63,45 +81,41 @@ impl Watch {
     /// Submits each file that lies in the folder, or below it, or appears there. It ends only with an error.
     pub(super) async fn run(&self, plane: &DataPlane) -> Failure {
         let (mut seen, mut done) = (HashMap::<PathBuf, State>::new(), HashMap::<PathBuf, State>::new());
-        let (mut told, mut pause) = (HashSet::new(), Duration::ZERO);
+        let (mut told, mut begun) = (HashSet::new(), HashSet::new());
         loop {
             let now = match files(&self.dir, &mut told) {
                 Ok(now) => now,
                 Err(error) => return unreadable(&self.dir, &error),
             };
-            if pause.is_zero() {
-                for (path, state) in &now {
-                    let is_whole = seen.get(path) == Some(state);
-                    if is_whole && done.get(path) != Some(state) && self.submit(path, plane).await {
-                        done.insert(path.clone(), *state);
-                    }
+            for (path, state) in &now {
+                let is_whole = seen.get(path) == Some(state);
+                let is_due = || match self.waiting.borrow().get(path) {
+                    Some(Waiting { again, .. }) => again.is_some_and(|again| again <= Instant::now()),
+                    None => true,
+                };
+                if !is_whole {
+                    // It is another file now.
+                    self.waiting.send_modify(|waiting| drop(waiting.remove(path)));
+                } else if done.get(path) != Some(state)
+                    && is_due()
+                    && self.submit(path, plane, &mut begun).await
+                {
+                    done.insert(path.clone(), *state);
                 }
-                let is_there = |path: &PathBuf, _: &mut String| now.contains_key(path);
-                self.waiting.send_modify(|waiting| waiting.retain(is_there));
-                pause = if self.waiting.borrow().is_empty() { Duration::ZERO } else { AGAIN };
             }
+            self.waiting.send_modify(|waiting| waiting.retain(|path, _| now.contains_key(path)));
             done.retain(|path, _| now.contains_key(path));
             seen = now;
             tokio::time::sleep(LOOK).await;
-            pause = pause.saturating_sub(LOOK);
         }
     }
 
-    /// Submits a file; whether it need not be tried again.
-    async fn submit(&self, path: &Path, plane: &DataPlane) -> bool {
+    /// Submits a file; whether it is. `begun` are the events of which this run has stored the first part.
+    async fn submit(&self, path: &Path, plane: &DataPlane, begun: &mut HashSet<EventId>) -> bool {
         let name = path.strip_prefix(&self.dir).unwrap_or(path);
-        let submitted = async {
-            let digest = digest(path).await?;
-            let id = EventId::from(Uuid::new_v5(&FILES, format!("{}\n{digest}", path.display()).as_bytes()));
-            let known = plane.documents.get(Kind::Context, id.as_str()).await?.is_some();
-            let submission = Submission::new(&self.event_type).event_id(id.clone());
-            // Also one that is known: its message may be missing.
-            submission.path(path)?.submit(plane).await?;
-            Ok::<_, Error>((id, known))
-        };
-        match submitted.await {
-            Ok((id, known)) => {
-                if !known {
+        match self.submitted_as(path, plane, begun).await {
+            Ok(id) => {
+                if begun.remove(&id) {
                     info!("submitted {} as event {id}", name.display());
                     self.submitted.send_modify(|all| all.push(id));
                 }
@@ -109,14 +123,47 @@ impl Watch {
                 true
             }
             Err(error) => {
-                let why = error.chain();
-                if self.waiting.borrow().get(path) != Some(&why) {
-                    warn!("{} is not submitted yet: {why}; it is tried again", name.display());
+                let (why, is_final) = (error.chain(), matches!(error, Error::Invalid(_)));
+                if self.waiting.borrow().get(path).is_none_or(|file| file.why != why) {
+                    let next = if is_final { "until it changes" } else { "yet" };
+                    warn!("{} is not submitted {next}: {why}", name.display());
                 }
-                self.waiting.send_modify(|waiting| drop(waiting.insert(path.to_owned(), why)));
+                let again = (!is_final).then(|| Instant::now() + AGAIN);
+                self.waiting
+                    .send_modify(|waiting| drop(waiting.insert(path.to_owned(), Waiting { why, again })));
                 false
             }
         }
+    }
+
+    async fn submitted_as(
+        &self,
+        path: &Path,
+        plane: &DataPlane,
+        begun: &mut HashSet<EventId>,
+    ) -> Result<EventId, Error> {
+        let (before, content) = (state(path)?, content(path).await?);
+        let name = format!("{}\n{}\n{content}", path.display(), self.event_type);
+        let id = EventId::from(Uuid::new_v5(&FILES, name.as_bytes()));
+        if let Some(known) = plane.documents.find::<EventContext>(id.as_str()).await? {
+            // Only its message may be missing.
+            let message = Event {
+                context: known.context,
+                event_type: self.event_type.clone(),
+                previous_stages: Vec::new(),
+                data: KeyValuePairs::default(),
+            };
+            plane.events.publish(&[message]).await?;
+            return Ok(id);
+        }
+        let submission = Submission::new(&self.event_type).event_id(id.clone()).path(path)?;
+        // From here on the submission notices itself.
+        if state(path)? != before {
+            let why = std::io::Error::other("it was replaced meanwhile");
+            return Err(Error::io("read", path)(why));
+        }
+        begun.insert(id);
+        submission.submit(plane).await
     }
 }
 
@@ -124,11 +171,22 @@ fn unreadable(dir: &Path, error: &std::io::Error) -> Failure {
     Failure::new(exit::LOCAL_FAILED, format!("--watch {}: {error}", dir.display()))
 }
 
-/// The digest of a file's content.
-async fn digest(path: &Path) -> Result<String, Error> {
+/// What a file's event goes by: the digest of its content, and whether it may be executed.
+async fn content(path: &Path) -> Result<String, Error> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || Ok(Source::file(path)?.describe()?.digest.to_string()));
+    let read = tokio::task::spawn_blocking(move || {
+        let source = Source::file(path)?;
+        Ok(format!("{} {}", source.describe()?.digest, source.is_executable()))
+    });
     read.await.map_err(|error| Error::Internal(error.to_string()))?
+}
+
+fn state(path: &Path) -> Result<State, Error> {
+    std::fs::symlink_metadata(path).map(|found| state_of(&found)).map_err(Error::io("read", path))
+}
+
+fn state_of(found: &Metadata) -> State {
+    (found.len(), found.mtime_nsec() + found.mtime() * 1_000_000_000, found.ctime(), found.ino())
 }
 
 /// The files in the folder and below it, but hidden ones, which are not whole yet by the habit of many programs. What is
@@ -156,13 +214,7 @@ fn files(dir: &Path, told: &mut HashSet<PathBuf>) -> std::io::Result<HashMap<Pat
             if found.is_dir() {
                 dirs.push(entry.path());
             } else if found.is_file() {
-                let state = (
-                    found.len(),
-                    found.mtime_nsec() + found.mtime() * 1_000_000_000,
-                    found.ctime(),
-                    found.ino(),
-                );
-                files.insert(entry.path(), state);
+                files.insert(entry.path(), state_of(&found));
             } else if told.insert(entry.path()) {
                 warn!("{} is passed over: it is a link or no file", entry.path().display());
             }

@@ -637,6 +637,13 @@ fn nothing_is_submitted_by_a_pipeline_that_cannot_begin() {
     assert!(code == 64 && log.contains("no module of c.toml subscribes to it, only to f"), "{log}");
     let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--watch", "absent"]);
     assert!(code == 71 && log.contains("--watch absent"), "{log}");
+    // It would feed itself.
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--watch", "."]);
+    assert!(code == 64 && log.contains("watch a folder beside it"), "{log}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--input", "a.txt", "--ui", &address]);
+    assert!(code == 71 && log.contains(&address), "{log}");
     assert!(
         !dir.path().join("dev/contexts").exists()
             || fs::read_dir(dir.path().join("dev/contexts")).unwrap().count() == 0

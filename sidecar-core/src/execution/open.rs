@@ -123,7 +123,11 @@ impl Opening {
         }
         if let Step::Deciding { record, .. } = &entry.step {
             if !self.is_proposal_of(&entry, record) {
-                warn!("{place} holds a proposal that is not of {of}: it is not decided");
+                // One that takes over an outcome names keys of another execution, and is proposed again.
+                let memoized = record.committed().and_then(|committed| committed.memoized.as_ref());
+                if memoized.is_none_or(|memoized| memoized.reused.is_none()) {
+                    warn!("{place} holds a proposal that is not of {of}: it is not decided");
+                }
                 entry.step = prepared.map_or(Step::New, |prepared| Step::Ready { prepared });
                 return Ok(entry);
             }

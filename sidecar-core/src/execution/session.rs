@@ -450,9 +450,10 @@ impl Session {
         let free = blocking(move || {
             let found =
                 rustix::fs::statvfs(&base).map_err(|error| Error::io("look at", &base)(error.into()))?;
-            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+            // One that does not count its blocks is never full.
+            Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize)))
         });
-        free.await.is_ok_and(|free| free < NOTHING)
+        free.await.is_ok_and(|free| free.is_some_and(|free| free < NOTHING))
     }
 
     /// Whether they are clones of one.

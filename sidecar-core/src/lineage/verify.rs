@@ -7,10 +7,10 @@ use futures_util::stream::{self, StreamExt};
 
 use super::Trace;
 use crate::blob::Target;
-use crate::contract::{Blob, BlobKey, Publication};
+use crate::contract::{Blob, BlobKey, Context, ExecutionId, ExecutionRecord, Publication};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
-use crate::execution::fetch;
+use crate::execution::{fetch, record_id};
 use crate::plane::DataPlane;
 
 /// Files that are read at the same time.
@@ -89,7 +89,13 @@ impl Trace {
             let is_there =
                 self.execution(&note.context.event_id, &note.context.name, Some(note.run)).is_some();
             let what = format!("{}/{}/{}", note.context.event_id, note.context.name, note.run);
-            if !is_there && !missing.iter().any(|other: &Damaged| other.what == what) {
+            if is_there || missing.iter().any(|other: &Damaged| other.what == what) {
+                continue;
+            }
+            // It may have been decided since the trace was made.
+            let Context { event_id, name, .. } = note.context;
+            let id = record_id(&ExecutionId { event_id, name, run: note.run });
+            if plane.documents.find::<ExecutionRecord>(&id).await?.is_none() {
                 let error = Error::Corrupt {
                     provider: plane.documents.to_string(),
                     what: format!("the record of {what}"),

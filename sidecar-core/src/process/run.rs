@@ -241,10 +241,19 @@ impl Run<'_> {
                     )
                 }
             };
-            let failed = tokio::select! {
-                failed = session.fail(reason) => failed,
+            let mut failed = tokio::select! {
+                failed = session.fail(reason.clone()) => failed,
                 signal = signals.end() => return Ok(self.stop(signal).await),
             };
+            if served_at.is_some() {
+                // A disk that only this module has filled is its own fault.
+                if let Err(error) = session.discard().await {
+                    warn!("the slot could not be emptied: {}", error.chain());
+                }
+                if matches!(&failed, Err(error) if matches!(**error, Error::DiskFull { .. })) {
+                    failed = session.fail(reason).await;
+                }
+            }
             match failed {
                 // A module that fails on a full disk is not at fault.
                 Ok(()) if served_at.is_some() && session.is_disk_full().await => {

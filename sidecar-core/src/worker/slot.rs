@@ -18,6 +18,8 @@ use super::settlement::{Outcome, Settlement, delay, is_outage};
 #[cfg(feature = "process")]
 use super::warm;
 use super::{Shared, attempts, dead};
+#[cfg(feature = "process")]
+use crate::blocking;
 use crate::contract::{Attempts, Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
 use crate::events::Delivery;
@@ -96,8 +98,13 @@ impl Work {
     async fn refuse_beside_a_warm_module(&self) {
         let base = self.settings(self.shared.settings.module.context.clone(), Start::Resume).layout;
         let path = base.base().join(warm::LOCK);
+        let is_held = async || {
+            let base = base.base().to_owned();
+            // What cannot be looked at is found out when the slot is used.
+            blocking(move || Ok(warm::is_held(&base))).await.unwrap_or(false)
+        };
         let began = Instant::now();
-        while !self.is_draining() && warm::is_held(&path) {
+        while !self.is_draining() && is_held().await {
             let why = format!(
                 "the module of an earlier worker, or something that it started, still works in {}: wait for it or end it \
                  (fuser {} finds it)",
@@ -193,7 +200,7 @@ impl Work {
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
         let source = self.shared.source()?;
         let mut receive = Box::pin(async {
-            match tokio::time::timeout(wait + ANSWER, source.receive(wait)).await {
+            match tokio::time::timeout(2 * wait + ANSWER, source.receive(wait)).await {
                 Ok(received) => received,
                 Err(_) => {
                     Err(Error::unavailable(&source, "give an event", format!("no answer within {ANSWER:?}")))
@@ -308,14 +315,6 @@ impl Work {
             }
             return Attempt { written, ..Attempt::uncounted(outcome) };
         }
-        match self.patiently(|| reuse(&session, event_type)).await {
-            Ok(true) => return Attempt { written, ..Attempt::uncounted(Outcome::Committed) },
-            // The same is met by the module's run, unless there is nothing left for it to do.
-            Err(outcome) if matches!(outcome, Outcome::Stopped) || session.is_publishing() => {
-                return Attempt::uncounted(outcome);
-            }
-            Ok(false) | Err(_) => {}
-        }
         let begun = match self.patiently(|| attempts::begun(plane, context, redelivered)).await {
             Ok(begun) => begun,
             Err(outcome) => return Attempt::uncounted(outcome),
@@ -326,6 +325,14 @@ impl Work {
         {
             info!("event {} was given up before", context.event_id);
             return Attempt::uncounted(Outcome::Committed);
+        }
+        match self.patiently(|| reuse(&session, event_type)).await {
+            Ok(false) => {}
+            reused => {
+                let outcome = reused.err().unwrap_or(Outcome::Committed);
+                self.leave(session, &outcome).await;
+                return Attempt { written, ..Attempt::uncounted(outcome) };
+            }
         }
         if known {
             let reason = format!(
@@ -549,6 +556,10 @@ impl Work {
                     // The others come first.
                     _ => rest * 3,
                 };
+                if !matches!(outcome, Outcome::Stopped | Outcome::Unusable(_)) {
+                    // Whoever ends when there is nothing to do has something to do then.
+                    self.active_until(Instant::now() + after);
+                }
                 self.give_back(delivery, after).await;
                 if let Outcome::Unusable(error) = outcome {
                     self.give_up(error);
@@ -629,12 +640,23 @@ async fn ready(session: &Session) -> Result<(), Failed> {
     session.ready().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
 }
 
-/// Whether the outcome of equal work was taken over.
+/// Whether the outcome of equal work was taken over. Only a store that is away is waited for: what else hinders it does not
+/// keep the module from running.
 async fn reuse(session: &Session, event_type: &str) -> Result<bool, Failed> {
-    if session.is_publishing() {
+    // From the proposal on it can only be finished, by this call or by the session itself.
+    let has_begun = || session.is_publishing() || session.phase() == Phase::Done;
+    if has_begun() {
         return commit(session).await.map(|()| true);
     }
-    session.reuse(event_type).await.map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
+    match session.reuse(event_type).await {
+        Err(error) if has_begun() => Err(Failed { error, outcome: Outcome::NotCommitted }),
+        Err(error) if !matches!(*error, Error::Unavailable { .. }) => {
+            debug!("no outcome is taken over: {}", error.chain());
+            Ok(false)
+        }
+        Err(error) => Err(Failed { error, outcome: Outcome::NotPrepared }),
+        Ok(reused) => Ok(reused),
+    }
 }
 
 async fn commit(session: &Session) -> Result<(), Failed> {

@@ -3,7 +3,7 @@
 //! No event is received before a module asks for one, so that a model that is still loading keeps none waiting.
 
 use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, TryLockError};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
 use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
+use crate::dir::Dir;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::process::{Child, Module, how};
@@ -249,7 +250,7 @@ impl WarmProcesses {
         fs::create_dir_all(&base)?;
         // One that outlived its worker still writes where this one would.
         let path = base.join(LOCK);
-        let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
+        let lock = Dir::open(&base)?.open_lock(LOCK)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -270,9 +271,10 @@ impl WarmProcesses {
 /// Held by the process of a slot, in its base directory.
 pub(super) const LOCK: &str = ".warm.lock";
 
-/// Whether somebody holds the lock of a slot.
-pub(super) fn is_held(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+/// Whether somebody holds the lock of the slot in this directory. Blocks, but on nothing that a module may have left there.
+pub(super) fn is_held(base: &Path) -> bool {
+    let lock = Dir::open(base).and_then(|base| base.open_file(Path::new(LOCK)));
+    lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 #[async_trait]
@@ -301,10 +303,10 @@ impl Runner for WarmProcesses {
             (Outcome::Failed(_), Phase::Failed) => Some(Answered::Failed(session.status())),
             _ => None,
         };
+        warm.state.send_modify(|state| state.answer = answer);
         self.sessions.remove(&secret);
         let committed = matches!(outcome, Outcome::Committed);
         warm.state.send_modify(|state| {
-            state.answer = answer;
             let Some(Current { context, .. }) = state.current.take() else { return };
             // Also one that was finished by `done` may be named by the next call. One that failed may not: it may be
             // given again, and its name would commit what nobody worked on.
