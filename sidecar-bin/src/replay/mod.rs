@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use glob::Pattern;
 use sidecar_core::blob::{self, Overlay};
 use sidecar_core::lineage::{Trace, Traced, TracedEvent, TracedExecution};
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
@@ -141,7 +141,7 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     };
     let recorded = Traced { execution: recorded, trace: &trace };
     let mut differences = recorded.differences(&Traced { execution: found, trace: &again });
-    differences.retain(|difference| !ignored.is_match(&difference.place));
+    differences.retain(|difference| !ignored.iter().any(|pattern| pattern.matches(&difference.place)));
     let shown =
         differences::Shown::read(&plane, differences).await.map_err(|error| Failure::at_ready(&error))?;
     if let Some(file) = &args.report {
@@ -157,15 +157,12 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     Ok(DIFFERS)
 }
 
-fn ignored(globs: &[String]) -> Result<GlobSet, Failure> {
-    let wrong = |glob: &str, error: &dyn std::fmt::Display| {
-        Failure::new(exit::CONFIGURATION, format!("--ignore {glob:?}: {error}"))
+fn ignored(globs: &[String]) -> Result<Vec<Pattern>, Failure> {
+    let pattern = |glob: &String| {
+        Pattern::new(glob)
+            .map_err(|error| Failure::new(exit::CONFIGURATION, format!("--ignore {glob:?}: {}", error.msg)))
     };
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(Glob::new(glob).map_err(|error| wrong(glob, error.kind()))?);
-    }
-    set.build().map_err(|error| wrong("", error.kind()))
+    globs.iter().map(pattern).collect()
 }
 
 /// The module of the command line, or that of a pipeline.
