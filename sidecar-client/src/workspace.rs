@@ -173,8 +173,8 @@ fn read_pairs(path: &Path) -> Result<Option<KeyValuePairs>, Error> {
     }
 }
 
-/// An output file being written, through a buffer of its own; dropped without [`finish`](Output::finish), it never was, and a line on the standard
-/// error says so.
+/// An output file being written, through a buffer of its own; dropped without [`finish`](Output::finish), it never was,
+/// and a line on the standard error says so.
 #[derive(Debug)]
 #[must_use = "an output is there only once it is finished"]
 pub struct Output {

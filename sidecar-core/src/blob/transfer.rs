@@ -200,6 +200,9 @@ impl Source {
     }
 
     /// Reads the file for its size and digest alone. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Invalid`] when it is not the file that it was.
     pub fn describe(&self) -> Result<Descriptor> {
         let mut reader = self.open_uncounted()?;
         let described = copy(&mut reader, &mut io::sink(), self.size());

@@ -138,10 +138,9 @@ impl Execution {
         }
         contents.inputs = files(event).into_values().map(super::stage::recorded).collect();
 
-        let entry = self.journal.entry().started.clone();
         let mut committed = Committed {
             stores: stores(&self.plane),
-            started: entry,
+            started: self.journal.entry().started.clone(),
             ready: None,
             done: now(),
             exit: None,

@@ -155,7 +155,7 @@ impl Module {
         if leads {
             command.process_group(0);
         }
-        // What this process opens is not inherited unless it is told to be; and by this module alone.
+        // Descriptors of this process are closed in a new one, except where the flag is cleared: for this module alone.
         let child = {
             let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             let lock = lock;

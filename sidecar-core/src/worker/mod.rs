@@ -309,7 +309,7 @@ impl Worker {
     /// Shows its counts and durations at `/metrics` of the server of `sessions`.
     pub fn expose(&self, sessions: &Sessions) {
         sessions.expose(self.shared.counters.clone());
-        // Only the first is told of the sessions.
+        // The sessions are shown by the first server only.
         let _ = self.shared.exposed.set(sessions.clone());
     }
 

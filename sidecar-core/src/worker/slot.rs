@@ -112,7 +112,7 @@ impl Work {
                 path.display()
             );
             if self.slot.is_bounded && began.elapsed() >= PATIENCE {
-                return self.give_up(Arc::new(Error::Busy(why)));
+                return self.shared.give_up(Arc::new(Error::Busy(why)));
             }
             warn!("slot {} waits: {why}", self.slot.number);
             self.rest(LONGEST_PAUSE).await;
@@ -143,7 +143,7 @@ impl Work {
                 biased;
                 () = self.draining() => return None,
                 available = self.shared.runner.available(&self.slot) => if let Err(error) = available {
-                    self.give_up(Arc::new(error));
+                    self.shared.give_up(Arc::new(error));
                     return None;
                 },
             }
@@ -187,7 +187,7 @@ impl Work {
                     warn!("no event can be received: {}", failed.chain());
                     let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
                     if idle && settings.idle_exit.is_some_and(|limit| idle_for() >= limit + PATIENCE) {
-                        self.give_up(Arc::new(failed));
+                        self.shared.give_up(Arc::new(failed));
                         return None;
                     }
                     self.rest(pause).await;
@@ -225,10 +225,6 @@ impl Work {
             self.give_back(&*late, Duration::ZERO).await;
         }
         Ok(None)
-    }
-
-    fn give_up(&self, error: Arc<Error>) {
-        self.shared.give_up(error);
     }
 
     /// Writes down that a delivery was none of an attempt, where the next one would otherwise count it.
@@ -556,13 +552,13 @@ impl Work {
                     // The others come first.
                     _ => rest * 3,
                 };
-                if !matches!(outcome, Outcome::Stopped | Outcome::Unusable(_)) {
+                if !after.is_zero() {
                     // Whoever ends when there is nothing to do has something to do then.
                     self.active_until(Instant::now() + after);
                 }
                 self.give_back(delivery, after).await;
                 if let Outcome::Unusable(error) = outcome {
-                    self.give_up(error);
+                    self.shared.give_up(error);
                 }
                 self.rest(rest).await;
                 Ok(())
