@@ -10,7 +10,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    match file::parse(text, "p.toml", Path::new("/d")) {
+    match file::parse(text, "p.toml", Path::new("/d"), |_, _| None) {
         Ok(pipeline) => {
             assert!(!pipeline.modules.is_empty());
             for module in pipeline.modules {

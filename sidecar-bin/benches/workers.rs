@@ -17,6 +17,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[path = "../../sidecar-core/tests/all/servers.rs"]
 mod servers;
 
+#[cfg(feature = "amqp")]
+use sidecar_core::ModuleName;
+#[cfg(feature = "amqp")]
+use sidecar_core::events::Subscription;
 use sidecar_core::plane::Config;
 use sidecar_core::{DataPlane, Submission};
 
@@ -56,6 +60,12 @@ fn main() {
         "worker --wrap -- true, local                 {wrapped:8.0} events/s  {:.2}",
         wrapped / yardstick
     );
+    let floor = median(|round| executions(&root.join(format!("floor{round}"))));
+    println!(
+        "the floor of that: its process and its files {floor:8.0} events/s  {:.2}; the worker makes {:.2} of it",
+        floor / yardstick,
+        wrapped / floor
+    );
     let module = [std::env::current_exe().unwrap().display().to_string(), "module".into()];
     let warm =
         |root: &Path| median(|round| worker(&root.join(format!("warm{round}")), None, &["--warm"], &module));
@@ -66,6 +76,12 @@ fn main() {
     println!("on disk, a loop that makes its durable writes{writes:8.0} events/s");
     let on_disk = warm(&disk);
     println!("on disk, /next                               {on_disk:8.0} events/s  {:.2}", on_disk / writes);
+    let floor = one_after_another(writes, local);
+    println!(
+        "the floor of that: its writes, then the rest {floor:8.0} events/s  {:.2}; the worker makes {:.2} of it",
+        floor / writes,
+        on_disk / floor
+    );
     let _ = fs::remove_dir_all(&disk);
     if let Some((server, url)) = nats(&root) {
         let nats = median(|round| {
@@ -103,6 +119,14 @@ fn main() {
             "worker --warm, /next, RabbitMQ               {rabbitmq:8.0} events/s  {:.2} of local",
             rabbitmq / local
         );
+        let bare = median(|round| received(&format!("{broker}/bare{}x{round}", std::process::id())));
+        println!("RabbitMQ alone: receive and acknowledge      {bare:8.0} events/s");
+        let floor = one_after_another(bare, local);
+        println!(
+            "the floor of that: the bus, then the rest    {floor:8.0} events/s  {:.2}; the worker makes {:.2} of it",
+            floor / local,
+            rabbitmq / floor
+        );
     }
     let (few, few_peak) = queued(&root.join("few"), EVENTS);
     let (many, many_peak) = queued(&root.join("many"), QUEUED);
@@ -137,6 +161,77 @@ fn processes() -> f64 {
         .collect();
     loops.into_iter().for_each(|thread| thread.join().unwrap());
     rate(began.elapsed())
+}
+
+/// Events a second of what does first the one and then the other of two things.
+fn one_after_another(one: f64, other: f64) -> f64 {
+    1.0 / (1.0 / one + 1.0 / other)
+}
+
+/// The bare operations of a wrapped execution without inputs and outputs: its directories emptied and made, its journal,
+/// its process, its record, that it is published, and the rename of its claim.
+fn executions(dir: &Path) -> f64 {
+    let bytes = vec![b'x'; 1000];
+    let began = Instant::now();
+    let loops: Vec<_> = (0..AT_ONCE)
+        .map(|slot| {
+            let (dir, bytes) = (dir.join(slot.to_string()), bytes.clone());
+            std::thread::spawn(move || {
+                for number in 0..EVENTS / AT_ONCE {
+                    for part in ["in", "out", "state"] {
+                        let _ = fs::remove_dir_all(dir.join(part));
+                    }
+                    for part in ["in/data", "out/data", "out/events", "state"] {
+                        fs::create_dir_all(dir.join(part)).unwrap();
+                    }
+                    fs::write(dir.join("in/meta.json"), "[]").unwrap();
+                    let mut journal = fs::File::create(dir.join("state/journal")).unwrap();
+                    journal.write_all(&bytes).unwrap();
+                    assert!(Command::new("true").status().unwrap().success());
+                    for name in ["record", "published", "claim"] {
+                        let path = dir.join(format!("{number}.{name}"));
+                        let temporary = path.with_extension("tmp");
+                        fs::write(&temporary, &bytes).unwrap();
+                        fs::rename(&temporary, &path).unwrap();
+                    }
+                    journal.write_all(&bytes).unwrap();
+                }
+            })
+        })
+        .collect();
+    loops.into_iter().for_each(|thread| thread.join().unwrap());
+    rate(began.elapsed())
+}
+
+/// Events a second that a bus gives and takes back, with nothing in between.
+#[cfg(feature = "amqp")]
+fn received(events: &str) -> f64 {
+    let url = "memory:";
+    let plane = DataPlane::from_urls(&Config::new(url, url, events), |_| None).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        plane.check().await.unwrap();
+        let group = ModuleName::parse("bare").unwrap();
+        let subscription = Subscription { concurrency: AT_ONCE, ..Subscription::new(group, ["t"]) };
+        let source = plane.events.subscribe(&subscription).await.unwrap();
+        for _ in 0..EVENTS {
+            Submission::new("t").submit(&plane).await.unwrap();
+        }
+        let began = Instant::now();
+        let members = (0..AT_ONCE).map(|_| {
+            let source = source.clone();
+            tokio::spawn(async move {
+                for _ in 0..EVENTS / AT_ONCE {
+                    let delivery = source.receive(Duration::from_secs(10)).await.unwrap().unwrap();
+                    delivery.ack().await.unwrap();
+                }
+            })
+        });
+        for member in members.collect::<Vec<_>>() {
+            member.await.unwrap();
+        }
+        rate(began.elapsed())
+    })
 }
 
 /// What one execution without outputs writes durably: its record, and that it is published; and the rename of its

@@ -1,13 +1,15 @@
 //! Events: the server is a bus that keeps one message for each id.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use sidecar_core::events::{EventFormat, EventProvider};
+use sidecar_core::events::{EventFormat, EventProvider, EventSource, Subscription};
 use sidecar_core::{Error, Event, Result};
 
 use crate::error;
-use crate::server::{Failed, Server};
+use crate::server::{Failed, Page, Server};
+use crate::source::Source;
 
 /// Events on a server.
 #[derive(Debug, Clone)]
@@ -22,13 +24,30 @@ impl Events {
         Self { server: server.clone(), topic: topic.to_owned() }
     }
 
-    /// The messages on the bus, for a consumer.
+    /// The messages on the bus with their ids, for a consumer.
     ///
     /// # Errors
     /// When the server is down.
-    pub fn messages(&self) -> Result<Vec<Vec<u8>>, Failed> {
-        let messages = self.server.list(&format!("{}/", self.topic), "", usize::MAX)?;
-        Ok(messages.into_iter().map(|(_, message)| message.to_vec()).collect())
+    pub fn messages(&self) -> Result<Page, Failed> {
+        let prefix = format!("{}/", self.topic);
+        let messages = self.server.list(&prefix, "", usize::MAX)?;
+        Ok(messages.into_iter().map(|(key, message)| (key[prefix.len()..].to_owned(), message)).collect())
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn put(&self, event: &Event, message_id: &str) -> Result<()> {
+        let unusable =
+            |problem: serde_json::Error| Error::refused(self, format!("encode {message_id}"), problem);
+        let message = EventFormat::Ion.encode(event).map_err(unusable)?;
+        let put = self.server.put(&format!("{}/{message_id}", self.topic), &message);
+        put.map_err(error(self, format!("publish {message_id}")))
     }
 }
 
@@ -41,15 +60,16 @@ impl fmt::Display for Events {
 #[async_trait]
 impl EventProvider for Events {
     async fn publish(&self, events: &[Event]) -> Result<()> {
-        for event in events {
-            let id = &event.context.event_id;
-            // The event's id is the message's: a repeat replaces the message instead of adding one.
-            let unusable = |problem: serde_json::Error| Error::refused(self, format!("encode {id}"), problem);
-            let message = EventFormat::Ion.encode(event).map_err(unusable)?;
-            let put = self.server.put(&format!("{}/{id}", self.topic), &message);
-            put.map_err(error(self, format!("publish {id}")))?;
-        }
-        Ok(())
+        // The event's id is the message's: a repeat replaces the message instead of adding one.
+        events.iter().try_for_each(|event| self.put(event, event.context.event_id.as_str()))
+    }
+
+    async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
+        self.put(event, message_id)
+    }
+
+    async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
+        Ok(Arc::new(Source::new(self.clone(), subscription)))
     }
 
     async fn check(&self) -> Result<()> {

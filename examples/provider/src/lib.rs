@@ -6,11 +6,12 @@ mod blobs;
 mod documents;
 mod events;
 mod server;
+mod source;
 
 pub use blobs::Blobs;
 pub use documents::Documents;
 pub use events::Events;
-pub use server::{Failed, Server};
+pub use server::{Failed, Page, Server};
 
 use std::fmt::Display;
 

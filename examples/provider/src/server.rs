@@ -5,19 +5,23 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
 /// The most bytes of one value.
 const LARGEST: usize = 1 << 30;
 
 type Values = BTreeMap<String, Arc<[u8]>>;
 
 /// Keys and values, in the order of the keys.
-type Page = Vec<(String, Arc<[u8]>)>;
+pub type Page = Vec<(String, Arc<[u8]>)>;
 
 /// Values under keys; clones are clients of the same server.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// `None` is a server that nobody can reach.
     values: Option<Arc<Mutex<Values>>>,
+    changed: Arc<Notify>,
 }
 
 /// What the server answers when it does not do what it was asked.
@@ -43,12 +47,12 @@ impl std::error::Error for Failed {}
 impl Server {
     /// An empty server.
     pub fn start() -> Self {
-        Self { values: Some(Arc::default()) }
+        Self { values: Some(Arc::default()), changed: Arc::default() }
     }
 
     /// A server that cannot be reached.
     pub fn down() -> Self {
-        Self { values: None }
+        Self { values: None, changed: Arc::default() }
     }
 
     pub(crate) fn ping(&self) -> Result<(), Failed> {
@@ -64,7 +68,25 @@ impl Server {
             return Err(Failed::TooLarge);
         }
         self.values()?.insert(key.to_owned(), value.into());
+        self.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Stores the value if `old` is what is under the key, and returns whether it was.
+    pub(crate) fn replace(&self, key: &str, old: Option<&[u8]>, value: &[u8]) -> Result<bool, Failed> {
+        let mut values = self.values()?;
+        let is_old = values.get(key).map(|found| &**found) == old;
+        if is_old {
+            values.insert(key.to_owned(), value.into());
+            self.changed.notify_waiters();
+        }
+        Ok(is_old)
+    }
+
+    /// Waits for the next value that is stored from now on.
+    pub(crate) fn changed(&self) -> Result<OwnedNotified, Failed> {
+        self.ping()?;
+        Ok(self.changed.clone().notified_owned())
     }
 
     /// Stores the value if there is none under the key, and returns whichever is stored.

@@ -42,7 +42,7 @@ mod events {
         }
         async fn arrived(&self) -> Vec<Event> {
             let messages = self.0.messages().unwrap();
-            messages.iter().map(|message| EventFormat::Ion.decode(message).unwrap()).collect()
+            messages.iter().map(|(_, message)| EventFormat::Ion.decode(message).unwrap()).collect()
         }
         fn drops_repeats(&self) -> bool {
             true
@@ -52,6 +52,16 @@ mod events {
     sidecar_core::conformance_events!(
         Bus(Events::open(&Server::start(), "topic")),
         reopen: async |bus| bus.0.clone(),
+        away: Events::open(&Server::down(), "topic"),
+    );
+}
+
+mod sources {
+    use crate::{Events, Server};
+
+    sidecar_core::conformance_sources!(
+        Events::open(&Server::start(), "topic"),
+        reopen: async |bus| Events::clone(bus),
         away: Events::open(&Server::down(), "topic"),
     );
 }
@@ -80,7 +90,7 @@ async fn a_module_commits_through_them() {
     assert_eq!(session.phase(), Phase::Done);
     let published = events.messages().unwrap();
     let types: Vec<_> =
-        published.iter().map(|message| EventFormat::Ion.decode(message).unwrap().event_type).collect();
+        published.iter().map(|(_, message)| EventFormat::Ion.decode(message).unwrap().event_type).collect();
     assert!(types.contains(&"greeted".to_owned()), "{types:?}");
 }
 
@@ -110,5 +120,5 @@ fn the_guide_shows_these_files() {
         assert!(std::fs::read_to_string(path).unwrap().contains(code), "{file} does not have:\n{code}");
         quoted += 1;
     }
-    assert_eq!(quoted, 5);
+    assert_eq!(quoted, 7);
 }

@@ -60,17 +60,25 @@ pub(crate) struct ModuleSpec {
 ///
 /// # Errors
 /// One line for each thing that is wrong, with its place in the file.
-pub(super) fn read(path: &Path) -> Result<Pipeline, Vec<String>> {
+pub(super) fn read(path: &Path, cannot_start: CannotStart) -> Result<Pipeline, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{}: {error}", path.display())])?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory =
         std::path::absolute(parent).map_err(|error| vec![format!("{}: {error}", path.display())])?;
-    parse(&text, &path.display().to_string(), &directory)
+    parse(&text, &path.display().to_string(), &directory, cannot_start)
 }
 
+/// Why a command cannot be started in a directory, if it cannot.
+pub(super) type CannotStart = fn(&[String], &Path) -> Option<String>;
+
 /// The same of a text, whose errors begin with `name`.
-pub(super) fn parse(text: &str, name: &str, directory: &Path) -> Result<Pipeline, Vec<String>> {
-    let mut reader = Reader { text, name, problems: Vec::new() };
+pub(super) fn parse(
+    text: &str,
+    name: &str,
+    directory: &Path,
+    cannot_start: CannotStart,
+) -> Result<Pipeline, Vec<String>> {
+    let mut reader = Reader { text, name, cannot_start, problems: Vec::new() };
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(error) => {
@@ -100,6 +108,7 @@ pub(super) fn parse(text: &str, name: &str, directory: &Path) -> Result<Pipeline
 struct Reader<'t> {
     text: &'t str,
     name: &'t str,
+    cannot_start: CannotStart,
     problems: Vec<String>,
 }
 
@@ -173,6 +182,10 @@ impl Reader<'_> {
             self.problem(&span, format!("module {text} is memoized: say its version, as in version = \"1\""));
         }
         let below = get("directory").and_then(|value| self.text(value, "directory"));
+        let directory = below.map_or_else(|| directory.to_owned(), |below| directory.join(below));
+        if let Some(why) = (self.cannot_start)(&command, &directory) {
+            self.problem(&span, format!("module {text}: {why}"));
+        }
         let name = name?;
         Some(ModuleSpec {
             line: self.line(&span),
@@ -187,7 +200,7 @@ impl Reader<'_> {
             environment,
             timeout,
             max_deliveries: max_deliveries.unwrap_or(WorkerSettings::DEFAULT_MAX_DELIVERIES),
-            directory: below.map_or_else(|| directory.to_owned(), |below| directory.join(below)),
+            directory,
             group: group.and_then(Result::ok).unwrap_or_else(|| name.clone()),
             memoize: version.filter(|_| memoize),
             name,

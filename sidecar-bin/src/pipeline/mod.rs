@@ -70,16 +70,8 @@ impl PipelineArgs {
     /// # Errors
     /// Everything that is wrong with it.
     pub(crate) fn load(&mut self) -> Result<bool, Vec<String>> {
-        let pipeline = file::read(&self.file)?;
+        let pipeline = file::read(&self.file, work::cannot_start)?;
         let name = self.file.display();
-        let missing = pipeline.modules.iter().filter_map(|module| {
-            let why = work::cannot_start(&module.command, &module.directory)?;
-            Some(format!("{name}:{}: module {}: {why}", module.line, module.name))
-        });
-        let missing: Vec<_> = missing.collect();
-        if !missing.is_empty() {
-            return Err(missing);
-        }
         for warning in pipeline.warnings() {
             eprintln!("warning: {name}: {warning}");
         }

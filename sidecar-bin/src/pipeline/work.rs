@@ -178,7 +178,7 @@ impl ModuleSpec {
     /// # Errors
     /// What is wrong with the file, or which names it has.
     pub(crate) fn read(file: &Path, name: &ModuleName) -> Result<Self, Vec<String>> {
-        let pipeline = super::file::read(file)?;
+        let pipeline = super::file::read(file, |_, _| None)?;
         let names: Vec<_> = pipeline.modules.iter().map(|module| module.name.to_string()).collect();
         let found = pipeline.modules.into_iter().find(|module| module.name == *name);
         found.ok_or_else(|| {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -222,4 +223,42 @@ fn a_check_says_that_a_rabbitmq_ignores_the_timeout_of_a_queue() {
     let (code, _, log) = output(&dir, &["check", "--blobs=memory:", "--documents=memory:", &events]);
     assert_eq!(code, 0, "{log}");
     assert_eq!(log.contains("ignores x-consumer-timeout"), is_old, "{log}");
+}
+
+/// A stream that drops events before a worker has received them is found by the check.
+#[test]
+fn a_check_says_what_a_nats_stream_drops() {
+    use async_nats::jetstream::{self, stream};
+    let Some(nats) = servers::nats() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = TempDir::new().unwrap();
+    let check = |config: stream::Config| {
+        let name = config.name.clone();
+        runtime.block_on(async {
+            let context = jetstream::new(async_nats::connect(&nats).await.unwrap());
+            context.create_stream(config).await.unwrap();
+        });
+        let events = format!("--events={nats}/{name}?stream={name}");
+        let (code, _, log) = output(&dir, &["check", "--blobs=memory:", "--documents=memory:", &events]);
+        assert_eq!(code, 0, "{log}");
+        log
+    };
+    let stream = |name: &str| {
+        let name = format!("{name}-{}", std::process::id());
+        stream::Config { subjects: vec![name.clone()], name, ..stream::Config::default() }
+    };
+    assert!(!check(stream("keeps")).contains("drops"));
+    let limited = check(stream::Config {
+        max_age: Duration::from_secs(3600),
+        max_messages: 10,
+        storage: stream::StorageType::Memory,
+        ..stream("limited")
+    });
+    for loss in
+        ["older than 3600s (max_age)", "beyond 10 (max_msgs, discard old)", "when its server restarts"]
+    {
+        assert!(limited.contains(loss), "no {loss:?} in {limited}");
+    }
+    let full = stream::Config { max_messages: 10, discard: stream::DiscardPolicy::New, ..stream("full") };
+    assert!(!check(full).contains("drops"));
 }

@@ -50,6 +50,7 @@ pub struct Counters {
     seconds: Family<PhaseLabels, Histogram>,
     oldest: Gauge<f64, AtomicU64>,
     receiving: Gauge,
+    waiting: Gauge,
     /// When the event was published that was received last, as far as the bus tells.
     published: Mutex<Option<SystemTime>>,
     totals: [AtomicU64; 5],
@@ -99,6 +100,7 @@ impl Counters {
             seconds: Family::new_with_constructor(buckets),
             oldest: Gauge::default(),
             receiving: Gauge::default(),
+            waiting: Gauge::default(),
             published: Mutex::default(),
             totals: Default::default(),
         };
@@ -122,6 +124,11 @@ impl Counters {
             "Whether the bus answered the last call for an event: 0 where it is away or refuses",
             counters.receiving.clone(),
         );
+        registry.register(
+            "waiting",
+            "Slots that wait for a store or bus that is away: while there is one, no events are received",
+            counters.waiting.clone(),
+        );
         registry.register_with_unit(
             "phase_duration",
             "How long staging, the module and its commit took",
@@ -134,6 +141,11 @@ impl Counters {
     /// Notes whether the bus has answered.
     pub(super) fn answered(&self, answered: bool) {
         self.receiving.set(i64::from(answered));
+    }
+
+    /// Notes how many slots wait for a store.
+    pub(super) fn waiting(&self, slots: usize) {
+        self.waiting.set(i64::try_from(slots).unwrap_or(i64::MAX));
     }
 
     pub(super) fn count(&self, count: Count, event_type: &str) {
@@ -191,5 +203,22 @@ impl Exposed for Counters {
         self.oldest.set(age.as_secs_f64());
         // Writing into a string cannot fail.
         let _ = text::encode(out, &self.registry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_watches_a_worker_sees_what_it_waits_for() {
+        let counters = Counters::new(&ModuleName::parse("m").unwrap(), &[]);
+        counters.answered(true);
+        counters.waiting(2);
+        let mut text = String::new();
+        counters.encode(&mut text);
+        for line in ["sidecar_worker_receiving 1", "sidecar_worker_waiting 2"] {
+            assert!(text.lines().any(|found| found == line), "no {line:?} in {text}");
+        }
     }
 }

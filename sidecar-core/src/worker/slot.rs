@@ -414,8 +414,7 @@ impl Work {
                 return Err(Outcome::Stopped);
             }
             if waiting.is_none() {
-                warn!("waiting for a store: {}", failed.error.chain());
-                waiting = Some(Outage::begin(&self.shared));
+                waiting = Some(Outage::begin(&self.shared, &failed.error));
             }
             self.rest(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -663,14 +662,31 @@ async fn commit(session: &Session) -> Result<(), Failed> {
 struct Outage<'s>(&'s Shared);
 
 impl<'s> Outage<'s> {
-    fn begin(shared: &'s Shared) -> Self {
-        shared.outages.send_modify(|outages| *outages += 1);
+    fn begin(shared: &'s Shared, error: &Error) -> Self {
+        // One line for all slots: they wait for the same stores.
+        match Self::note(shared, |slots| slots + 1) {
+            1 => warn!("waiting, and receiving no events meanwhile: {}", error.chain()),
+            _ => debug!("waiting for a store: {}", error.chain()),
+        }
         Self(shared)
+    }
+
+    /// Changes how many slots wait, and returns how many do.
+    fn note(shared: &Shared, change: fn(usize) -> usize) -> usize {
+        let mut slots = 0;
+        shared.outages.send_modify(|outages| {
+            *outages = change(*outages);
+            slots = *outages;
+            shared.counters.waiting(slots);
+        });
+        slots
     }
 }
 
 impl Drop for Outage<'_> {
     fn drop(&mut self) {
-        self.0.outages.send_modify(|outages| *outages -= 1);
+        if Self::note(self.0, |slots| slots - 1) == 0 && !*self.0.draining.borrow() {
+            info!("what was away is back: receiving events again");
+        }
     }
 }

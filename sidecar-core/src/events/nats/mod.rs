@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
+use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, message::PublishMessage, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::sync::{OnceCell, watch};
+use tracing::warn;
 use url::{Position, Url};
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
@@ -156,6 +158,9 @@ impl EventProvider for Nats {
             Err(error) => return Err(self.no_stream(context, error).await),
         };
         let info = stream.info().await.map_err(|error| self.failed("look at the stream", error))?;
+        for loss in losses(&info.config) {
+            warn!("{self}: the stream {} drops {loss}", info.config.name);
+        }
         // What a stream does not listen to is never acknowledged.
         let heard = |subject: &str| info.config.subjects.iter().any(|wanted| listens(wanted, subject));
         let published = self.subjects();
@@ -164,6 +169,32 @@ impl EventProvider for Nats {
         let subjects = info.config.subjects.join(", ");
         Err(Error::refused(self, "publish", format!("the stream listens to {subjects}, not to {unheard}")))
     }
+}
+
+/// What a stream drops of the events that it has accepted, whoever has not received them yet.
+fn losses(config: &stream::Config) -> Vec<String> {
+    let mut losses = Vec::new();
+    if !config.max_age.is_zero() {
+        losses.push(format!("events that are older than {:?} (max_age)", config.max_age));
+    }
+    if config.discard == DiscardPolicy::Old {
+        let limits = [
+            ("max_bytes", config.max_bytes),
+            ("max_msgs", config.max_messages),
+            ("max_msgs_per_subject", config.max_messages_per_subject),
+        ];
+        let set = limits.into_iter().filter(|(_, limit)| *limit > 0);
+        losses.extend(
+            set.map(|(name, limit)| format!("the oldest events beyond {limit} ({name}, discard old)")),
+        );
+    }
+    if config.retention == RetentionPolicy::Interest {
+        losses.push("events that come before the first worker of a group (retention interest)".into());
+    }
+    if config.storage == StorageType::Memory && config.num_replicas <= 1 {
+        losses.push("all events when its server restarts (storage memory, one replica)".into());
+    }
+    losses
 }
 
 impl Nats {
