@@ -69,6 +69,18 @@ impl Command {
     }
 }
 
+/// What `sidecar completions` prints.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+    /// The man page sidecar(1)
+    Man,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a module, serve it, and exit with its exit code
@@ -158,6 +170,18 @@ pub(crate) enum Command {
         /// Files and directories; a file in a directory keeps its path below that directory
         #[arg(value_name = "FILE")]
         files: Vec<std::path::PathBuf>,
+    },
+    /// Copy this program into a directory, as an init container does for the container of a module
+    Install {
+        /// The directory, which is made if it is absent
+        #[arg(value_name = "DIR")]
+        dir: std::path::PathBuf,
+    },
+    /// Print the completions of a shell, or the man page
+    Completions {
+        /// Which shell
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: Shell,
     },
     /// Explain a command, the settings, or the exit codes
     #[command(name = "help")]

@@ -92,7 +92,7 @@ fn arrange(command: Command) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     for name in &names {
         command = command.mut_subcommand(name, |command| match &**name {
-            "help" => showing(command, &[]),
+            "help" | "install" | "completions" => showing(command, &[]),
             name if WITHOUT_EVENT.contains(&name) => showing(command, &PLANE).after_help(REST),
             _ => command.after_help(REST),
         });

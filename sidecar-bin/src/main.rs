@@ -7,6 +7,7 @@ mod config_file;
 mod errors;
 mod exit;
 mod help;
+mod install;
 mod ion;
 mod logging;
 mod maintain;
@@ -70,6 +71,16 @@ fn main() -> ExitCode {
             | Command::Gc { .. },
         ) => Mode::NoEvent,
         Some(Command::Help { topics }) => return help(topics),
+        Some(Command::Completions { shell }) => return install::completions(*shell),
+        Some(Command::Install { dir }) => {
+            return match install::install(dir) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => {
+                    eprintln!("error: {}", failure.message);
+                    ExitCode::from(failure.code)
+                }
+            };
+        }
     };
     if std::env::args_os().len() == 1 && options.all().all(Option::is_none) {
         eprintln!("{}", help::BEGIN);
