@@ -3,6 +3,7 @@
 //! They follow `sysexits.h` where it has a fitting one.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use sidecar_core::process::{Ended, Stop};
 use sidecar_core::{Context, Error};
@@ -25,6 +26,8 @@ pub(crate) const LOCAL_FAILED: u8 = 71;
 const NOT_EXECUTABLE: u8 = 126;
 /// The command of `run` does not exist.
 const NOT_FOUND: u8 = 127;
+/// What the system answers for a file that is no program and names none.
+const ENOEXEC: i32 = 8;
 /// A signal ended the sidecar before the outputs were committed: its number is added.
 const SIGNALLED: u8 = 128;
 
@@ -134,7 +137,16 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
         Ended::NotStarted { program, error } => {
             let code = not_started(error.kind());
             let why = match error.kind() {
+                _ if code == NOT_FOUND && Path::new(&program).is_file() => {
+                    "the interpreter that its first line names does not exist (a line that ends with \\r\\n names one that \
+                     ends with \\r)"
+                        .to_owned()
+                }
                 _ if code == NOT_FOUND => "command not found".to_owned(),
+                _ if program.is_empty() => "the command is empty".to_owned(),
+                _ if error.raw_os_error() == Some(ENOEXEC) => {
+                    format!("{error}: name its interpreter in its first line (#!/bin/sh), or before it")
+                }
                 io::ErrorKind::PermissionDenied => {
                     format!("{error}: make it executable, or name its interpreter before it")
                 }
@@ -142,7 +154,11 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             };
             Err(Failure::new(code, format!("cannot start {program}: {why}")))
         }
-        // The session has logged it.
+        // The session has logged why, and so the others.
+        Ended::NotCommitted(error) if matches!(*error, Error::OutOfOrder { .. }) => {
+            let code = Failure::at_done(&error).code;
+            Err(Failure::new(code, "nothing was committed: the module has to run again"))
+        }
         Ended::NotPrepared(_) => Ok(INPUTS_FAILED),
         Ended::NotCommitted(error) => {
             let Failure { code, message } = Failure::at_done(&error);

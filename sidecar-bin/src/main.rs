@@ -146,6 +146,7 @@ fn parse_cli() -> Result<Cli, ExitCode> {
             // A file of settings is for every command.
             if !from_file {
                 usage::refuse_idle_settings(&matches)?;
+                usage::refuse_empty_flags(&matches)?;
             }
             cli.parent_is_empty = flag && cli.options.context_parenteventid.as_deref() == Some("");
             Ok((cli, matches))

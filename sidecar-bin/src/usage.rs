@@ -86,6 +86,30 @@ pub(crate) fn refuse_idle_settings(matches: &ArgMatches) -> Result<(), clap::Err
     Ok(())
 }
 
+/// Settings that may be empty as flags, as the original has them, or that say more about it themselves.
+const MAY_BE_EMPTY: [&str; 4] =
+    ["context.eventid", "context.parenteventid", "context.correlationid", "valideventtypes"];
+
+/// Refuses flags that were given without a value, as by a variable of the shell that is not set: their default would be
+/// used in silence. An empty environment variable is one that is not set.
+pub(crate) fn refuse_empty_flags(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let command = help::command();
+    let is_empty = |argument: &&clap::Arg| {
+        let id = argument.get_id().as_str();
+        let given = matches.value_source(id) == Some(ValueSource::CommandLine);
+        given && matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if value.is_empty())
+    };
+    let ours = command.get_arguments().filter(|argument| argument.get_help_heading() != Some("Ion"));
+    let mut flags = ours.filter(is_empty).filter_map(clap::Arg::get_long);
+    match flags.find(|flag| !MAY_BE_EMPTY.contains(flag)) {
+        Some(flag) => {
+            let message = format!("--{flag} is empty: give it a value, or leave it out for the default\n");
+            Err(clap::Error::raw(ErrorKind::InvalidValue, message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The setting that an unknown flag most likely means.
 fn meant(given: &str, arguments: &[OsString]) -> Option<String> {
     let name = given.trim_start_matches('-');

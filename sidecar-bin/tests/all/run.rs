@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::examples::available;
 use crate::process::{
-    CONTEXT, DEADLINE, Serving, as_nobody, base, blobs, committed, ended, files, sidecar, skip,
+    CONTEXT, DEADLINE, Serving, as_nobody, base, blobs, committed, ended, files, output, sidecar, skip,
 };
 
 fn run(dir: &TempDir, flags: &[&str], script: &str) -> (i32, String, String) {
@@ -484,4 +484,73 @@ fn a_rerun_names_its_event() {
     let (code, _, log) =
         ended(&sidecar(&dir, &["run", "--development", "--rerun", "--", "true"]).output().unwrap());
     assert!(code == 64 && log.contains("--context.eventid"), "{log}");
+}
+
+/// What a wrapped module has started in a session of its own writes into no other execution's outputs.
+#[test]
+fn what_has_left_the_group_of_a_wrapped_module_is_ended_too() {
+    let dir = TempDir::new().unwrap();
+    let late = "setsid sh -c 'sleep 2; echo late > $SIDECAR_BASE_DIR/out/data/late' </dev/null >/dev/null 2>&1 & sleep 0.3";
+    let run = |event: &str, script: &str| {
+        let event = format!("--context.eventid={event}");
+        output(
+            &dir,
+            &["run", "--wrap", "--development=true", &event, "--context.name=m", "--", "sh", "-c", script],
+        )
+    };
+    let (code, _, log) = run("one", late);
+    assert!(code == 0 && log.contains("processes that it had started were at work: they are ended"), "{log}");
+    let (code, _, log) = run("two", "sleep 2.5; echo mine > $SIDECAR_BASE_DIR/out/data/mine");
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(committed(&dir, "two/m"), [("mine".to_owned(), "mine\n".to_owned())]);
+}
+
+/// A module that takes the directory away has no outputs: nobody is advised to commit none.
+#[test]
+fn a_module_that_removes_its_directory_has_to_run_again() {
+    let dir = TempDir::new().unwrap();
+    let plane = ["--development=true", "--context.eventid=e", "--context.name=m"];
+    let script = "echo t > $SIDECAR_BASE_DIR/out/data/t; rm -rf $SIDECAR_BASE_DIR";
+    let (code, _, log) =
+        output(&dir, &[&["run", "--wrap"], &plane[..], &["--", "sh", "-c", script]].concat());
+    assert!(code == 1 && log.contains("nothing was committed: the module has to run again"), "{log}");
+    assert!(!log.contains("sidecar commit"), "{log}");
+    assert_eq!(output(&dir, &[&["commit"], &plane[..]].concat()).0, 64);
+    let script = "echo t > $SIDECAR_BASE_DIR/out/data/t";
+    let (code, _, log) =
+        output(&dir, &[&["run", "--wrap"], &plane[..], &["--", "sh", "-c", script]].concat());
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(committed(&dir, "e/m"), [("t".to_owned(), "t\n".to_owned())]);
+}
+
+/// A file that is there and cannot be started is not one that is missing.
+#[test]
+fn a_script_that_names_no_interpreter_is_told_what_it_lacks() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    for (script, code, why) in [
+        ("#!/bin/sh\r\necho\r\n", 127, "the interpreter that its first line names does not exist"),
+        ("echo\n", 126, "name its interpreter in its first line"),
+    ] {
+        let path = dir.path().join("script");
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let run = ["run", "--wrap", "--development=true", "--context.eventid=e", "--", "./script"];
+        let (found, _, log) = output(&dir, &run);
+        assert!(found == code && log.contains(why), "{found}: {log}");
+    }
+}
+
+/// A variable of the shell that is not set makes no default of a flag.
+#[test]
+fn an_empty_flag_is_refused_and_an_empty_variable_is_not_set() {
+    let dir = TempDir::new().unwrap();
+    for flag in ["--config=", "--basedir=", "--blobs=", "--context.name="] {
+        let (code, _, log) = output(&dir, &["run", "--wrap", "--development=true", flag, "--", "true"]);
+        assert!(code == 64 && log.contains("is empty: give it a value"), "{flag}: {log}");
+    }
+    let mut command =
+        sidecar(&dir, &["run", "--wrap", "--development=true", "--context.eventid=e", "--", "true"]);
+    let (code, _, log) = ended(&command.env("SIDECAR_BLOBS", "").env("SIDECAR_CONFIG", "").output().unwrap());
+    assert_eq!(code, 0, "{log}");
 }

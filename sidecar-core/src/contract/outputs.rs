@@ -235,6 +235,8 @@ impl<'t> Reader<'t> {
             Err(error) => {
                 let message = if error.is_data() {
                     "expected an array of {\"key\": …, \"value\": …}".to_owned()
+                } else if text.trim().is_empty() {
+                    "the file is empty: expected an array of {\"key\": …, \"value\": …}".to_owned()
                 } else {
                     format!("broken JSON: {}", without_position(&error))
                 };
@@ -331,6 +333,8 @@ fn odd_pair(element: &str) -> &'static str {
             ": a text, not null"
         }
         () if is("key") || is("value") => ": case counts",
+        // A map takes the last of two; a pair that has two is nobody's intention.
+        () if serde_json::from_str::<RawPair<'_>>(element).is_err() => ", each of them once",
         () => "",
     }
 }
@@ -385,6 +389,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_with_two_keys_is_refused() {
+        let twice = event(r#"[{"key": "eventType", "key": "x", "value": "done"}]"#);
+        let expected =
+            "out/events/1.json:1:2: expected an object with \"key\" and \"value\", each of them once";
+        assert_eq!(twice.unwrap_err()[0], expected);
+    }
+
+    #[test]
     fn an_event_needs_a_type() {
         let missing = "no pair with the key \"eventType\"";
         assert_eq!(event("[]").unwrap_err(), [format!("out/events/1.json:1:1: {missing}")]);
@@ -392,7 +404,10 @@ mod tests {
             event("{}").unwrap_err(),
             ["out/events/1.json:1:1: expected an array of {\"key\": …, \"value\": …}"]
         );
-        assert_eq!(event("").unwrap_err(), ["out/events/1.json:1:1: broken JSON: EOF while parsing a value"]);
+        assert_eq!(
+            event("").unwrap_err(),
+            ["out/events/1.json:1:1: the file is empty: expected an array of {\"key\": …, \"value\": …}"]
+        );
         assert_eq!(
             event("[\n{").unwrap_err(),
             ["out/events/1.json:2:1: broken JSON: EOF while parsing an object"]

@@ -525,6 +525,14 @@ impl Session {
             .await
     }
 
+    /// Whether somebody holds that lock: the module, or what it has left running.
+    #[cfg(feature = "process")]
+    pub(crate) async fn module_is_at_work(&self) -> bool {
+        let look = |execution: &Execution| Ok(execution.slot.refuse_beside_a_module().is_err());
+        // What cannot be looked at is found out by the next start.
+        self.inner.execution.on_disk(look).await.unwrap_or(false)
+    }
+
     /// Gives that lock up once the module has ended, whatever it left running.
     pub async fn forget_module(&self) {
         let forget = |execution: &Execution| {
@@ -776,8 +784,10 @@ impl Inner {
                 (timings.module, timings.commit) = (worked, started.elapsed());
             }
             inner.committed(&committed, started.elapsed(), found);
-            if committed.is_err() && !inner.execution.journal.entry().is_committable() {
-                // The module is done, and whoever repeats the commit need not be it.
+            // The module is done, and whoever repeats the commit need not be it; unless the module took the directory away.
+            let can_be_repeated =
+                matches!(&committed, Err(error) if !matches!(**error, Error::OutOfOrder { .. }));
+            if can_be_repeated && !inner.execution.journal.entry().is_committable() {
                 let noted = inner.execution.change(|entry| entry.complete = true).await;
                 noted.unwrap_or_else(|error| debug!("{}", error.chain()));
             }

@@ -6,6 +6,7 @@
 mod child;
 mod ended;
 mod env;
+mod escaped;
 mod find;
 mod limits;
 mod reaper;

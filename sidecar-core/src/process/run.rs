@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::child::{Child, Module};
 use super::ended::{Ended, Stop};
+use super::escaped;
 use super::find::find;
 use super::serve::{finish_within, lease, outcome, silence};
 use super::signals::Signals;
@@ -98,8 +99,13 @@ impl Run<'_> {
             }
         };
         let lock = session.lock_module().await.map_err(Ended::Local)?;
+        let held = lock.metadata().map_err(|error| Ended::Local(Error::io("lock", "the module")(error)))?;
         let child = module.spawn(session, address, lock).map_err(not_started)?;
-        let exit = self.watch(child, signals).await?;
+        let mut exit = self.watch(child, signals).await?;
+        if module.wrap && exit.told_by.is_none() && session.module_is_at_work().await {
+            exit.left_running = true;
+            escaped::end(&held, LEASE_GRACE).await;
+        }
         if module.wrap && exit.left_running {
             warn!(
                 "the module has ended while processes that it had started were at work: they are ended, and what \
