@@ -167,7 +167,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         graphs.push(submit::send(submission, &id, &work.plane).await?.to_string());
     }
     let (plane, grace) = (work.plane.clone(), work.service.grace);
-    let workers = Workers::start(&pipeline, work, &base).await?;
+    let workers = Workers::start(&pipeline, work, &base, args.is_endless()).await?;
     let each = lines::lines(&workers, &pipeline);
     let ui =
         listener.map(|listener| Ui::start(listener, &plane, report.logs(), counts.clone(), each.clone()));
@@ -221,7 +221,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
             watch.submitted().len()
         );
     }
-    let failed = report.end(&plane, &graphs, &args.file).await?;
+    let failed = report.end(&plane, &graphs, &args.file, &pipeline).await?;
     Ok(if failed || !is_whole { exit::MODULE_FAILED } else { 0 })
 }
 

@@ -10,6 +10,7 @@ use sidecar_core::lineage::Trace;
 use sidecar_core::worker::dead_letters;
 use sidecar_core::{DataPlane, DeadLetter};
 
+use super::file::Pipeline;
 use super::work::logs;
 use crate::exit::{self, Failure};
 use crate::trace::{data, page, tree};
@@ -48,6 +49,7 @@ impl Report {
         plane: &DataPlane,
         graphs: &[String],
         file: &Path,
+        pipeline: &Pipeline,
     ) -> Result<bool, Failure> {
         let failed = self.given_up(plane).await?;
         let (first, more) = graphs.split_at(graphs.len().min(GRAPHS));
@@ -85,11 +87,14 @@ impl Report {
                     exit::print(&format!("  | {}", exit::cell(line)))?;
                 }
             }
-            exit::print(&format!(
-                "  again, alone: sidecar replay{} {event} --context.name={module} --pipeline {}",
-                self.plane,
-                file.display()
-            ))?;
+            // One that stays asks for events, and alone there is nobody to ask.
+            if !pipeline.modules.iter().any(|of| of.name == *module && of.is_warm()) {
+                exit::print(&format!(
+                    "  again, alone: sidecar replay{} {event} --context.name={module} --pipeline {}",
+                    self.plane,
+                    file.display()
+                ))?;
+            }
             exit::print(&format!("  again, for good: sidecar dead redrive{} {}", self.plane, letter.id))?;
         }
         Ok(!failed.is_empty())

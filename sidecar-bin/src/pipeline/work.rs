@@ -50,8 +50,13 @@ pub(super) fn cannot_start(command: &[String], directory: &Path) -> Option<Strin
 }
 
 impl Workers {
-    /// Starts a worker for each module, below `base`.
-    pub(super) async fn start(pipeline: &Pipeline, work: Work, base: &Path) -> Result<Self, Failure> {
+    /// Starts a worker for each module, below `base`; those of a pipeline that ends give up a module that cannot load.
+    pub(super) async fn start(
+        pipeline: &Pipeline,
+        work: Work,
+        base: &Path,
+        is_endless: bool,
+    ) -> Result<Self, Failure> {
         let sessions = Sessions::default();
         let serving = Listening::start(sessions.clone(), &work.service.listen).await;
         let serving = serving.map_err(|error| Failure::local(&error))?;
@@ -59,7 +64,8 @@ impl Workers {
             !work.plane.events.directories().is_empty() || work.plane.events.to_string().contains("memory");
         let mut workers = Vec::new();
         for spec in &pipeline.modules {
-            let settings = settings(spec, &work.settings, base);
+            let mut settings = settings(spec, &work.settings, base);
+            settings.gives_up = !is_endless;
             let module = spec.module(&work, Some(logs(base, spec.name.as_str())));
             let name = spec.name.clone();
             let (plane, sessions) = (work.plane.clone(), sessions.clone());

@@ -715,3 +715,43 @@ fn a_module_does_not_notice_the_ctrl_c_that_stops_its_pipeline() {
     let files = crate::process::committed(&dir, "e/copy");
     assert!(files.contains(&("whole".to_owned(), "whole\n".to_owned())), "{files:?} {shown}");
 }
+
+const WARM: &str = r#"
+import json, os, time, urllib.request as http
+time.sleep(1.5)
+event = None
+while True:
+    request = http.Request("http://127.0.0.1:%s/next" % os.environ["SIDECAR_PORT"], json.dumps(event).encode(),
+                           {"secret": os.environ["SHARED_SECRET"]}, method="POST")
+    answer = http.urlopen(request)
+    if answer.status == 204:
+        break
+    event = json.load(answer)["eventId"]
+"#;
+
+/// While a module is loading a pipeline is not done with what is queued for it.
+#[test]
+fn a_pipeline_waits_for_modules_that_are_loading() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("warm.py"), WARM).unwrap();
+    let file = "[modules.warm]\ncommand = \"python3 warm.py\"\nsubscribes = \"t\"\nwarm = true\n";
+    fs::write(dir.path().join("p.toml"), file).unwrap();
+    let submit = ["submit", "--development=true", "--type=t", "--value=k=v", "--id=e"];
+    assert_eq!(output(&dir, &submit).0, 0);
+    let (code, _, log) = output(&dir, &["pipeline", "p.toml"]);
+    assert_eq!(code, 0, "{log}");
+    let (_, tree, _) = output(&dir, &["trace", "--development=true", "e"]);
+    assert!(tree.contains("1 event, 1 outcome"), "{tree}{log}");
+}
+
+/// One that can never load ends the pipeline, with what it said last.
+#[test]
+fn a_pipeline_gives_up_a_module_that_cannot_load() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.warm]\ncommand = [\"sh\", \"-c\", \"echo no such model; exit 3\"]\nsubscribes = \"t\"\nwarm = true\n";
+    fs::write(dir.path().join("p.toml"), file).unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "p.toml", "--type=t", "--value=k=v"]);
+    assert_ne!(code, 0, "{log}");
+    assert!(log.contains("ended 5 times before it asked for an event"), "{log}");
+    assert!(log.contains("exit code 3: no such model"), "{log}");
+}

@@ -126,7 +126,7 @@ impl Counters {
         );
         registry.register(
             "waiting",
-            "Slots that wait for a store or bus that is away: while there is one, no events are received",
+            "Slots that wait for a store or bus that was away for longer than the retries of a call (--retry-for): while there is one, no events are received",
             counters.waiting.clone(),
         );
         registry.register_with_unit(

@@ -62,6 +62,9 @@ pub struct WorkerSettings {
     pub max_events: Option<u64>,
     /// After how long without an event it ends by itself.
     pub idle_exit: Option<Duration>,
+    /// Whether a module that ends again and again before it takes an event ends the worker too; otherwise it is started
+    /// for ever, with pauses. A worker that ends by itself gives up in any case.
+    pub gives_up: bool,
     /// How long modules may take to end when the worker is told to stop; what is not done then is handed back.
     pub grace: Duration,
     /// How long an event is kept from other workers when this one dies, where the bus does not notice.
@@ -82,6 +85,7 @@ impl WorkerSettings {
             max_deliveries: Self::DEFAULT_MAX_DELIVERIES,
             max_events: None,
             idle_exit: None,
+            gives_up: false,
             grace: Duration::from_secs(30),
             lock: Subscription::DEFAULT_LOCK,
         }
@@ -135,6 +139,8 @@ struct Shared {
     taken: AtomicU64,
     /// Slots with an event.
     busy: AtomicUsize,
+    /// Slots whose module is not there yet.
+    loading: AtomicUsize,
     /// When an event was last there.
     active: Mutex<Instant>,
     /// Where its sessions are shown.
@@ -208,6 +214,7 @@ impl Worker {
             outages: watch::Sender::new(0),
             taken: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
+            loading: AtomicUsize::new(0),
             active: Mutex::new(Instant::now()),
             exposed: OnceLock::new(),
             unusable: Mutex::new(None),
@@ -292,9 +299,10 @@ impl Worker {
     }
 
     /// How long nothing was there to do: zero while an event is worked on, or will come again after a delay that this
-    /// worker has asked for.
+    /// worker has asked for, and while a module is loading, for which an event may wait.
     pub fn idle_for(&self) -> Duration {
-        match self.shared.busy.load(Ordering::Relaxed) {
+        let Shared { busy, loading, .. } = &*self.shared;
+        match busy.load(Ordering::Relaxed) + loading.load(Ordering::Relaxed) {
             0 => self.shared.active.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
             _ => Duration::ZERO,
         }

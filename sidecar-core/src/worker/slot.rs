@@ -17,7 +17,7 @@ use super::runner::{Assignment, Slot};
 use super::settlement::{Outcome, Settlement, delay, is_outage};
 #[cfg(feature = "process")]
 use super::warm;
-use super::{Shared, attempts, dead};
+use super::{Shared, WorkerSettings, attempts, dead};
 #[cfg(feature = "process")]
 use crate::blocking;
 use crate::contract::{Attempts, Context, FailureId, Layout, Phase};
@@ -45,7 +45,8 @@ const REST: Duration = Duration::from_secs(5);
 
 /// Works until the worker drains.
 pub(super) async fn work(shared: Arc<Shared>, number: usize) {
-    let is_bounded = shared.settings.idle_exit.is_some() || shared.settings.max_events.is_some();
+    let WorkerSettings { idle_exit, max_events, gives_up, .. } = &shared.settings;
+    let is_bounded = idle_exit.is_some() || max_events.is_some() || *gives_up;
     let secret = Uuid::new_v4().to_string();
     let slot = Slot { number, secret, stop: shared.stop.subscribe(), is_bounded };
     let worker = Work { shared, slot, unfinished: AtomicBool::new(true) };
@@ -70,6 +71,22 @@ struct Work {
     slot: Slot,
     /// Whether the journal may hold a commit that is not finished.
     unfinished: AtomicBool,
+}
+
+/// A slot that waits for its module.
+struct Loading<'s>(&'s Shared);
+
+impl<'s> Loading<'s> {
+    fn begin(shared: &'s Shared) -> Self {
+        shared.loading.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.0.loading.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How an attempt came out, and what is known of it.
@@ -139,6 +156,7 @@ impl Work {
                 _ = async { outages.subscribe().wait_for(|outages| *outages == 0).await.is_ok() } => {}
             }
             let asked = Instant::now();
+            let loading = Loading::begin(&self.shared);
             tokio::select! {
                 biased;
                 () = self.draining() => return None,
@@ -151,6 +169,7 @@ impl Work {
                 // While its module was loading it was not idle.
                 self.active_until(Instant::now());
             }
+            drop(loading);
             let most = settings.max_events.unwrap_or(u64::MAX);
             let taking = |taken: u64| (taken < most).then_some(taken + 1);
             if self.shared.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taking).is_err() {

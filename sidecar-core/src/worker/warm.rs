@@ -28,6 +28,8 @@ use crate::server::{Answered, Feed, Secret, Sessions};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How often a module is started that never asks for an event, by a worker that would end if there were none.
 const MOST_STARTS: u32 = 5;
+/// After so long a module that loads is said to be waited for.
+const SLOW: Duration = Duration::from_secs(60);
 /// How often a module is given one event, whose answer may have been lost; more than that it does not understand.
 const MOST_ANSWERS: u32 = 20;
 /// The longest such wait.
@@ -320,12 +322,13 @@ impl Runner for WarmProcesses {
     async fn available(&self, slot: &Slot) -> Result<(), Error> {
         let warm = self.warm(slot);
         let mut process = warm.process.lock().await;
+        let mut last = String::new();
         loop {
             let Process { child, starts } = &mut *process;
             let Some(running) = child else {
                 if slot.is_bounded && *starts >= MOST_STARTS {
                     return Err(Error::Busy(format!(
-                        "the module has ended {starts} times before it asked for an event"
+                        "the module has ended {starts} times before it asked for an event (POST /next){last}"
                     )));
                 }
                 if *starts > 0 {
@@ -348,20 +351,32 @@ impl Runner for WarmProcesses {
                 continue;
             };
             let mut state = warm.state.subscribe();
+            let slow = async {
+                tokio::time::sleep(SLOW).await;
+                info!(
+                    "the module of slot {} has not asked for an event (POST /next) for {SLOW:?}: it is waited for, however \
+                     long it loads",
+                    slot.number
+                );
+                std::future::pending::<()>().await;
+            };
             let status = tokio::select! {
                 _ = state.wait_for(|state| state.waiting > 0) => {
                     *starts = 0;
                     return Ok(());
                 }
                 status = running.wait() => status,
+                () = slow => continue,
             };
+            let line = self.last_line(slot);
             match status {
                 Ok(status) => {
                     let when = match *starts {
                         0 => "between two events",
                         _ => "without asking for an event (POST /next)",
                     };
-                    warn!("the module of slot {} ended with {} {when}", slot.number, how(status));
+                    last = format!("; the last time with {}{line}", how(status));
+                    warn!("the module of slot {} ended with {} {when}{line}", slot.number, how(status));
                 }
                 Err(error) => warn!("the module of slot {} cannot be waited for: {error}", slot.number),
             }
@@ -385,6 +400,12 @@ impl Runner for WarmProcesses {
 }
 
 impl WarmProcesses {
+    /// What the module printed last, as the end of a reason.
+    fn last_line(&self, slot: &Slot) -> String {
+        let line = self.module.surroundings.last_line(&self.base.join(slot.number.to_string()), None);
+        line.map(|line| format!(": {line}")).unwrap_or_default()
+    }
+
     /// Waits until the event is finished, or the module can finish it no more.
     async fn watch(&self, session: &Session, slot: &Slot, warm: &Warm) -> Outcome {
         let mut process = warm.process.lock().await;
@@ -408,10 +429,14 @@ impl WarmProcesses {
             status = running.wait() => {
                 let how = status.map_or_else(|error| error.to_string(), how);
                 *starts = 1;
-                let base = self.base.join(slot.number.to_string());
-                let line = self.module.surroundings.last_line(&base, None);
-                let line = line.map(|line| format!(": {line}")).unwrap_or_default();
-                format!("the module ended with {how} while it worked on this event{line}")
+                match session.last_error() {
+                    // Its outputs were refused, and it did not ask again.
+                    Some(error) => format!("the module ended with {how} when done had failed: {}", error.chain()),
+                    None => {
+                        let line = self.last_line(slot);
+                        format!("the module ended with {how} while it worked on this event{line}")
+                    }
+                }
             }
             () = lease => {
                 running.end(self.module.service.grace).await;
