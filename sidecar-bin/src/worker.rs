@@ -204,6 +204,7 @@ pub(crate) enum Dead {
         id: String,
     },
     /// Publish events again for the groups that gave them up, and count their attempts from one
+    #[command(override_usage = "sidecar dead redrive ID...\n       sidecar dead redrive --all [--group NAME]")]
     Redrive {
         /// The ids of dead letters, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID", required_unless_present = "all")]
@@ -216,6 +217,7 @@ pub(crate) enum Dead {
         group: Option<String>,
     },
     /// Delete dead letters; their events are not tried again
+    #[command(override_usage = "sidecar dead drop ID...")]
     Drop {
         /// The ids of dead letters, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID", required = true)]
