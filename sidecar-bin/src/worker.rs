@@ -204,7 +204,9 @@ pub(crate) enum Dead {
         id: String,
     },
     /// Publish events again for the groups that gave them up, and count their attempts from one
-    #[command(override_usage = "sidecar dead redrive ID...\n       sidecar dead redrive --all [--group NAME]")]
+    #[command(
+        override_usage = "sidecar dead redrive ID...\n       sidecar dead redrive --all [--group NAME]"
+    )]
     Redrive {
         /// The ids of dead letters, or EVENT or EVENT/MODULE
         #[arg(value_name = "ID", required_unless_present = "all")]
