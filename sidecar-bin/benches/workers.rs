@@ -148,19 +148,24 @@ fn rate(time: Duration) -> f64 {
     EVENTS as f64 / time.as_secs_f64()
 }
 
-fn processes() -> f64 {
+/// Events a second of loops side by side, each of which is given its number.
+fn side_by_side(work: impl Fn(usize) + Sync) -> f64 {
     let began = Instant::now();
-    let loops: Vec<_> = (0..AT_ONCE)
-        .map(|_| {
-            std::thread::spawn(|| {
-                for _ in 0..EVENTS / AT_ONCE {
-                    assert!(Command::new("true").status().unwrap().success());
-                }
-            })
-        })
-        .collect();
-    loops.into_iter().for_each(|thread| thread.join().unwrap());
+    std::thread::scope(|scope| {
+        for number in 0..AT_ONCE {
+            let work = &work;
+            scope.spawn(move || work(number));
+        }
+    });
     rate(began.elapsed())
+}
+
+fn processes() -> f64 {
+    side_by_side(|_| {
+        for _ in 0..EVENTS / AT_ONCE {
+            assert!(Command::new("true").status().unwrap().success());
+        }
+    })
 }
 
 /// Events a second of what does first the one and then the other of two things.
@@ -172,35 +177,28 @@ fn one_after_another(one: f64, other: f64) -> f64 {
 /// its process, its record, that it is published, and the rename of its claim.
 fn executions(dir: &Path) -> f64 {
     let bytes = vec![b'x'; 1000];
-    let began = Instant::now();
-    let loops: Vec<_> = (0..AT_ONCE)
-        .map(|slot| {
-            let (dir, bytes) = (dir.join(slot.to_string()), bytes.clone());
-            std::thread::spawn(move || {
-                for number in 0..EVENTS / AT_ONCE {
-                    for part in ["in", "out", "state"] {
-                        let _ = fs::remove_dir_all(dir.join(part));
-                    }
-                    for part in ["in/data", "out/data", "out/events", "state"] {
-                        fs::create_dir_all(dir.join(part)).unwrap();
-                    }
-                    fs::write(dir.join("in/meta.json"), "[]").unwrap();
-                    let mut journal = fs::File::create(dir.join("state/journal")).unwrap();
-                    journal.write_all(&bytes).unwrap();
-                    assert!(Command::new("true").status().unwrap().success());
-                    for name in ["record", "published", "claim"] {
-                        let path = dir.join(format!("{number}.{name}"));
-                        let temporary = path.with_extension("tmp");
-                        fs::write(&temporary, &bytes).unwrap();
-                        fs::rename(&temporary, &path).unwrap();
-                    }
-                    journal.write_all(&bytes).unwrap();
-                }
-            })
-        })
-        .collect();
-    loops.into_iter().for_each(|thread| thread.join().unwrap());
-    rate(began.elapsed())
+    side_by_side(|slot| {
+        let dir = dir.join(slot.to_string());
+        for number in 0..EVENTS / AT_ONCE {
+            for part in ["in", "out", "state"] {
+                let _ = fs::remove_dir_all(dir.join(part));
+            }
+            for part in ["in/data", "out/data", "out/events", "state"] {
+                fs::create_dir_all(dir.join(part)).unwrap();
+            }
+            fs::write(dir.join("in/meta.json"), "[]").unwrap();
+            let mut journal = fs::File::create(dir.join("state/journal")).unwrap();
+            journal.write_all(&bytes).unwrap();
+            assert!(Command::new("true").status().unwrap().success());
+            for name in ["record", "published", "claim"] {
+                let path = dir.join(format!("{number}.{name}"));
+                let temporary = path.with_extension("tmp");
+                fs::write(&temporary, &bytes).unwrap();
+                fs::rename(&temporary, &path).unwrap();
+            }
+            journal.write_all(&bytes).unwrap();
+        }
+    })
 }
 
 /// Events a second that a bus gives and takes back, with nothing in between.
@@ -238,31 +236,24 @@ fn received(events: &str) -> f64 {
 /// claim.
 fn durable_writes(dir: &Path) -> f64 {
     let bytes = vec![b'x'; 1000];
-    let began = Instant::now();
-    let loops: Vec<_> = (0..AT_ONCE)
-        .map(|slot| {
-            let (dir, bytes) = (dir.join(slot.to_string()), bytes.clone());
-            std::thread::spawn(move || {
-                fs::create_dir_all(&dir).unwrap();
-                for number in 0..EVENTS / AT_ONCE {
-                    let last = dir.join(format!("{number}.claim"));
-                    for name in ["record", "published"] {
-                        let path = dir.join(format!("{number}.{name}"));
-                        let temporary = path.with_extension("tmp");
-                        let mut file = fs::File::create(&temporary).unwrap();
-                        file.write_all(&bytes).unwrap();
-                        file.sync_data().unwrap();
-                        fs::rename(&temporary, &path).unwrap();
-                        fs::File::open(&dir).unwrap().sync_all().unwrap();
-                    }
-                    fs::write(&last, "0").unwrap();
-                    fs::rename(&last, last.with_extension("acked")).unwrap();
-                }
-            })
-        })
-        .collect();
-    loops.into_iter().for_each(|thread| thread.join().unwrap());
-    rate(began.elapsed())
+    side_by_side(|slot| {
+        let dir = dir.join(slot.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        for number in 0..EVENTS / AT_ONCE {
+            let last = dir.join(format!("{number}.claim"));
+            for name in ["record", "published"] {
+                let path = dir.join(format!("{number}.{name}"));
+                let temporary = path.with_extension("tmp");
+                let mut file = fs::File::create(&temporary).unwrap();
+                file.write_all(&bytes).unwrap();
+                file.sync_data().unwrap();
+                fs::rename(&temporary, &path).unwrap();
+                fs::File::open(&dir).unwrap().sync_all().unwrap();
+            }
+            fs::write(&last, "0").unwrap();
+            fs::rename(&last, last.with_extension("acked")).unwrap();
+        }
+    })
 }
 
 /// Milliseconds from the call that submits an event to the module's first line, for an idle worker: the median and the
