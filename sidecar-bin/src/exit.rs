@@ -154,7 +154,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             };
             Err(Failure::new(code, format!("cannot start {program}: {why}")))
         }
-        // The session has logged why, and so the others.
+        // The session has logged why, and why nothing was prepared.
         Ended::NotCommitted(error) if matches!(*error, Error::OutOfOrder { .. }) => {
             let code = Failure::at_done(&error).code;
             Err(Failure::new(code, "nothing was committed: the module has to run again"))
