@@ -203,11 +203,14 @@ impl Config {
     /// The settings in force without secrets, as a file that `--config` takes.
     pub(crate) fn describe(&self) -> String {
         let mut lines: Vec<(&str, String)> = Vec::new();
-        if let Some(Settings { context, layout, state_dir, event_types, parallel, .. }) = &self.settings {
+        if let Some(Settings { context, layout, state_dir, event_types, parallel, first, .. }) =
+            &self.settings
+        {
             lines.push(("context.eventid", context.event_id.to_string()));
             lines.push(("context.correlationid", context.correlation_id.clone()));
             lines.push(("context.parenteventid", context.parent_event_id.clone()));
             lines.push(("context.name", context.name.to_string()));
+            lines.extend((*first == First::Allowed).then(|| ("first", true.to_string())));
             lines.push(("basedir", layout.base().display().to_string()));
             lines.push(("statedir", state_dir.display().to_string()));
             let types = match event_types {

@@ -13,7 +13,8 @@ pub(crate) fn flags(path: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<S
     let text = std::fs::read_to_string(path).map_err(|error| vec![format!("--config {path}: {error}")])?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         // The line itself may hold a secret.
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line =
+            error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         vec![format!("--config {path}:{line}: {}", error.message())]
     })?;
     let mut settings = Vec::new();
@@ -26,9 +27,15 @@ pub(crate) fn flags(path: &str, is_given: impl Fn(&str) -> bool) -> Result<Vec<S
         let key = key.strip_suffix(".enabled").unwrap_or(&key);
         let known = |arg: &&clap::Arg| arg.get_long() == Some(key) && key != "config";
         let Some(arg) = command.get_arguments().find(known) else {
-            let names = command.get_arguments().filter_map(clap::Arg::get_long);
-            let meant =
-                nearest(key, names).map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
+            let names: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+            // TOML counts what follows the head of a table to the table.
+            let below = key.rsplit_once('.').filter(|(_, last)| names.contains(last));
+            let meant = match below {
+                Some((table, last)) => format!("; {last:?} belongs above [{table}]"),
+                None => nearest(key, names.into_iter())
+                    .map(|meant| format!("; did you mean {meant:?}?"))
+                    .unwrap_or_default(),
+            };
             let line = line_of(key, &text);
             let meant = if key == "config" { " of this file" } else { &meant };
             errors.push(format!("--config {path}{line}: {key:?} is not a setting{meant}"));

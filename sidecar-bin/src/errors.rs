@@ -13,6 +13,12 @@ impl Errors {
         self.0.push(format!("--{flag}: {problem}"));
     }
 
+    /// Whether something is wrong with this flag.
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        let start = format!("--{flag}: ");
+        self.0.iter().any(|error| error.starts_with(&start))
+    }
+
     /// The parsed value; one that is not `what` is noted.
     pub(crate) fn parse<T: FromStr>(&mut self, flag: &str, text: &Option<String>, what: &str) -> Option<T> {
         let text = text.as_ref()?;

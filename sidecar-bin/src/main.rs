@@ -12,6 +12,7 @@ mod ion;
 mod logging;
 mod maintain;
 mod options;
+mod origins;
 #[cfg(feature = "pipeline")]
 mod pipeline;
 mod plane;
@@ -38,6 +39,7 @@ use tracing::{debug, error, info, warn};
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Mode};
 use crate::exit::Failure;
+use crate::origins::Origins;
 use crate::progress::Bar;
 
 fn main() -> ExitCode {
@@ -47,8 +49,8 @@ fn main() -> ExitCode {
         not(feature = "pipeline"),
         allow(unused_mut, reason = "only a pipeline has something to load")
     )]
-    let Cli { mut command, options, parent_is_empty, .. } = match parse_cli() {
-        Ok(cli) => cli,
+    let (Cli { mut command, options, parent_is_empty, .. }, origins) = match parse_cli() {
+        Ok(parsed) => parsed,
         Err(code) => return code,
     };
     let mode = match &command {
@@ -106,7 +108,10 @@ fn main() -> ExitCode {
     }
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
-        Err(errors) => return configuration(&errors),
+        Err(errors) => {
+            let located: Vec<_> = errors.iter().map(|error| origins.locate(error)).collect();
+            return configuration(&located);
+        }
     };
     if config.print {
         let _ = write!(std::io::stdout(), "{}", config.describe());
@@ -133,7 +138,7 @@ fn main() -> ExitCode {
 }
 
 /// The command line, with the settings of `--config` beneath it.
-fn parse_cli() -> Result<Cli, ExitCode> {
+fn parse_cli() -> Result<(Cli, Origins), ExitCode> {
     let parse = |flags: Vec<String>, from_file: bool| {
         let mut arguments = std::env::args_os();
         let program = arguments.next().into_iter();
@@ -162,11 +167,16 @@ fn parse_cli() -> Result<Cli, ExitCode> {
         })
     };
     let (cli, matches) = parse(Vec::new(), false)?;
-    let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else { return Ok(cli) };
+    let Some(file) = cli.options.config.as_ref().filter(|file| !file.is_empty()) else {
+        return Ok((cli, Origins::new(&matches, None)));
+    };
     let is_given =
         |id: &str| matches!(matches.try_get_one::<String>(id), Ok(Some(value)) if !value.is_empty());
     match config_file::flags(file, is_given) {
-        Ok(flags) => parse(flags, true).map(|(cli, _)| cli),
+        Ok(flags) => {
+            let origins = Origins::new(&matches, Some((file, &flags)));
+            parse(flags, true).map(|(cli, _)| (cli, origins))
+        }
         Err(errors) => Err(configuration(&errors)),
     }
 }

@@ -51,7 +51,12 @@ impl Plane {
         config.ca_file = options.ca_file.as_ref().map(PathBuf::from);
         let parsed = config.parse(|credential| credential_in(options, credential)).map_err(|mistakes| {
             for mistake in mistakes {
-                let hint = mistake.missing.map(hint).unwrap_or_default();
+                let file = mistake.missing.and_then(flag);
+                // What is missing because its file could not be read is reported already.
+                if file.is_some_and(|flag| errors.has(flag)) {
+                    continue;
+                }
+                let hint = file.map(|flag| format!(": say --{flag}")).unwrap_or_default();
                 let flag = mistake.setting.to_string();
                 let in_file = match mistake.setting {
                     Setting::Documents => options.documents_file.as_ref().zip(documents.as_ref()),
@@ -106,11 +111,11 @@ fn url_of(
     development: bool,
     errors: &mut Errors,
 ) -> Option<String> {
-    let unread = format!("--{flag}-file:");
+    let unread = format!("{flag}-file");
     match (url, ion) {
         (Some(url), _) => Some(url.clone()),
         (None, Switch::Incomplete) => None,
-        (None, _) if errors.0.iter().any(|error| error.starts_with(&unread)) => None,
+        (None, _) if errors.has(&unread) => None,
         (None, Switch::On { url }) => Some(url.clone()),
         (None, Switch::Off) if development => Some(format!("file:{DEV_DIR}")),
         (None, Switch::Off) => {
@@ -156,12 +161,12 @@ fn credential_in(options: &Options, credential: Credential) -> Option<String> {
     .clone()
 }
 
-/// How a missing credential is given.
-fn hint(credential: Credential) -> &'static str {
+/// The flag that gives a missing credential.
+fn flag(credential: Credential) -> Option<&'static str> {
     match credential {
-        Credential::S3AccessKeyId => ": say --s3.accesskeyid ID",
-        Credential::S3SecretAccessKey => ": say --s3.secretaccesskey-file FILE",
-        Credential::ServiceBusKey => ": say --servicebuseventprovider.key-file FILE",
-        _ => "",
+        Credential::S3AccessKeyId => Some("s3.accesskeyid"),
+        Credential::S3SecretAccessKey => Some("s3.secretaccesskey-file"),
+        Credential::ServiceBusKey => Some("servicebuseventprovider.key-file"),
+        _ => None,
     }
 }

@@ -20,6 +20,11 @@ pub(crate) async fn submit(
     unopened: &Unopened,
     plane: &DataPlane,
 ) -> Result<u8, Failure> {
+    if let Some((setting, url)) = unopened.urls().into_iter().find(|(_, url)| *url == "memory:") {
+        let message =
+            format!("--{setting} {url} keeps nothing when this command ends: name a store that does");
+        return Err(Failure::new(exit::CONFIGURATION, message));
+    }
     let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
     let id = id.unwrap_or_else(new_id);
     let submission = submission(id.clone(), event_type, &values, &files, &stores)?;

@@ -1,5 +1,6 @@
 //! A trace as lines for a terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -112,10 +113,12 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
         };
     }
     // What can be read of a failure without another command.
-    if let Some(letter) = module.given_up.first() {
-        let _ = write!(text, "  {} (dead letter {})", shortened(&exit::cell(&letter.reason)), letter.id);
-    } else if let Some(failure) = module.failed.first() {
-        let _ = write!(text, "  {}", shortened(&exit::cell(&failure.reason)));
+    if let Some((reason, more)) = most(module.given_up.iter().map(|letter| &*letter.reason)) {
+        let letter = module.given_up.iter().find(|letter| letter.reason == reason);
+        let id = letter.map(|letter| format!(" (dead letter {})", letter.id)).unwrap_or_default();
+        let _ = write!(text, "  {}{id}{more}", shortened(&exit::cell(reason)));
+    } else if let Some((reason, more)) = most(module.failed.iter().map(|failure| &*failure.reason)) {
+        let _ = write!(text, "  {}{more}", shortened(&exit::cell(reason)));
     }
     text.push('\n');
     children(&module.events, rest, text, events_lines);
@@ -127,6 +130,18 @@ fn children<T>(children: &[T], rest: &str, text: &mut String, lines: impl Fn(&T,
         let (branch, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
         lines(child, &format!("{rest}{branch}"), &format!("{rest}{below}"), text);
     }
+}
+
+/// The most frequent of several reasons, and how many others there are.
+fn most<'r>(reasons: impl Iterator<Item = &'r str>) -> Option<(&'r str, String)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    reasons.for_each(|reason| *counts.entry(reason).or_default() += 1);
+    let (reason, count) = counts.iter().max_by_key(|(_, count)| **count)?;
+    let more = match counts.len() - 1 {
+        0 => String::new(),
+        others => format!(" (×{count}), {}", counted(others, "other reason")),
+    };
+    Some((reason, more))
 }
 
 /// A number of things.

@@ -124,6 +124,10 @@ fn secrets_can_come_from_files() {
     assert!(errors.contains("--ca-file: secret has no certificate in PEM"), "{errors}");
     let absent = ["check", "--development", "--events-file=absent"];
     assert!(output(&dir, &absent).2.contains("--events-file: cannot read absent"));
+    // What follows from it is not said.
+    let s3 = ["check", "--development", "--blobs=s3://b", "--s3.accesskeyid=a"];
+    let (code, _, errors) = output(&dir, &[&s3[..], &["--s3.secretaccesskey-file=absent"]].concat());
+    assert!(code == 64 && errors.matches("error: ").count() == 1, "{errors}");
 }
 
 #[test]
@@ -201,6 +205,7 @@ fn what_is_printed_is_a_configuration_file() {
     ];
     let (_, first, errors) = output(&dir, &flags);
     assert!(first.contains("s3.accesskeyid = \"key\"") && !first.contains("hidden"), "{first}{errors}");
+    assert!(first.contains("first = true"), "development accepts it: {first}");
     fs::write(dir.path().join("sidecar.toml"), &first).unwrap();
     let again = ["commit", "--config=sidecar.toml", "--s3.secretaccesskey=hidden", "--printconfig"];
     let (_, second, errors) = output(&dir, &again);
@@ -215,15 +220,37 @@ fn what_is_printed_is_a_configuration_file() {
 #[test]
 fn a_bad_file_is_told_by_its_settings() {
     let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("sidecar.toml"), "nonsense = 1\nparallel = [1]\n").unwrap();
+    let file = "nonsense = 1\nparallel = [1]\n[context]\nserverport = 1\n";
+    fs::write(dir.path().join("sidecar.toml"), file).unwrap();
     let (code, _, errors) = output(&dir, &["--config", "sidecar.toml"]);
     assert_eq!(code, 64);
     assert!(
         errors.contains("toml:1: \"nonsense\" is not a setting")
-            && errors.contains("toml:2: \"parallel\" must be"),
+            && errors.contains("toml:2: \"parallel\" must be")
+            && errors.contains(
+                "toml:4: \"context.serverport\" is not a setting; \"serverport\" belongs above [context]"
+            ),
         "{errors}"
     );
     assert_eq!(output(&dir, &["--config", "absent.toml"]).0, 64);
+    fs::write(dir.path().join("twice.toml"), "parallel = 1\nlinger = \"1s\"\nparallel = 2\n").unwrap();
+    let (_, _, errors) = output(&dir, &["--config", "twice.toml"]);
+    assert!(errors.contains("twice.toml:3: duplicate key"), "{errors}");
+}
+
+#[test]
+fn a_mistake_is_told_where_the_value_is() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), "linger = \"soon\"\ngrace = \"never\"\n").unwrap();
+    let mut command = sidecar(&dir, &["--development", "--config=c.toml", "--grace=later"]);
+    let (code, _, errors) = ended(&command.env("SIDECAR_TIMEOUT", "long").output().unwrap());
+    assert_eq!(code, 64);
+    for place in
+        ["--config c.toml: linger: \"soon\"", "SIDECAR_TIMEOUT (--timeout): \"long\"", "--grace: \"later\""]
+    {
+        assert!(errors.contains(&format!("error: {place} is not a duration")), "{place}: {errors}");
+    }
+    assert!(!errors.contains("never"), "{errors}");
 }
 
 #[test]

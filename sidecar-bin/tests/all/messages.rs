@@ -63,6 +63,7 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             ("sidecar prepare --context.eventid=e2 2>/dev/null", "sidecar commit"),
             (NONE, "sidecar submit s3://bucket/key"),
             (NONE, "sidecar submit --value=novalue"),
+            (NONE, "sidecar submit --blobs=memory: --value=a=b"),
             (NONE, "sidecar submit --type="),
             ("printf '[modules.a]\ncomand = \"x\"\n' > p.toml", "sidecar pipeline p.toml"),
             (

@@ -132,6 +132,29 @@ fn one_command_runs_a_chain_and_tells_what_became_of_it() {
     assert_eq!((logs.len(), logs.iter().all(|log| log.starts_with("working on "))), (3, true));
 }
 
+/// Events that a collapsed line stands for may have failed for several reasons.
+#[test]
+fn several_reasons_are_counted() {
+    let dir = TempDir::new().unwrap();
+    let file = r#"
+[modules.split]
+subscribes = ["submitted"]
+wrap = true
+command = ["sh", "-c", "cd $SIDECAR_BASE_DIR; for n in 1 2 3; do printf '[{\"key\":\"eventType\",\"value\":\"n\"},{\"key\":\"n\",\"value\":\"%s\"}]' $n > out/events/$n.json; done"]
+[modules.fails]
+subscribes = ["n"]
+max-deliveries = 1
+wrap = true
+command = ["sh", "-c", "cd $SIDECAR_BASE_DIR; grep -q '\"3\"' in/meta.json && exit 3; exit 4"]
+"#;
+    fs::write(dir.path().join("chain.toml"), file).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--type=submitted"]);
+    assert_eq!(code, 1, "{out}{log}");
+    let (_, trace, _) = output(&dir, &["trace", "--development=true", &graph(&dir)]);
+    assert!(trace.contains("(×2), 1 other reason"), "{trace}");
+}
+
 #[test]
 fn a_failed_event_is_named_with_its_output_and_the_way_to_repeat_it() {
     let dir = chain("one\nbad\n");

@@ -194,7 +194,11 @@ impl Postgres {
         let refused = |source: crate::Cause| Error::refused(&name, "take these settings", source);
         let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
         connection.set_query(None);
-        for (key, value) in url.query_pairs() {
+        for (key, mut value) in url.query_pairs() {
+            // TLS always verifies the certificate and the host's name; the driver's word for that is another.
+            if key == "sslmode" && matches!(&*value, "verify-ca" | "verify-full") {
+                value = "require".into();
+            }
             match &*key {
                 "table" => table = value.into_owned(),
                 // The driver takes a plus sign for what it is: a blank is %20.
@@ -356,6 +360,7 @@ mod tests {
     #[test]
     fn an_id_has_one_spelling_and_no_secret() {
         let id = |url: &str| Postgres::open(&url.parse().unwrap(), None).unwrap().id();
+        assert_eq!(id("postgres://u@h/d"), id("postgres://u@h/d?sslmode=verify-full"));
         let one = id("postgres://u:secret@Host/d?sslmode=disable");
         assert_eq!(one, "postgres://host:5432/d?table=sidecar");
         assert_eq!(one, id("postgresql://host:5432/d?table=sidecar"));

@@ -43,11 +43,14 @@ impl<P> Retry<P> {
             let Error::Unavailable { retry_after, .. } = &error else { return Err(error) };
             let backoff = backoff.get_or_insert_with(|| self.backoff());
             let asked = retry_after.unwrap_or_default();
-            let Some(wait) = backoff.next_backoff().map(|wait| wait.max(asked)) else { return Err(error) };
-            // To wait longer than the budget would only delay the answer.
-            if backoff.get_elapsed_time().saturating_add(wait) > self.budget {
+            let wait = backoff.next_backoff().unwrap_or(LONGEST_WAIT);
+            let left = self.budget.saturating_sub(backoff.get_elapsed_time());
+            // A provider that asks for more would only refuse what comes earlier.
+            if left.is_zero() || asked > left {
                 return Err(error);
             }
+            // The last attempt is made when the budget ends.
+            let wait = wait.max(asked).min(left);
             match std::mem::replace(&mut reported, true) {
                 // Whoever watches need not wait until it is given up.
                 false => tracing::warn!("{}; retrying for up to {:?}", error.chain(), self.budget),
@@ -64,7 +67,7 @@ impl<P> Retry<P> {
             max_interval: LONGEST_WAIT,
             multiplier: 2.0,
             randomization_factor: 0.5,
-            max_elapsed_time: Some(self.budget),
+            max_elapsed_time: None,
             ..ExponentialBackoff::default()
         }
     }

@@ -67,9 +67,9 @@ pub fn router(sessions: Sessions) -> Router {
     let api = Arc::new(Api { metrics: Metrics::new(), sessions, refused: Once::new() });
     let call = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
-        .route("/ready", on(call, ready).head(not_allowed))
-        .route("/done", on(call, done).head(not_allowed))
-        .route("/fail", on(call, fail).head(not_allowed))
+        .route("/ready", on(call, ready).head(head_not_allowed))
+        .route("/done", on(call, done).head(head_not_allowed))
+        .route("/fail", on(call, fail).head(head_not_allowed))
         .route("/status", get(status))
         .route("/next", post(next_event))
         .route_layer(middleware::from_fn_with_state(api.clone(), authenticate))
@@ -108,7 +108,11 @@ fn is_loopback(request: &Request) -> bool {
     host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// HEAD too, which would otherwise do what GET does.
+/// HEAD would otherwise do what GET does.
+async fn head_not_allowed() -> impl IntoResponse {
+    ([(header::ALLOW, "GET,POST")], not_allowed().await)
+}
+
 async fn not_allowed() -> HttpError {
     HttpError::new(
         StatusCode::METHOD_NOT_ALLOWED,

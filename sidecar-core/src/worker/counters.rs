@@ -121,7 +121,7 @@ impl Counters {
         );
         registry.register(
             "receiving",
-            "Whether the bus answered the last call for an event: 0 where it is away or refuses",
+            "Whether the bus answered the last call for an event, or to keep one: 0 where it is away or refuses",
             counters.receiving.clone(),
         );
         registry.register(

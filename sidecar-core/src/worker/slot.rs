@@ -291,7 +291,7 @@ impl Work {
         let Shared { counters, busy, .. } = &*self.shared;
         counters.begin();
         // A task of its own: a module that is a function may keep this one busy.
-        let keeping = Keeping(tokio::spawn(keep(delivery.clone()).in_current_span()));
+        let keeping = Keeping(tokio::spawn(keep(self.shared.clone(), delivery.clone()).in_current_span()));
         fault::point("worker.received");
         let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {
             true => Attempt::uncounted(Outcome::Committed),
@@ -616,18 +616,21 @@ impl Drop for Keeping {
 }
 
 /// Renews the lock of a delivery until it is lost.
-async fn keep(delivery: Arc<dyn Delivery>) {
+async fn keep(shared: Arc<Shared>, delivery: Arc<dyn Delivery>) {
     let Some(lock) = delivery.lock() else { return };
     loop {
         tokio::time::sleep(lock / 3).await;
         match answer(delivery.renew()).await {
-            Ok(()) => {}
+            Ok(()) => shared.counters.answered(true),
             Err(Error::NotHeld { .. }) => {
                 // Nothing but the record decides: the module goes on.
                 warn!("the lock was lost: another worker may run the same execution, and one of them wins");
                 return;
             }
-            Err(error) => warn!("the lock could not be renewed: {}", error.chain()),
+            Err(error) => {
+                shared.counters.answered(false);
+                warn!("the lock could not be renewed: {}", error.chain());
+            }
         }
     }
 }

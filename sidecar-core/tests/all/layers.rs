@@ -48,7 +48,9 @@ async fn retry_ends_with_its_budget_and_the_last_error() {
     let started = Instant::now();
     let error = look(&Retry::new(provider, SECOND)).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }));
-    assert!(started.elapsed() <= SECOND, "{:?}", started.elapsed());
+    let took = started.elapsed();
+    // What comes back at the end of the budget is still met.
+    assert!((SECOND..2 * SECOND).contains(&took), "{took:?}");
     assert!((2..10).contains(&calls.load(Ordering::Relaxed)));
 }
 

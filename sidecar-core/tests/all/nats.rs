@@ -1,6 +1,6 @@
 //! NATS JetStream, against a real server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer::pull};
 use async_trait::async_trait;
@@ -232,6 +232,40 @@ async fn whoever_joins_a_group_does_not_change_the_lock_of_its_members() {
     assert_eq!(next.lock(), Some(Duration::from_secs(30)));
     held.ack().await.unwrap();
     next.ack().await.unwrap();
+}
+
+/// Of members that begin a group at the same moment, one decides, and the others know.
+#[tokio::test]
+async fn members_that_begin_a_group_together_agree() {
+    let Some(first) = bus(true).await else { return };
+    let group = |lock: u64| {
+        let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
+        Subscription { lock: Duration::from_secs(lock), ..group }
+    };
+    let second = reopened(&first, true);
+    second.check().await.unwrap();
+    // Both wait for events all the time, as workers do.
+    let locks = async |bus: &dyn EventProvider, lock: u64| {
+        let member = bus.subscribe(&group(lock)).await.unwrap();
+        let (mut locks, until) = (Vec::new(), Instant::now() + Duration::from_secs(4));
+        while Instant::now() < until {
+            if let Some(held) = member.receive(Duration::from_secs(1)).await.unwrap() {
+                held.ack().await.unwrap();
+                locks.push(held.lock().unwrap().as_secs());
+            }
+        }
+        locks
+    };
+    let publish = async {
+        for _ in 0..20 {
+            first.publish(&[Event { event_type: "a".into(), ..sample() }]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    };
+    let (mut all, short, ()) = tokio::join!(locks(&first, 60), locks(&second, 5), publish);
+    assert!(!all.is_empty() && !short.is_empty(), "{all:?} {short:?}");
+    all.extend(short);
+    assert!(all.iter().all(|lock| *lock == all[0]), "{all:?}");
 }
 
 /// Credentials that are not valid any more are not tried again once nobody uses them.

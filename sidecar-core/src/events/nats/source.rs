@@ -31,6 +31,16 @@ const PULL: Duration = Duration::from_secs(10);
 /// What is left of a lock when nothing is settled any more: as long as a settlement may be on its way.
 const MARGIN: u32 = 10;
 
+/// What is done to a group that is joined.
+const MAKE: &str = "find or make the group";
+
+/// A second of what is left of `patience`.
+async fn pause(patience: &mut Duration) {
+    let pause = Duration::from_secs(1).min(*patience);
+    tokio::time::sleep(pause).await;
+    *patience -= pause;
+}
+
 /// A member of a group.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -95,28 +105,39 @@ impl Source {
             ]),
             ..pull::Config::default()
         };
+        let join = format!("join group {}", self.subscription.group);
         let mut patience = PULL + Duration::from_secs(2);
-        while let Ok(found) = stream.get_consumer::<pull::Config>(&name).await {
+        let mut is_idle = false;
+        loop {
+            let Ok(found) = stream.get_consumer::<pull::Config>(&name).await else {
+                use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind as Kind;
+                let made = self.bus.allowed(MAKE, stream.create_consumer_strict(config.clone())).await?;
+                match made.map_err(|error| (error.kind(), error)) {
+                    Ok(made) => return Ok(made),
+                    // Another member was faster: what it wants is looked at.
+                    Err((Kind::AlreadyExists, error)) if patience.is_zero() => {
+                        return Err(self.bus.failed(MAKE, error));
+                    }
+                    Err((Kind::AlreadyExists, _)) => pause(&mut patience).await,
+                    Err((Kind::TimedOut | Kind::Request, error)) => return Err(self.bus.failed(MAKE, error)),
+                    Err((_, error)) => return Err(Error::refused(&self.bus, MAKE, error)),
+                }
+                continue;
+            };
             let known = &found.cached_info().config;
             let theirs = known.metadata.get(TYPES).unwrap_or(&types);
             let busy = found.cached_info().num_waiting > 0 || found.cached_info().num_ack_pending > 0;
             if *theirs != types && busy {
                 // A member that has just ended is still waited for by the server.
                 if !patience.is_zero() {
-                    let pause = Duration::from_secs(1).min(patience);
-                    tokio::time::sleep(pause).await;
-                    patience -= pause;
+                    pause(&mut patience).await;
                     continue;
                 }
                 let why = format!(
                     "its members receive {theirs:?}, and all members of a group receive the same types: stop them \
                      first, or take another --group"
                 );
-                return Err(Error::refused(
-                    &self.bus,
-                    format!("join group {}", self.subscription.group),
-                    why,
-                ));
+                return Err(Error::refused(&self.bus, join, why));
             }
             let theirs_in = known.metadata.get(STORES).map_or("", String::as_str);
             let ours_in = &*self.subscription.stores;
@@ -126,11 +147,7 @@ impl Source {
                      have really moved, remove the consumer {name} of stream {}",
                     self.bus.config.stream
                 );
-                return Err(Error::refused(
-                    &self.bus,
-                    format!("join group {}", self.subscription.group),
-                    why,
-                ));
+                return Err(Error::refused(&self.bus, join, why));
             }
             let same_types = *theirs == types && known.metadata.contains_key(TYPES);
             let filters = match known.filter_subject.as_str() {
@@ -152,13 +169,18 @@ impl Source {
                     return Ok(found);
                 }
             }
+            // A member that has just joined, or is between two events, would not learn of a change.
+            if !busy && !std::mem::replace(&mut is_idle, true) {
+                pause(&mut patience).await;
+                continue;
+            }
             break;
         }
         use async_nats::jetstream::stream::ConsumerErrorKind as Kind;
-        let made = self.bus.allowed("find or make the group", stream.create_consumer(config)).await?;
-        made.map_err(|error| match error.kind() {
-            Kind::TimedOut | Kind::Request => self.bus.failed("find or make the group", error),
-            _ => Error::refused(&self.bus, "find or make the group", error),
+        let changed = self.bus.allowed(MAKE, stream.create_consumer(config)).await?;
+        changed.map_err(|error| match error.kind() {
+            Kind::TimedOut | Kind::Request => self.bus.failed(MAKE, error),
+            _ => Error::refused(&self.bus, MAKE, error),
         })
     }
 
