@@ -47,8 +47,10 @@ pub mod worker;
 
 #[cfg(feature = "engine")]
 pub use blob::BlobProvider;
+#[cfg(feature = "worker")]
+pub(crate) use blocking::dedicated;
 #[cfg(feature = "engine")]
-pub(crate) use blocking::blocking;
+pub(crate) use blocking::{blocking, brief, spawn};
 #[cfg(feature = "engine")]
 pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]

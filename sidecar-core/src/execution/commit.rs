@@ -16,7 +16,6 @@ use super::record::{AT_ONCE, contents_of, last_committed};
 use super::upload::upload;
 use super::{Execution, gc, ids, now, stores};
 use crate::blob::Source;
-use crate::blocking;
 use crate::contract::{
     Blob, BlobKey, Committed, Contents, Context, Digest, Event, EventContext, EventHeader, EventId,
     ExecutionId, ExecutionRecord, FileName, Insight, KeyOwner, KeyValuePairs, Layout, OutboxChunk, Outcome,
@@ -26,6 +25,7 @@ use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::plane::DataPlane;
+use crate::{blocking, brief};
 
 /// What a record holds itself, and each part of a larger one, in bytes of JSON: every store takes as much.
 const OUTBOX_PART: usize = 1024 * 1024;
@@ -40,7 +40,7 @@ impl Execution {
             false => PrivateId::random(),
         };
         let reading = proposal.clone();
-        let Outputs { files, insights, events } = blocking(move || outputs::read(&this, &reading)).await?;
+        let Outputs { files, insights, events } = brief(move || outputs::read(&this, &reading)).await?;
         self.refuse_what_no_store_takes(&execution, &proposal, &files, &insights, &events)?;
         let bytes = files.values().map(Source::size).sum();
         if let Some(disk) = &self.spec.disk

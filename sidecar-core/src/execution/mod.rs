@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use crate::blocking;
+use crate::brief;
 use crate::contract::{Context, EventContext, ExecutionId, PrivateId, RecordedFile, Stores};
 use crate::error::Result;
 use crate::plane::DataPlane;
@@ -117,7 +117,7 @@ impl Execution {
         work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let this = self.clone();
-        blocking(move || work(&this)).await
+        brief(move || work(&this)).await
     }
 
     async fn advance(self: &Arc<Self>, step: Step) -> Result<()> {

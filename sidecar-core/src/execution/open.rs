@@ -13,7 +13,7 @@ use super::slot::Slot;
 use super::state::{Rest, State, Turn};
 use super::transfer::Progress;
 use super::{Execution, First, Inputs, Journaling, Settings, Start, ids, now, stores};
-use crate::blocking;
+use crate::brief;
 use crate::contract::{
     Committed, Contents, Context, EventContext, ExecutionRecord, Insight, KeyOwner, Outcome, Publication,
     Receipt, RecordedFile, Stores,
@@ -49,7 +49,7 @@ pub(super) async fn open(spec: Settings, plane: DataPlane) -> Result<Opened> {
     }
     let (layout, state_dir, user) = (spec.layout.clone(), spec.state_dir.clone(), spec.module_user);
     let journaling = spec.journal;
-    let (slot, entry) = blocking(move || {
+    let (slot, entry) = brief(move || {
         let slot = Slot::open(layout, state_dir, user)?;
         let entry = journal::read(&slot.state(), journaling)?;
         Ok((Arc::new(slot), entry))
@@ -413,7 +413,7 @@ impl Opening {
         let known = (!entry.context.correlation_id.is_empty()).then(|| entry.context.clone());
         entry.context = lineage(&self.spec.context, context.as_ref(), known.as_ref());
         let (slot, journaling) = (self.slot.clone(), self.spec.journal);
-        let journal = blocking(move || {
+        let journal = brief(move || {
             let journal = Journal::new(slot.clone(), entry, journaling);
             begin(&journal)?;
             if let Err(error) = slot.empty_trash() {

@@ -19,13 +19,13 @@ use super::open::{self, Opened};
 use super::record::{Decision, abandon, roll_forward};
 use super::state::{Move, Rest, State, Turn};
 use super::{Execution, Settings, Step, ids, journal};
-use crate::blocking;
 use crate::contract::{
     Contents, Context, Culprit, ExecutionRecord, FailureId, Layout, Phase, Prepared, Receipt, Status,
 };
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::plane::DataPlane;
+use crate::{blocking, spawn};
 
 /// One attempt at an execution: one module, one event; clones share it.
 ///
@@ -672,7 +672,7 @@ impl Inner {
         self: &Arc<Self>,
         work: impl Future<Output = Outcome<T>> + Send + 'static,
     ) -> Running<T> {
-        joined(tokio::spawn(work.instrument(self.span.clone())))
+        joined(spawn(work.instrument(self.span.clone())))
     }
 
     /// Whether `ready` is called by another process of the module than before, whose outputs must not be committed

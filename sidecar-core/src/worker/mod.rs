@@ -36,13 +36,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::blocking;
 use crate::contract::ModuleName;
 use crate::error::{Error, Result};
 use crate::events::{EventSource, Subscription};
 use crate::execution::{First, Journaling, Settings, Start, check_places, recover};
 use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
+use crate::{blocking, dedicated};
 
 /// What a worker works on.
 #[derive(Debug, Clone)]
@@ -245,17 +245,23 @@ impl Worker {
         drop(source);
         *shared.active.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         for number in 0..concurrency.get() {
-            slots.spawn(slot::work(shared.clone(), number));
+            let shared = shared.clone();
+            slots.spawn(dedicated::run(format!("slot-{number}"), move || slot::work(shared, number)));
         }
         let recovering = tokio::spawn(recover_when_idle(shared.clone()));
         let mut draining = shared.draining.subscribe();
         let all = async {
             while let Some(ended) = slots.join_next().await {
                 // A defect of a provider or of the runner: the slot is gone, and whoever runs the worker is to know.
-                if let Err(panic) = ended
-                    && panic.is_panic()
-                {
-                    shared.give_up(Arc::new(Error::Internal(format!("a slot has ended: {panic}"))));
+                match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        shared.give_up(Arc::new(Error::Internal(format!("a slot cannot work: {error}"))));
+                    }
+                    Err(panic) if panic.is_panic() => {
+                        shared.give_up(Arc::new(Error::Internal(format!("a slot has ended: {panic}"))));
+                    }
+                    Err(_) => {}
                 }
             }
         };

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 
 use super::{Document, DocumentProvider, Kind, PAGE};
-use crate::blocking;
+use crate::brief;
 use crate::error::{Error, Result};
 use crate::local_dir::{self, store_error};
 use graphs::Graphs;
@@ -32,13 +32,13 @@ impl std::fmt::Display for Local {
 impl DocumentProvider for Local {
     async fn get(&self, kind: Kind, id: &str) -> Result<Option<String>> {
         let (store, path) = (self.clone(), local_dir::path(&self.dir(kind), id));
-        blocking(move || store.read(&path)).await
+        brief(move || store.read(&path)).await
     }
 
     async fn put(&self, kind: Kind, documents: &[Document]) -> Result<()> {
         let (store, dir) = (self.clone(), self.dir(kind));
         let documents = documents.to_vec();
-        blocking(move || {
+        brief(move || {
             documents.iter().try_for_each(|document| store.index(kind, document))?;
             let file = |document: Document| (local_dir::path(&dir, &document.id), document.json);
             let files: Vec<_> = documents.into_iter().map(file).collect();
@@ -49,7 +49,7 @@ impl DocumentProvider for Local {
 
     async fn insert(&self, kind: Kind, document: &Document) -> Result<String> {
         let (store, dir, document) = (self.clone(), self.dir(kind), document.clone());
-        blocking(move || {
+        brief(move || {
             let path = local_dir::path(&dir, &document.id);
             store.index(kind, &document)?;
             if local_dir::insert(&store, &dir, &path, document.json.as_bytes())? {
@@ -65,7 +65,7 @@ impl DocumentProvider for Local {
 
     async fn list(&self, kind: Kind, after: Option<&str>) -> Result<Vec<(String, String)>> {
         let (store, after) = (self.clone(), after.map(str::to_owned));
-        blocking(move || {
+        brief(move || {
             let next = |after: Option<&str>| store.ids(kind, after);
             store.page(kind, after.as_deref(), next, |_| true)
         })
@@ -80,7 +80,7 @@ impl DocumentProvider for Local {
     ) -> Result<Vec<(String, String)>> {
         let (store, after, correlation_id) =
             (self.clone(), after.map(str::to_owned), correlation_id.to_owned());
-        blocking(move || {
+        brief(move || {
             let failed = |error| store_error(&store, "read", &store.root.join(graphs::DIRECTORY))(error);
             let is_indexed = std::cell::Cell::new(false);
             let next = |after: Option<&str>| match store.graphs.page(kind, &correlation_id, after) {
@@ -102,7 +102,7 @@ impl DocumentProvider for Local {
 
     async fn delete(&self, kind: Kind, ids: &[String]) -> Result<()> {
         let (store, dir, ids) = (self.clone(), self.dir(kind), ids.to_vec());
-        blocking(move || {
+        brief(move || {
             for id in ids {
                 let path = local_dir::path(&dir, &id);
                 match fs::remove_file(&path) {
@@ -119,7 +119,7 @@ impl DocumentProvider for Local {
 
     async fn check(&self) -> Result<()> {
         let store = self.clone();
-        blocking(move || Kind::ALL.iter().try_for_each(|kind| local_dir::present(&store, &store.dir(*kind))))
+        brief(move || Kind::ALL.iter().try_for_each(|kind| local_dir::present(&store, &store.dir(*kind))))
             .await
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
-use crate::blocking;
+use crate::brief;
 use crate::contract::Event;
 use crate::error::{Error, Result};
 use crate::local_dir;
@@ -39,18 +39,18 @@ impl EventProvider for Local {
             .collect();
         let files = local_dir::encode(&self.dir, messages.iter().map(|(id, message)| (*id, message)))?;
         let store = self.clone();
-        blocking(move || local_dir::write(&store, &store.dir, &files)).await
+        brief(move || local_dir::write(&store, &store.dir, &files)).await
     }
 
     async fn republish(&self, event: &Event, message_id: &str) -> Result<()> {
         let files = local_dir::encode(&self.dir, [(message_id, &self.format.message(event))])?;
         let store = self.clone();
-        blocking(move || local_dir::write(&store, &store.dir, &files)).await
+        brief(move || local_dir::write(&store, &store.dir, &files)).await
     }
 
     async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
         let (store, subscription) = (self.clone(), subscription.clone());
-        let source = blocking(move || source::Source::open(&store, &subscription)).await?;
+        let source = brief(move || source::Source::open(&store, &subscription)).await?;
         Ok(Arc::new(source))
     }
 
@@ -64,7 +64,7 @@ impl EventProvider for Local {
 
     async fn check(&self) -> Result<()> {
         let store = self.clone();
-        blocking(move || local_dir::present(&store, &store.dir)).await
+        brief(move || local_dir::present(&store, &store.dir)).await
     }
 }
 

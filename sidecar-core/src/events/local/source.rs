@@ -15,13 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use super::super::source::{Delivery, EventSource, Subscription, not_held};
 use super::Local;
-use crate::blocking;
+use crate::brief;
 use crate::contract::Event;
 use crate::error::Result;
 use crate::local_dir::{self, store_error};
@@ -37,6 +39,10 @@ const LETTING_GO: Duration = Duration::from_millis(10);
 pub(super) struct Source {
     store: Local,
     queue: Arc<Mutex<Queue>>,
+    /// The kernel's word that there is something to hear.
+    inotify: AsyncFd<Arc<OwnedFd>>,
+    /// Wakes one that waits, for what another has heard of and leaves.
+    next: Notify,
 }
 
 impl std::fmt::Display for Source {
@@ -48,8 +54,22 @@ impl std::fmt::Display for Source {
 #[async_trait]
 impl EventSource for Source {
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
-        let (queue, deadline) = (self.queue.clone(), Instant::now() + wait);
-        let held = blocking(move || Ok(locked(&queue).next(deadline)?.map(Unheard::new))).await?;
+        let deadline = Instant::now() + wait;
+        let held = loop {
+            let queue = self.queue.clone();
+            let look = brief(move || {
+                let mut queue = locked(&queue);
+                Ok((queue.next()?.map(Unheard::new), queue.due()))
+            });
+            let (found, due) = look.await?;
+            if found.is_some() && due.is_some() {
+                self.next.notify_one();
+            }
+            if found.is_some() || Instant::now() >= deadline {
+                break found;
+            }
+            self.sleep(due.unwrap_or(deadline).min(deadline)).await?;
+        };
         Ok(held.map(Unheard::heard).map(|(event, held)| {
             let delivery: Box<dyn Delivery> = Box::new(Claimed {
                 store: self.store.clone(),
@@ -69,6 +89,27 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Source {
+    /// Waits until the kernel has something to tell, or another member leaves something.
+    async fn sleep(&self, until: Instant) -> Result<()> {
+        /// Whoever does not wait to the end leaves it to another.
+        struct Leaving<'s>(&'s Notify);
+        impl Drop for Leaving<'_> {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+        let leaving = Leaving(&self.next);
+        // A look at files that are due just now would be made again and again.
+        let until = until.max(Instant::now() + Duration::from_millis(1));
+        let woken = tokio::select! {
+            told = self.inotify.readable() => told.map(|mut told| told.clear_ready()),
+            () = self.next.notified() => Ok(()),
+            () = tokio::time::sleep_until(until.into()) => Ok(()),
+        };
+        std::mem::forget(leaving);
+        woken.map_err(store_error(&self.store, "watch", &self.store.dir))
+    }
+
     /// Joins a group, whose directories are made when they are absent. Blocks.
     pub(super) fn open(store: &Local, subscription: &Subscription) -> Result<Self> {
         let group = store.groups().join(subscription.group.as_str());
@@ -82,6 +123,13 @@ impl Source {
         inotify::add_watch(&inotify, &store.dir, WatchFlags::MOVED_TO | WatchFlags::CREATE)
             .map_err(notify)?;
         inotify::add_watch(&inotify, &claims, WatchFlags::CLOSE_WRITE).map_err(notify)?;
+        let inotify = Arc::new(inotify);
+        #[expect(
+            deprecated,
+            reason = "the descriptor is owned and kept, which is all that its successor asks for"
+        )]
+        let told = AsyncFd::with_interest(inotify.clone(), Interest::READABLE);
+        let told = told.map_err(store_error(store, "watch", &store.dir))?;
         let queue = Queue {
             store: store.clone(),
             subscription: subscription.clone(),
@@ -93,7 +141,12 @@ impl Source {
             arrived: VecDeque::new(),
             later: BinaryHeap::new(),
         };
-        Ok(Self { store: store.clone(), queue: Arc::new(Mutex::new(queue)) })
+        Ok(Self {
+            store: store.clone(),
+            queue: Arc::new(Mutex::new(queue)),
+            inotify: told,
+            next: Notify::new(),
+        })
     }
 }
 
@@ -104,7 +157,7 @@ struct Queue {
     subscription: Subscription,
     claims: PathBuf,
     acked: PathBuf,
-    inotify: OwnedFd,
+    inotify: Arc<OwnedFd>,
     /// The look at the whole directory that is under way.
     scan: Option<ReadDir>,
     /// Whether another one is needed.
@@ -126,29 +179,28 @@ enum Claim {
 }
 
 impl Queue {
-    /// The next message that can be claimed. Blocks until the deadline.
-    fn next(&mut self, deadline: Instant) -> Result<Option<(Event, Held)>> {
+    /// The next message that can be claimed now. Blocks.
+    fn next(&mut self) -> Result<Option<(Event, Held)>> {
         local_dir::present(&self.store, &self.store.dir)?;
-        loop {
-            self.hear()?;
-            while let Some((name, told)) = self.candidate()? {
-                match self.claim(&name)? {
-                    Claim::Got(claimed) => return Ok(Some(*claimed)),
-                    Claim::Busy if told => {
-                        self.later.push(std::cmp::Reverse((Instant::now() + LETTING_GO, name)));
-                    }
-                    Claim::No | Claim::Busy => {}
-                    Claim::Later(_) if self.later.len() >= WAITING => self.rescan = true,
-                    Claim::Later(when) => self.later.push(std::cmp::Reverse((when, name))),
+        self.hear()?;
+        while let Some((name, told)) = self.candidate()? {
+            match self.claim(&name)? {
+                Claim::Got(claimed) => return Ok(Some(*claimed)),
+                Claim::Busy if told => {
+                    self.later.push(std::cmp::Reverse((Instant::now() + LETTING_GO, name)));
                 }
+                Claim::No | Claim::Busy => {}
+                Claim::Later(_) if self.later.len() >= WAITING => self.rescan = true,
+                Claim::Later(when) => self.later.push(std::cmp::Reverse((when, name))),
             }
-            let now = Instant::now();
-            if now >= deadline {
-                return Ok(None);
-            }
-            let wake = self.later.peek().map_or(deadline, |next| next.0.0.min(deadline));
-            self.sleep(wake.saturating_duration_since(now))?;
         }
+        Ok(None)
+    }
+
+    /// When there will be something to look at that is known of already.
+    fn due(&self) -> Option<Instant> {
+        let now = self.rescan || self.scan.is_some() || !self.arrived.is_empty();
+        now.then(Instant::now).or_else(|| self.later.peek().map(|next| next.0.0))
     }
 
     /// The next file to look at, of those that are due, and whether the kernel told of it just now.
@@ -227,15 +279,6 @@ impl Queue {
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(store_error(&self.store, "watch", &self.store.dir)(error.into())),
             }
-        }
-    }
-
-    /// Waits until the kernel has something to tell.
-    fn sleep(&self, time: Duration) -> Result<()> {
-        let timeout = Timespec::try_from(time.max(Duration::from_millis(1))).ok();
-        match poll(&mut [PollFd::new(&self.inotify, PollFlags::IN)], timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(store_error(&self.store, "watch", &self.store.dir)(error.into())),
         }
     }
 }
@@ -365,7 +408,7 @@ impl Claimed {
     ) -> Result<()> {
         let held = locked(&self.held).take().ok_or_else(|| not_held(&self.store, &self.event))?;
         let (store, claim) = (self.store.clone(), held.claim.clone());
-        blocking(move || end(held).map_err(store_error(&store, action, &claim))).await
+        brief(move || end(held).map_err(store_error(&store, action, &claim))).await
     }
 }
 
