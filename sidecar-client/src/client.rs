@@ -102,7 +102,7 @@ impl Client {
     }
 
     fn module(&self, layout: Layout, answer: Option<ReadyAnswer>) -> Result<Module, Error> {
-        let workspace = Workspace::open(layout)?;
+        let workspace = Workspace::of_module(layout)?;
         if let Some(ReadyAnswer { prepared, .. }) = &answer
             && workspace.values().len() as u64 != prepared.values
         {

@@ -68,7 +68,7 @@ impl TestWorkspace {
         test
     }
 
-    /// Adds an input file.
+    /// Adds an input file; among the values is a pair for it, as the sidecar makes it.
     #[must_use]
     #[allow(clippy::expect_used, reason = "the input of a test is written in the test")]
     pub fn input(self, name: impl AsRef<str>, content: impl AsRef<[u8]>) -> Self {
@@ -100,9 +100,15 @@ impl TestWorkspace {
     pub fn workspace(&self) -> &Workspace {
         self.workspace.get_or_init(|| {
             let layout = self.layout();
-            let values = serde_json::to_vec(&self.values).expect("values are JSON");
+            let mut values = self.values.clone();
+            // As the sidecar does: a pair for each file, with where it can be fetched from.
+            for name in names_below(&layout.input_data()).expect("the input files") {
+                let path = name.below(&layout.input_data());
+                values.push(name.as_str(), format!("file://{}", path.display()));
+            }
+            let values = serde_json::to_vec(&values).expect("values are JSON");
             fs::write(layout.input_meta(), values).expect("in/meta.json");
-            Workspace::open(layout).expect("the workspace")
+            Workspace::of_module(layout).expect("the workspace")
         })
     }
 

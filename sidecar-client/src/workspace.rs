@@ -22,22 +22,34 @@ pub struct Workspace {
     /// `None` until the module records or clears insights: until then `done` leaves `out/meta.json` alone.
     insights: Mutex<Option<KeyValuePairs>>,
     events: AtomicUsize,
+    /// Whether there is no `done` of this workspace, before which its insights are written.
+    is_alone: bool,
 }
 
 impl Workspace {
     /// The workspace in a base directory, whose inputs are staged already.
     ///
-    /// A module gets its own from [`Module::workspace`](crate::Module::workspace); this is for tools and tests.
+    /// A module gets its own from [`Module::workspace`](crate::Module::workspace); this is for modules that are functions
+    /// of the program that embeds the sidecar, for tools and for tests. Its insights are written by
+    /// [`finish`](Self::finish), or when it is dropped.
     ///
     /// # Errors
     /// [`Error::Io`] when there is no `in/meta.json`, or it cannot be read.
     pub fn open(layout: Layout) -> Result<Self, Error> {
+        let mut workspace = Self::of_module(layout)?;
+        workspace.is_alone = true;
+        Ok(workspace)
+    }
+
+    /// The workspace of a module, whose `done` writes the insights.
+    pub(crate) fn of_module(layout: Layout) -> Result<Self, Error> {
         let meta = layout.input_meta();
         let values = read_pairs(&meta)?.ok_or_else(|| {
             let why = "the sidecar is ready, but not here: is SIDECAR_BASE_DIR its --basedir?";
             Error::io("read", &meta)(io::Error::other(why))
         })?;
-        let workspace = Self { layout, values, insights: Mutex::default(), events: AtomicUsize::new(0) };
+        let (insights, events) = (Mutex::default(), AtomicUsize::new(0));
+        let workspace = Self { layout, values, insights, events, is_alone: false };
         // What an earlier try of this module had not finished.
         match fs::remove_dir_all(workspace.staging()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -103,6 +115,17 @@ impl Workspace {
         }
     }
 
+    /// Writes the insights of a workspace that was [opened](Self::open) without a [`Module`](crate::Module), before the
+    /// session's `done` is called. Dropped without it, it writes them too, and a line on the standard error says if that
+    /// fails.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.is_alone = false;
+        self.write_insights()
+    }
+
     pub(crate) fn write_insights(&self) -> Result<(), Error> {
         match &*self.insights() {
             // What an earlier call wrote is replaced: a repeat must not report everything twice.
@@ -136,6 +159,18 @@ impl Workspace {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
         let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
         Ok(Output { file: Some(BufWriter::new(file)), dest })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // After a panic nothing is committed.
+        if self.is_alone
+            && !std::thread::panicking()
+            && let Err(error) = self.write_insights()
+        {
+            eprintln!("sidecar-client: the insights are lost: {error}");
+        }
     }
 }
 

@@ -320,6 +320,26 @@ async fn outputs_appear_whole_or_not_at_all() {
 }
 
 #[cfg(feature = "blocking")]
+/// A function of the program that embeds the sidecar has no `done` of its own.
+#[test]
+fn the_insights_of_a_workspace_that_was_opened_are_written() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let layout = sidecar_core::Layout::new(dir.path());
+    std::fs::create_dir_all(layout.input_data()).unwrap();
+    std::fs::write(layout.input_meta(), "[]").unwrap();
+    for dropped in [false, true] {
+        let work = sidecar_client::Workspace::open(layout.clone()).unwrap();
+        work.insight("dropped", dropped);
+        if dropped {
+            drop(work)
+        } else {
+            work.finish().unwrap()
+        }
+        let written = std::fs::read_to_string(layout.output_meta()).unwrap();
+        assert!(written.contains(&dropped.to_string()), "{written}");
+    }
+}
+
 #[test]
 fn the_same_without_an_async_runtime() {
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -12,8 +12,8 @@ use super::tree::{self, Tree};
 use super::upload::upload;
 use crate::blob::Source;
 use crate::contract::{
-    Blob, BlobKey, Digest, Event, EventContext, EventHeader, EventId, FileName, KeyOwner, KeyValuePairs,
-    PrivateId, Problem,
+    Blob, BlobKey, Digest, EVENT_TYPE, Event, EventContext, EventHeader, EventId, FILES, FileName, KeyOwner,
+    KeyValuePairs, PrivateId, Problem,
 };
 use crate::dir::Dir;
 use crate::documents::Documents as _;
@@ -105,6 +105,13 @@ impl Submission {
         let mut problems = conflicts::nested("", files.keys());
         if event_type.is_empty() {
             problems.push(Problem::of("the event", "its type is empty: consumers subscribe to a type"));
+        }
+        for taken in [EVENT_TYPE, FILES] {
+            if values.0.iter().any(|pair| pair.key == taken) {
+                let why =
+                    format!("{taken} is no key for a value: events have their type and their files apart");
+                problems.push(Problem::of("the event", why));
+            }
         }
         let keyed = files.keys().map(|name| match owner.key(name) {
             Ok(key) => Ok((name, key)),

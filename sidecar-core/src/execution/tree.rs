@@ -165,12 +165,13 @@ impl Walk<'_> {
     fn resolve(&self, name: &Path) -> Result<PathBuf, Dead> {
         let mut rest: VecDeque<OsString> = name.iter().map(OsString::from).collect();
         let (mut real, mut links) = (PathBuf::new(), 0);
+        let mut leads_to = self.root.path().join(name);
         while let Some(next) = rest.pop_front() {
             match Path::new(&next).components().next() {
-                Some(Component::ParentDir) if real.pop() => continue,
+                Some(Component::ParentDir) if real.pop() || self.comes_back(&mut rest) => continue,
                 Some(Component::Normal(_)) => {}
                 Some(Component::CurDir) | None => continue,
-                _ => return Err(Dead::Outside(self.root.path().join(name))),
+                _ => return Err(Dead::Outside(leads_to)),
             }
             real.push(&next);
             let stat = self.root.stat(&real).map_err(Dead::Nowhere)?;
@@ -188,11 +189,7 @@ impl Walk<'_> {
                 let inside = self.spellings.iter().find_map(|root| target.strip_prefix(root).ok());
                 inside.ok_or_else(|| Dead::Outside(target.clone()))?
             } else {
-                let above = real.components().count();
-                let up = target.components().take_while(|part| *part == Component::ParentDir).count();
-                if up > above {
-                    return Err(Dead::Outside(self.root.path().join(&real).join(&target)));
-                }
+                leads_to = self.root.path().join(&real).join(&target);
                 &target
             };
             for component in below.iter().rev() {
@@ -200,6 +197,29 @@ impl Walk<'_> {
             }
         }
         Ok(real)
+    }
+
+    /// Whether what follows one step above the root leads back to it, over the directories above it alone; then so much
+    /// is taken of it.
+    fn comes_back(&self, rest: &mut VecDeque<OsString>) -> bool {
+        // Without any link on the way: one step up is what is written there.
+        let Some(root) = self.spellings.last() else { return false };
+        let mut here = root.clone();
+        here.pop();
+        while let Some(next) = rest.pop_front() {
+            match Path::new(&next).components().next() {
+                Some(Component::ParentDir) => drop(here.pop()),
+                Some(Component::Normal(name)) => here.push(name),
+                _ => {}
+            }
+            if here == *root {
+                return true;
+            }
+            if !root.starts_with(&here) {
+                return false;
+            }
+        }
+        false
     }
 
     fn unreadable(&mut self, name: &str, error: io::Error) {

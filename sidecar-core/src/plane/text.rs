@@ -26,11 +26,21 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
             .map(Embedded::Local)
             .ok_or_else(|| format!("{url:?} names no directory (? and # in a name are %3F and %23)")),
         #[cfg(feature = "local")]
+        ("file", rest) if rest.starts_with("//localhost/") => {
+            embedded(&format!("file://{}", &rest["//localhost".len()..]), kind, schemes)
+        }
+        #[cfg(feature = "local")]
+        ("file", rest) if rest == "~" || rest.starts_with("~/") => {
+            Err(format!("{url:?} begins with ~, which only a shell understands: write the directory in full"))
+        }
+        #[cfg(feature = "local")]
         ("file", rest) if !rest.is_empty() && !rest.starts_with("//") => Ok(Embedded::Local(rest.into())),
         #[cfg(feature = "local")]
         ("file", _) => Err(format!("{url:?} names no directory: say file:///absolute or file:relative")),
         #[cfg(feature = "memory")]
-        ("memory", _) => Ok(Embedded::Memory),
+        ("memory", "") => Ok(Embedded::Memory),
+        #[cfg(feature = "memory")]
+        ("memory", _) => Err("memory: takes no name: each process has one".into()),
         (known, _) if schemes.contains(&known) || ["file", "memory"].contains(&known) => {
             // The cargo features are called after their schemes, as people say them.
             let feature = match known {
@@ -52,7 +62,8 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
         (other, _) => {
             let known = || ["file", "memory"].iter().chain(schemes).copied();
             let all = known().collect::<Vec<_>>().join(":, ");
-            let meant = nearest(other, known()).map(|meant| format!(" (did you mean {meant}:?)"));
+            let meant = nearest(&other.to_ascii_lowercase(), known());
+            let meant = meant.map(|meant| format!(" (did you mean {meant}:?)"));
             Err(format!("{other:?} is not a scheme for {kind}{}; use {all}:", meant.unwrap_or_default()))
         }
     }
@@ -124,7 +135,7 @@ pub(super) fn printable_variables(begin: &str, except: &[&str]) -> Result<(), St
 pub(super) fn scheme(url: &str) -> Result<(&str, &str), String> {
     url.split_once(':').ok_or_else(|| match url.starts_with('/') {
         true => format!("is not a URL: write file://{url}"),
-        false => "is not a URL such as file:///some/dir".into(),
+        false => "is not a URL such as file:///some/dir or memory:".into(),
     })
 }
 

@@ -166,6 +166,7 @@ impl Shared {
             stores: format!("{} and {}", self.plane.blobs.id(), self.plane.documents.id()),
         };
         let source = self.plane.events.subscribe(&subscription).await?;
+        self.counters.answered(true);
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source.clone());
         Ok(source)
     }
@@ -223,7 +224,7 @@ impl Worker {
     }
 
     /// Works until it ends by itself, or until `stop` comes: then it receives nothing more, and its modules may finish
-    /// within the grace period.
+    /// within the grace period. It works once: another run takes another worker.
     ///
     /// # Errors
     /// When the bus cannot be subscribed to, or why no module can be run here.
@@ -320,7 +321,8 @@ impl Worker {
         self.shared.stop.send_replace(true);
     }
 
-    /// Shows its counts and durations at `/metrics` of the server of `sessions`.
+    /// Shows its counts and durations at `/metrics` of the server of `sessions`: of one worker a server, since each has
+    /// the same metrics.
     pub fn expose(&self, sessions: &Sessions) {
         sessions.expose(self.shared.counters.clone());
         // The sessions are shown by the first server only.

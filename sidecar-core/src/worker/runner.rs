@@ -77,6 +77,9 @@ impl<F> Function<F> {
     /// Stages the inputs, calls `work`, and commits what it has written; an error, with all its causes, is a failure of the
     /// module, and so is a panic.
     ///
+    /// An error is anything that becomes a [`Cause`]: `anyhow::Error` or `Box<dyn Error + Send + Sync>`, but not
+    /// `Box<dyn Error>`, which cannot go to another thread.
+    ///
     /// A closure that captures something returns a future that owns it:
     /// `move |session| { let model = model.clone(); async move { … } }`.
     pub fn new(work: F) -> Self {

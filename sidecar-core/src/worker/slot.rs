@@ -197,7 +197,9 @@ impl Work {
                     pause = Duration::from_millis(100);
                     self.shared.taken.fetch_sub(1, Ordering::Relaxed);
                     let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
-                    if idle && settings.idle_exit.is_some_and(|limit| idle_for() >= limit) {
+                    // It may have asked for a retry, for which it waits.
+                    let since = *active.lock().unwrap_or_else(PoisonError::into_inner);
+                    if idle && settings.idle_exit.is_some_and(|limit| Instant::now() >= since + limit) {
                         self.shared.draining.send_replace(true);
                     }
                 }

@@ -77,14 +77,15 @@ async fn the_exec_bit_survives() {
 
 #[tokio::test]
 async fn links_inside_are_followed() {
-    let next = carry(&["file", "dir/file", "absolute"], |scene| {
+    let next = carry(&["file", "dir/file", "absolute", "around"], |scene| {
         scene.write("out/data/real/file", "content");
         symlink("real/file", scene.path("out/data/file")).unwrap();
         symlink("real", scene.path("out/data/dir")).unwrap();
         symlink(scene.path("out/data/real/file"), scene.path("out/data/absolute")).unwrap();
+        symlink("../../out/data/real/../real/file", scene.path("out/data/around")).unwrap();
     })
     .await;
-    for name in ["file", "dir/file", "absolute"] {
+    for name in ["file", "dir/file", "absolute", "around"] {
         assert_eq!(next.read(&format!("in/data/{name}")), "content");
         assert!(!next.path(&format!("in/data/{name}")).is_symlink());
     }
@@ -96,6 +97,7 @@ async fn links_outside_are_refused_by_name() {
         scene.write("secret", "s");
         symlink("/etc/passwd", scene.path("out/data/passwd")).unwrap();
         symlink("../../secret", scene.path("out/data/up")).unwrap();
+        symlink("../../secret/../out/data/real", scene.path("out/data/beside")).unwrap();
         symlink("nowhere", scene.path("out/data/dangling")).unwrap();
         symlink(".", scene.path("out/data/loop")).unwrap();
         symlink("self", scene.path("out/data/self")).unwrap();
@@ -104,6 +106,7 @@ async fn links_outside_are_refused_by_name() {
     for name in [
         "passwd: is a link to /etc/passwd, outside",
         "up: is a link",
+        "beside: is a link",
         "dangling: ",
         "loop: is a link that leads back",
         "self: ",

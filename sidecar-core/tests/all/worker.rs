@@ -54,6 +54,66 @@ impl Scene {
     }
 }
 
+/// It waits for the retries that it has asked for.
+#[tokio::test]
+async fn a_worker_without_patience_waits_for_its_retries() {
+    let scene = Scene::new();
+    scene.submit(1).await;
+    let mut settings = scene.settings("picture");
+    settings.idle_exit = Some(Duration::ZERO);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let worker = scene.worker(settings, move |_| {
+        let number = tries.fetch_add(1, Ordering::Relaxed);
+        async move { if number == 0 { Err("the first fails") } else { Ok(()) } }
+    });
+    let summary = ended(&worker).await;
+    assert_eq!((summary.received, summary.retried, summary.committed), (2, 1, 1));
+}
+
+/// Nothing of it keeps the runtime from ending.
+#[test]
+fn a_worker_that_was_stopped_leaves_no_thread_waiting() {
+    let (dir, base) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let began = Instant::now();
+    runtime.block_on(async {
+        let plane = DataPlane::local(dir.path()).unwrap();
+        let settings = WorkerSettings::new(
+            Settings::of_module(ModuleName::parse("m").unwrap(), Layout::new(base.path())),
+            ["t"],
+        );
+        let worker = Worker::new(plane, settings, Function::new(async |_| Ok::<(), String>(())));
+        worker.run(tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
+    });
+    drop(runtime);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Directories that were removed and made again are watched again.
+#[tokio::test]
+async fn a_worker_hears_of_events_in_a_data_plane_that_was_made_again() {
+    let (dir, base) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let root = dir.path().join("plane");
+    let name = ModuleName::parse("m").unwrap();
+    let mut settings = WorkerSettings::new(Settings::of_module(name, Layout::new(base.path())), ["t"]);
+    settings.max_events = Some(1);
+    let plane = DataPlane::local(&root).unwrap();
+    plane.check().await.unwrap();
+    let worker = Worker::new(plane, settings, Function::new(async |_| Ok::<(), String>(())));
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { ended(&worker).await }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::remove_dir_all(&root).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let again = DataPlane::local(&root).unwrap();
+    again.check().await.unwrap();
+    Submission::new("t").value("k", "v").submit(&again).await.unwrap();
+    let summary = tokio::time::timeout(Duration::from_secs(20), running).await.unwrap().unwrap();
+    assert_eq!(summary.committed, 1);
+}
+
 async fn ended(worker: &Worker) -> Summary {
     worker.run(std::future::pending()).await.unwrap()
 }

@@ -114,15 +114,8 @@ impl Source {
     pub(super) fn open(store: &Local, subscription: &Subscription) -> Result<Self> {
         let group = store.groups().join(subscription.group.as_str());
         let (claims, acked) = (group.join("claims"), group.join("acked"));
-        for dir in [&claims, &acked] {
-            fs::create_dir_all(dir).map_err(store_error(store, "create", dir))?;
-        }
-        let notify = |error: Errno| store_error(store, "watch", &store.dir)(error.into());
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(notify)?;
-        // Before the first look: nothing that comes between is missed.
-        inotify::add_watch(&inotify, &store.dir, WatchFlags::MOVED_TO | WatchFlags::CREATE)
-            .map_err(notify)?;
-        inotify::add_watch(&inotify, &claims, WatchFlags::CLOSE_WRITE).map_err(notify)?;
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .map_err(|error| store_error(store, "watch", &store.dir)(error.into()))?;
         let inotify = Arc::new(inotify);
         #[expect(
             deprecated,
@@ -130,7 +123,7 @@ impl Source {
         )]
         let told = AsyncFd::with_interest(inotify.clone(), Interest::READABLE);
         let told = told.map_err(store_error(store, "watch", &store.dir))?;
-        let queue = Queue {
+        let mut queue = Queue {
             store: store.clone(),
             subscription: subscription.clone(),
             claims,
@@ -140,7 +133,9 @@ impl Source {
             rescan: true,
             arrived: VecDeque::new(),
             later: BinaryHeap::new(),
+            is_watching: false,
         };
+        queue.watch()?;
         Ok(Self {
             store: store.clone(),
             queue: Arc::new(Mutex::new(queue)),
@@ -166,6 +161,8 @@ struct Queue {
     arrived: VecDeque<String>,
     /// Files to be looked at later, the soonest first.
     later: BinaryHeap<std::cmp::Reverse<(Instant, String)>>,
+    /// Whether the kernel tells of both directories; not of those that were removed and made again.
+    is_watching: bool,
 }
 
 /// Whether a message can be claimed.
@@ -183,6 +180,9 @@ impl Queue {
     fn next(&mut self) -> Result<Option<(Event, Held)>> {
         local_dir::present(&self.store, &self.store.dir)?;
         self.hear()?;
+        if !self.is_watching {
+            self.watch()?;
+        }
         while let Some((name, told)) = self.candidate()? {
             match self.claim(&name)? {
                 Claim::Got(claimed) => return Ok(Some(*claimed)),
@@ -195,6 +195,22 @@ impl Queue {
             }
         }
         Ok(None)
+    }
+
+    /// Lets the kernel tell of what comes from now on; what is there already is looked at after that.
+    fn watch(&mut self) -> Result<()> {
+        for dir in [&self.claims, &self.acked] {
+            fs::create_dir_all(dir).map_err(store_error(&self.store, "create", dir))?;
+        }
+        for (dir, flags) in [
+            (&self.store.dir, WatchFlags::MOVED_TO | WatchFlags::CREATE),
+            (&self.claims, WatchFlags::CLOSE_WRITE),
+        ] {
+            inotify::add_watch(&self.inotify, dir, flags | WatchFlags::ONLYDIR)
+                .map_err(|error| store_error(&self.store, "watch", dir)(error.into()))?;
+        }
+        (self.is_watching, self.rescan) = (true, true);
+        Ok(())
     }
 
     /// When there will be something to look at that is known of already.
@@ -266,6 +282,10 @@ impl Queue {
         loop {
             match reader.next() {
                 Ok(event) => {
+                    if event.events().contains(ReadFlags::IGNORED) {
+                        self.is_watching = false;
+                        continue;
+                    }
                     let lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
                     if lost || self.arrived.len() >= WAITING {
                         // Whatever it was, it lies in the directory.
