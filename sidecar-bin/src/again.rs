@@ -67,6 +67,51 @@ pub(crate) fn again(command: &str, context: &Context) -> String {
     format!("sidecar {}", words.join(" "))
 }
 
+/// The settings that name the data plane; what belongs to them follows a dot, or is `-file`.
+#[cfg(feature = "pipeline")]
+const PLANE: [&str; 9] = [
+    "blobs",
+    "documents",
+    "events",
+    "s3",
+    "azureblobprovider",
+    "mongodbdocprovider",
+    "servicebuseventprovider",
+    "development",
+    "config",
+];
+
+/// The flags of this command line that name its data plane, each after a blank; without secrets.
+#[cfg(feature = "pipeline")]
+pub(crate) fn plane_flags() -> String {
+    let mut flags = String::new();
+    let mut given = std::env::args().skip(1).peekable();
+    while let Some(word) = given.next().filter(|word| word != "--") {
+        let (flag, mut value) = match word.split_once('=') {
+            Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
+            None => (word, None),
+        };
+        let Some(name) = flag.strip_prefix("--") else { continue };
+        let begins = |known: &str| match name.strip_prefix(known) {
+            Some(rest) => rest.is_empty() || rest == "-file" || rest.starts_with('.'),
+            None => false,
+        };
+        if !PLANE.iter().any(|known| begins(known)) {
+            continue;
+        }
+        // A switch has its value behind an equals sign.
+        if value.is_none() && crate::options::value_of(name) != "BOOL" {
+            value = given.next();
+        }
+        flags.push_str(&match value {
+            Some(value) if SECRETS.contains(&&*flag) && !harmless(&value) => format!(" {flag}=…"),
+            Some(value) => format!(" {flag}={}", quoted(&value)),
+            None => format!(" {flag}"),
+        });
+    }
+    flags
+}
+
 /// Whether a URL holds no password.
 fn harmless(value: &str) -> bool {
     value.contains(':') && !value.contains('@')

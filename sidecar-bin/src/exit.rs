@@ -74,6 +74,10 @@ impl Failure {
                 Self::local(error)
             }
             Error::Corrupt { .. } => Self::at_ready(error),
+            // A run that cannot be, whatever the store is like.
+            Error::Refused { action, .. } if action.starts_with("begin ") => {
+                Self::new(CONFIGURATION, describe(error))
+            }
             other => Self::new(PROVIDER_FAILED, describe(other)),
         }
     }
@@ -90,6 +94,11 @@ pub(crate) fn not_started(kind: io::ErrorKind) -> u8 {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => NOT_FOUND,
         _ => NOT_EXECUTABLE,
     }
+}
+
+/// The code after a signal that ended the work before it was done.
+pub(crate) fn signalled(signal: i32) -> u8 {
+    SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0))
 }
 
 /// Prints a table that begins with times, the oldest first.
@@ -131,9 +140,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
         // The session has logged why.
         Ended::Failed { code, .. } => Ok(code),
         Ended::Stopped(Stop { code: Some(code @ 1..), .. }) => Ok(code),
-        Ended::Stopped(Stop { signal, .. }) => {
-            Ok(SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)))
-        }
+        Ended::Stopped(Stop { signal, .. }) => Ok(signalled(signal)),
         Ended::NotStarted { program, error } => {
             let code = not_started(error.kind());
             let why = match error.kind() {
@@ -153,6 +160,14 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
                 _ => error.to_string(),
             };
             Err(Failure::new(code, format!("cannot start {program}: {why}")))
+        }
+        // What would be retried by a module is told here alone.
+        Ended::NotPrepared(error) if error.is_retryable() => {
+            let code = match *error {
+                Error::Io { .. } | Error::DiskFull { .. } => LOCAL_FAILED,
+                _ => INPUTS_FAILED,
+            };
+            Err(Failure::new(code, format!("the inputs could not be staged: {}", error.chain())))
         }
         // The session has logged why, and why nothing was prepared.
         Ended::NotCommitted(error) if matches!(*error, Error::OutOfOrder { .. }) => {

@@ -113,7 +113,7 @@ Nothing to do. Three ways to begin:
   sidecar check --blobs=URL --documents=URL --events=URL
       checks the data plane of a cluster
 
-sidecar --help lists the commands and settings";
+sidecar --help lists the commands, and sidecar help settings all settings";
 
 /// The page that was asked for.
 ///

@@ -193,7 +193,7 @@ fn configuration(errors: &[String]) -> ExitCode {
     for error in errors {
         eprintln!("error: {error}");
     }
-    eprintln!("sidecar --help lists the commands and settings");
+    eprintln!("sidecar --help lists the commands, and sidecar help settings all settings");
     ExitCode::from(exit::CONFIGURATION)
 }
 
@@ -256,10 +256,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         let work = worker::Work { settings, service: config.service, hidden: config.plane.hidden, plane };
         return worker::run(*args, work, config.secrets).await;
     }
-    // `run` starts its module from the beginning; whoever else calls ready or done goes on where they were.
+    // `run` and `prepare` are for a module that starts from the beginning; whoever else calls ready or done goes on where
+    // they were.
     settings.start = match command {
         Some(Command::Run { rerun: Some(start), .. } | Command::Prepare { rerun: Some(start) }) => start,
-        Some(Command::Run { .. }) => Start::Restart,
+        Some(Command::Run { .. } | Command::Prepare { .. }) => Start::Restart,
         _ => Start::Resume,
     };
     let user = settings.module_user.other();

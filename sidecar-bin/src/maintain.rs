@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sidecar_core::lineage::{Trace, copy_graph};
+use sidecar_core::lineage::{Stage, Trace, copy_graph};
 use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
@@ -20,12 +20,22 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
         true => copy_graph(plane, id, &dir).await,
         false => copy_out(plane, id, &dir).await,
     };
+    let missing = match all {
+        // What was given up has no files, and whoever has copied everything should know.
+        true => Trace::of_graph(plane, id).await.map_or(0, |trace| {
+            trace.stages().into_values().filter(|stage| !matches!(stage, Stage::Committed(_))).count()
+        }),
+        false => 0,
+    };
     let Copied { files, bytes } = copied.map_err(|error| match &error {
         Error::UnknownEvent { .. } => unknown(&error, id),
         Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
         other => Failure::at_ready(other),
     })?;
     info!(files, bytes, "copied {id}");
+    if missing > 0 {
+        warn!("{missing} executions have no outcome, and so no files: sidecar trace {id} names them");
+    }
     exit::print(&dir.display().to_string())?;
     Ok(0)
 }
@@ -44,8 +54,11 @@ pub(crate) async fn failures(plane: &DataPlane, open: bool, event: Option<String
         for (_, ShownFailure { failure, overcome_by, unpublished }) in page {
             let context = &failure.context;
             let execution = format!("{}/{}", context.event_id, context.name);
-            let other =
-                event.as_ref().is_some_and(|event| context.event_id.as_str() != event && execution != *event);
+            let other = event.as_ref().is_some_and(|id| {
+                [context.event_id.as_str(), &context.correlation_id, &execution]
+                    .iter()
+                    .all(|known| known != id)
+            });
             if other || open && overcome_by.is_some() && !unpublished {
                 continue;
             }

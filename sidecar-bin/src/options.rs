@@ -171,7 +171,7 @@ options! {
         sharedsecret: "sharedsecret" = "SECRET",
         /// A file that holds the shared secret
         sharedsecret_file: "sharedsecret-file" = "FILE",
-        /// The TCP port to listen on [default: 8080; a free one under `run`]
+        /// The TCP port to listen on [default: 8080; a free one under `run`, `worker` and `pipeline`]
         serverport: "serverport" = "PORT",
         /// The IP address to listen on [default: 127.0.0.1]
         serveraddress: "serveraddress" = "IP",

@@ -182,12 +182,14 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
             None => std::future::pending().await,
         }
     };
+    let mut stopped_by = None;
     let ended = tokio::select! {
         ended = workers.until_done(&pipeline, &plane, &graphs), if !args.is_endless() => ended,
         failed = workers.failed() => Err(failed),
         failed = watched => Err(failed),
         signal = signals.end() => {
             info!("received signal {signal}: no more events are received; modules may finish within {grace:?}");
+            stopped_by = Some(signal);
             workers.drain();
             tokio::select! {
                 () = workers.ended() => {}
@@ -196,7 +198,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
                     workers.end_modules();
                 }
             }
-            Ok(Vec::new())
+            Ok(if args.is_endless() { Vec::new() } else { workers.left(&pipeline, &plane, &graphs).await? })
         }
     };
     workers.stop(grace).await;
@@ -222,7 +224,15 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         );
     }
     let failed = report.end(&plane, &graphs, &args.file, &pipeline).await?;
-    Ok(if failed || !is_whole { exit::MODULE_FAILED } else { 0 })
+    Ok(match stopped_by {
+        // Whoever asked for an end has got it, and what is not done is done by the next start.
+        Some(signal) if !left.is_empty() => {
+            warn!("the same command without --input and --value goes on with what is left");
+            exit::signalled(signal)
+        }
+        _ if failed || !is_whole => exit::MODULE_FAILED,
+        _ => 0,
+    })
 }
 
 /// Makes the directories of the modules, and keeps other pipelines out of them as long as the file is open.

@@ -12,6 +12,7 @@ use sidecar_core::{DataPlane, DeadLetter};
 
 use super::file::Pipeline;
 use super::work::logs;
+use crate::again;
 use crate::exit::{self, Failure};
 use crate::trace::{data, page, tree};
 
@@ -35,9 +36,14 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn begin(base: &Path, plane: &DataPlane) -> Self {
         let began = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let is_local = !plane.documents.directories().is_empty();
-        let plane = if is_local { " --development=true" } else { "" };
-        Self { base: base.to_owned(), began, plane: plane.to_owned() }
+        let mut flags = again::plane_flags();
+        // A pipeline works in ./dev where nothing names another data plane.
+        let variables = ["BLOBS", "DOCUMENTS", "EVENTS", "CONFIG", "DEVELOPMENT", "AZUREBLOBPROVIDER"];
+        let is_named = variables.iter().any(|name| std::env::var_os(format!("SIDECAR_{name}")).is_some());
+        if flags.is_empty() && !is_named && !plane.documents.directories().is_empty() {
+            flags = " --development=true".into();
+        }
+        Self { base: base.to_owned(), began, plane: flags }
     }
 
     /// Prints what became of these graphs, and every event that was given up; whether there was one.
@@ -92,8 +98,10 @@ impl Report {
                 exit::print(&format!(
                     "  again, alone: sidecar replay{} {event} --context.name={module} --pipeline {}",
                     self.plane,
-                    file.display()
+                    again::quoted(&file.display().to_string())
                 ))?;
+            } else {
+                exit::print(&format!("  its output: {}", shown(&logs(&self.base, module.as_str()))))?;
             }
             exit::print(&format!("  again, for good: sidecar dead redrive{} {}", self.plane, letter.id))?;
         }

@@ -85,8 +85,16 @@ impl Watch {
         loop {
             let now = match files(&self.dir, &mut told) {
                 Ok(now) => now,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    if told.insert(self.dir.clone()) {
+                        warn!("--watch {} is not there: it is waited for", self.dir.display());
+                    }
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
                 Err(error) => return unreadable(&self.dir, &error),
             };
+            told.remove(&self.dir);
             for (path, state) in &now {
                 let is_whole = seen.get(path) == Some(state);
                 let is_due = || match self.waiting.borrow().get(path) {

@@ -1,11 +1,12 @@
 //! The workers of a pipeline, all in one process.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar_core::lineage::{Stage, Trace};
-use sidecar_core::process::{Module, Surroundings};
+use sidecar_core::process::{Module, Surroundings, find};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{Processes, WarmProcesses, Worker, WorkerSettings};
 use sidecar_core::{Context, DataPlane, Error, EventTypes, Layout, ModuleName, Settings};
@@ -39,14 +40,18 @@ pub(super) fn cannot_start(command: &[String], directory: &Path) -> Option<Strin
     if !directory.is_dir() {
         return Some(format!("its directory {} does not exist", directory.display()));
     }
-    let is_there = |path: &Path| path.is_file();
     if program.components().count() > 1 {
         let path = directory.join(program);
-        return (!is_there(&path)).then(|| format!("{} does not exist", path.display()));
+        return match find(path.as_os_str()).err()?.kind() {
+            io::ErrorKind::PermissionDenied => Some(format!(
+                "{} is not executable: make it so (chmod +x), or name its interpreter before it",
+                path.display()
+            )),
+            _ => Some(format!("{} does not exist", path.display())),
+        };
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|dir| is_there(&dir.join(program)));
-    (!found).then(|| format!("the command {:?} is not on PATH", program.display().to_string()))
+    let found = find(program.as_os_str());
+    found.err().map(|_| format!("the command {:?} is not on PATH", program.display().to_string()))
 }
 
 impl Workers {
@@ -64,7 +69,7 @@ impl Workers {
             !work.plane.events.directories().is_empty() || work.plane.events.to_string().contains("memory");
         let mut workers = Vec::new();
         for spec in &pipeline.modules {
-            let mut settings = settings(spec, &work.settings, base);
+            let mut settings = settings(spec, &work.settings, base, work.service.grace);
             settings.gives_up = !is_endless;
             let module = spec.module(&work, Some(logs(base, spec.name.as_str())));
             let name = spec.name.clone();
@@ -121,13 +126,23 @@ impl Workers {
             if idle < self.quiet {
                 continue;
             }
-            let left = left(pipeline, plane, graphs).await.map_err(|error| Failure::at_open(&error))?;
+            let left = self.left(pipeline, plane, graphs).await?;
             if left.is_empty() || idle >= NEVER {
                 return Ok(left);
             }
             // An event waits for its next attempt, or its message is on its way.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// What nothing came of so far in these graphs.
+    pub(super) async fn left(
+        &self,
+        pipeline: &Pipeline,
+        plane: &DataPlane,
+        graphs: &[String],
+    ) -> Result<Vec<String>, Failure> {
+        left(pipeline, plane, graphs).await.map_err(|error| Failure::at_open(&error))
     }
 
     /// Why a module cannot be run at all, once that is so.
@@ -161,7 +176,7 @@ impl Workers {
     }
 }
 
-fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path) -> WorkerSettings {
+fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path, grace: Duration) -> WorkerSettings {
     let mut module = of_all.clone();
     module.context = Context { name: spec.name.clone(), ..module.context };
     module.layout = Layout::new(base.join(spec.name.as_str()));
@@ -173,6 +188,7 @@ fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path) -> WorkerSettings
     module.memoize.clone_from(&spec.memoize);
     let mut settings = WorkerSettings::new(module, spec.subscribes.clone());
     settings.group = spec.group.clone();
+    settings.grace = grace;
     settings.concurrency = spec.concurrency;
     settings.max_deliveries = spec.max_deliveries;
     settings

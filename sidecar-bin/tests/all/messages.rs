@@ -195,7 +195,9 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
 fn the_page_of_messages_is_what_the_program_says() {
     let mut page = String::from(
         "# Messages\n\nWhat the sidecar says, grouped by what to do next. This page is the transcript of a test: each block is a \
-         command, what it printed, and its exit code. Ids, times and directories are replaced.\n",
+         command, what it printed, and its exit code. Ids, times and directories are replaced. The commands ran with \
+         `SIDECAR_DEVELOPMENT=true`, `SIDECAR_CONTEXT_NAME=m` and `SIDECAR_CONTEXT_EVENTID=e1` in directories that were \
+         prepared for them.\n",
     );
     for (group, about, cases) in GROUPS {
         write!(page, "\n## {group}\n\n{about}\n").unwrap();

@@ -24,6 +24,22 @@ fn prepare_then_commit_is_one_execution() {
     assert_eq!(files(dir.path().join("dev/events")).len(), 2);
 }
 
+/// A step that is repeated, as by a build, is for a module that starts from the beginning.
+#[test]
+fn what_an_earlier_attempt_wrote_is_not_committed() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(step(&dir, "prepare").0, 0);
+    write_outputs(&dir);
+    fs::write(base(&dir).join("out/data/old"), "old").unwrap();
+    assert_eq!(step(&dir, "prepare").0, 0);
+    assert!(!base(&dir).join("out/data/old").exists());
+    fs::write(base(&dir).join("out/data/new"), "new").unwrap();
+    assert_eq!(step(&dir, "commit").0, 0);
+    let names: Vec<_> = committed(&dir, "e1/m").into_iter().map(|(name, _)| name).collect();
+    assert!(names.iter().all(|name| name.ends_with("new")) && names.len() == 1, "{names:?}");
+    assert_eq!(files(dir.path().join("dev/events")).len(), 0);
+}
+
 #[test]
 fn what_is_committed_is_prepared_again_only_when_told() {
     let dir = TempDir::new().unwrap();

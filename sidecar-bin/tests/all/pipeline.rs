@@ -577,6 +577,61 @@ fn nothing_is_computed_twice_where_a_module_is_memoized() {
     assert!(trace.contains("the outcome of fourth/split/0 could not be taken over"), "{trace}");
 }
 
+/// It ends within the grace period, says what is left, and a script that goes on after it is not misled.
+#[test]
+fn an_interrupted_pipeline_says_so() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.slow]\ncommand = 'sleep 30'\nwrap = true\nsubscribes = 't'\npublishes = []\n";
+    fs::write(dir.path().join("my c.toml"), file).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    let stores = ["--blobs=file:s", "--documents=file:s", "--events=file:s"];
+    let mut command = sidecar(&dir, &["pipeline", "my c.toml", "--grace=2s", "--input=a.txt"]);
+    let child = command.args(stores).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let (code, out, log) = ended(&child.wait_with_output().unwrap());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}: {log}", began.elapsed());
+    assert!(code == 143 && log.contains("without --input"), "{code}: {out}{log}");
+}
+
+/// What is printed is pasted: it names this data plane and this file.
+#[test]
+fn the_commands_for_a_failed_event_work_as_they_are() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.bad]\ncommand = 'false'\nwrap = true\nsubscribes = 't'\nmax-deliveries = 1\n";
+    fs::write(dir.path().join("my c.toml"), file).unwrap();
+    let stores = ["--blobs=file:s", "--documents", "file:s", "--events=file:s"];
+    let flags = [&["pipeline", "my c.toml", "--value=a=b", "--id=e1"][..], &stores].concat();
+    let (code, out, log) = output(&dir, &flags);
+    assert_eq!(code, 1, "{out}{log}");
+    let again = |what: &str| {
+        let line = out.lines().find_map(|line| line.trim().strip_prefix(what)).unwrap().trim();
+        let words = shlex::split(line).unwrap();
+        let words: Vec<_> = words[1..].iter().map(String::as_str).collect();
+        output(&dir, &words)
+    };
+    let (code, _, log) = again("again, for good:");
+    assert_eq!(code, 0, "{log}");
+    let (_, _, log) = again("again, alone:");
+    assert!(log.contains("the module failed (exit code 1)"), "{log}");
+    // The failures of everything that was submitted together, and what is missing of it.
+    let (code, _, log) = output(&dir, &[&["failures", "--open", "e1"][..], &stores].concat());
+    assert_eq!(code, 1, "{log}");
+    let (_, _, log) = output(&dir, &[&["get", "--all", "e1", "all"][..], &stores].concat());
+    assert!(log.contains("1 executions have no outcome"), "{log}");
+}
+
+#[test]
+fn a_command_that_may_not_be_executed_is_found_before_anything_is_submitted() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("s.sh"), "#!/bin/sh\n").unwrap();
+    let file = "[modules.m]\ncommand = './s.sh'\nwrap = true\nsubscribes = 't'\n";
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--check"]);
+    assert!(code == 64 && log.contains("s.sh is not executable"), "{log}");
+}
+
 #[test]
 fn a_memoized_module_says_its_version() {
     let dir = chain("");

@@ -229,8 +229,8 @@ fn foreign(action: &'static str, path: PathBuf, error: io::Error) -> Error {
     let error = match error.kind() {
         io::ErrorKind::PermissionDenied => io::Error::new(
             error.kind(),
-            "a directory in it belongs to another user, and its group may not write it: let the module work with \
-             umask 002 in a group that both have, or as the sidecar's user",
+            "a directory in it belongs to another user, and its group may not write it: give the group the right \
+             (chmod -R g+w), and let the module work with umask 002 in a group that both have, or as the sidecar's user",
         ),
         _ => error,
     };

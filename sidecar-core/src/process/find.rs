@@ -51,7 +51,7 @@ pub fn module_name(command: &[OsString]) -> String {
 ///
 /// # Errors
 /// `NotFound`, or `PermissionDenied` for a file that is not executable.
-pub(super) fn find(program: &OsStr) -> io::Result<()> {
+pub fn find(program: &OsStr) -> io::Result<()> {
     if program.as_encoded_bytes().contains(&b'/') {
         return usable(Path::new(program));
     }

@@ -19,7 +19,7 @@ pub(crate) use child::Child;
 pub use child::{Module, Surroundings};
 pub use ended::{Ended, Stop};
 pub use env::hidden_variables;
-pub use find::module_name;
+pub use find::{find, module_name};
 pub use limits::raise_file_limit;
 pub use run::run;
 #[cfg(feature = "worker")]

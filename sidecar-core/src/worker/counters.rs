@@ -1,7 +1,6 @@
 //! What a worker has done, for its summary and for `/metrics`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -51,8 +50,6 @@ pub struct Counters {
     oldest: Gauge<f64, AtomicU64>,
     receiving: Gauge,
     waiting: Gauge,
-    /// When the event was published that was received last, as far as the bus tells.
-    published: Mutex<Option<SystemTime>>,
     totals: [AtomicU64; 5],
 }
 
@@ -101,7 +98,6 @@ impl Counters {
             oldest: Gauge::default(),
             receiving: Gauge::default(),
             waiting: Gauge::default(),
-            published: Mutex::default(),
             totals: Default::default(),
         };
         // There from the beginning: the increase to the first is seen.
@@ -115,7 +111,7 @@ impl Counters {
         registry.register("running", "Modules at work", counters.running.clone());
         registry.register_with_unit(
             "oldest_event_age",
-            "How old the oldest event that waits for this group is at most; 0 where none waits or the bus does not tell",
+            "How long the event that came last had waited, which is about as long as the oldest that waits; 0 once none waits, or where the bus does not tell",
             Unit::Seconds,
             counters.oldest.clone(),
         );
@@ -159,7 +155,9 @@ impl Counters {
 
     /// An event was received that was published then, or none was there.
     pub(super) fn next_was(&self, published: Option<SystemTime>) {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+        // Events come in about the order in which they were published: what waits is no older than what came last.
+        let waited = published.and_then(|published| published.elapsed().ok()).unwrap_or_default();
+        self.oldest.set(waited.as_secs_f64());
     }
 
     pub(super) fn begin(&self) {
@@ -197,10 +195,6 @@ impl Counters {
 
 impl Exposed for Counters {
     fn encode(&self, out: &mut String) {
-        // Events come in about the order in which they were published: what waits is no older than what came last.
-        let published = *self.published.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = published.and_then(|published| published.elapsed().ok()).unwrap_or_default();
-        self.oldest.set(age.as_secs_f64());
         // Writing into a string cannot fail.
         let _ = text::encode(out, &self.registry);
     }

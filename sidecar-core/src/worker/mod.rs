@@ -276,7 +276,8 @@ impl Worker {
                 if tokio::time::timeout(patience, &mut all).await.is_err() {
                     warn!("the grace period is over: modules are asked to end, and their events are handed back");
                     self.end_modules();
-                    let last = ending(shared.settings.grace) + slot::ANSWER;
+                    // Whoever ends this process has been told of the grace period alone.
+                    let last = ending(shared.settings.grace) + HANDING_BACK;
                     if tokio::time::timeout(last, &mut all).await.is_err() {
                         warn!("a store or the bus does not answer: what is left is delivered again");
                     }
@@ -350,6 +351,9 @@ fn lock_base(base: &Path) -> Result<File> {
         Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
 }
+
+/// How long stores and the bus have for what is handed back when the grace period is over.
+const HANDING_BACK: Duration = Duration::from_secs(5);
 
 /// How long of a grace period is left to modules that were asked to end.
 pub fn ending(grace: Duration) -> Duration {

@@ -30,6 +30,9 @@ const RETURNS: i64 = 1_000_000_000;
 /// node counts.
 const LONGEST: i64 = 30 * 24 * 3_600_000;
 
+/// How long a message is held, at most, whose delay the broker does not take.
+const LONGEST_HELD: Duration = Duration::from_secs(20);
+
 /// How long a message may be on its way when nobody waits for it any more.
 const ON_ITS_WAY: Duration = Duration::from_millis(20);
 
@@ -50,6 +53,8 @@ pub(super) struct Source {
     queue: ShortString,
     /// The channel, opened again after an error.
     open: Mutex<Option<Channel>>,
+    /// Whether it was said that others' events come.
+    passed_over: AtomicBool,
 }
 
 impl std::fmt::Display for Source {
@@ -62,8 +67,13 @@ impl Source {
     /// Joins a group, whose queue is made and bound when it is absent.
     pub(super) async fn open(bus: &Amqp, subscription: &Subscription) -> Result<Self> {
         let queue = bus.name(&format!("{}.{}", bus.config.exchange, subscription.group))?;
-        let source =
-            Self { bus: bus.clone(), subscription: subscription.clone(), queue, open: Mutex::default() };
+        let source = Self {
+            bus: bus.clone(),
+            subscription: subscription.clone(),
+            queue,
+            open: Mutex::default(),
+            passed_over: AtomicBool::new(false),
+        };
         *source.open.lock().await = Some(source.join().await?);
         Ok(source)
     }
@@ -175,6 +185,15 @@ impl EventSource for Source {
                 return Ok(Some(Box::new(held)));
             }
             // A binding is a pattern, and another member may have made it: what this one does not want, that one may.
+            if !self.passed_over.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the queue {} brings events of type {:?}, which this worker passes over: if no worker of group {} wants \
+                     them, remove that binding of the queue",
+                    self.queue,
+                    held.event.event_type,
+                    self.subscription.group
+                );
+            }
             held.later(PASSED_OVER, held.is_copy()).await?;
         }
     }
@@ -324,7 +343,10 @@ impl Delivery for Held {
         if !after.is_zero() {
             match self.later(after, true).await {
                 Err(error) if !matches!(error, Error::NotHeld { .. }) => {
-                    tracing::warn!("an event comes again at once: {}", error.chain());
+                    // Held so long, so that it is not tried again at once.
+                    let held = after.min(LONGEST_HELD);
+                    tracing::warn!("an event comes again in {held:?}: {}", error.chain());
+                    tokio::time::sleep(held).await;
                 }
                 given_back => return given_back,
             }
