@@ -28,7 +28,7 @@ use std::fs::{self, File, TryLockError};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -125,7 +125,7 @@ struct Shared {
     /// The data plane in these places.
     plane: DataPlane,
     /// Where events come from, once the bus is subscribed to.
-    source: RwLock<Option<Arc<dyn EventSource>>>,
+    source: watch::Sender<Option<Arc<dyn EventSource>>>,
     settings: WorkerSettings,
     runner: Box<dyn Runner>,
     counters: Arc<Counters>,
@@ -167,7 +167,7 @@ impl Shared {
         };
         let source = self.plane.events.subscribe(&subscription).await?;
         self.counters.answered(true);
-        *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source.clone());
+        self.source.send_replace(Some(source.clone()));
         Ok(source)
     }
 
@@ -178,7 +178,7 @@ impl Shared {
     }
 
     fn source(&self) -> Result<Arc<dyn EventSource>> {
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let source = self.source.borrow().clone();
         source.ok_or_else(|| Error::Internal("the bus is not subscribed to".into()))
     }
 }
@@ -206,7 +206,7 @@ impl Worker {
         let shared = Shared {
             plane: places.plane(),
             places,
-            source: RwLock::default(),
+            source: watch::Sender::default(),
             settings,
             runner: Box::new(runner),
             counters,

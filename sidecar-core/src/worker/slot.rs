@@ -219,6 +219,7 @@ impl Work {
     }
 
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>> {
+        let mut replaced = self.shared.source.subscribe();
         let source = self.shared.source()?;
         let mut receive = Box::pin(async {
             match tokio::time::timeout(2 * wait + ANSWER, source.receive(wait)).await {
@@ -237,6 +238,8 @@ impl Work {
             biased;
             () = self.draining() => {}
             received = &mut receive => return received,
+            // A connection by credentials that are not valid any more may never answer.
+            _ = replaced.changed() => {}
             () = quiet => {}
         }
         if let Ok(Ok(Some(late))) = tokio::time::timeout(LAST_CALL, receive).await {

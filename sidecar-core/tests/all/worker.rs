@@ -517,7 +517,7 @@ async fn a_module_that_takes_its_worker_down_is_given_up_too() {
     assert_eq!(dead_lettered, 1);
     let letter = dead_letters(&scene.plane, None).await.unwrap().remove(0);
     assert!(
-        letter.reason.contains("of the last one nothing was heard") && letter.attempts == 2,
+        letter.reason.contains("the last one has failed, or its worker has ended") && letter.attempts == 2,
         "{letter:?}"
     );
 }
@@ -662,6 +662,7 @@ struct Peculiar {
     inner: events::Memory,
     renewed: Arc<AtomicUsize>,
     panics: bool,
+    hangs: bool,
 }
 
 impl std::fmt::Display for Peculiar {
@@ -706,6 +707,9 @@ impl std::fmt::Display for PeculiarSource {
 impl events::EventSource for PeculiarSource {
     async fn receive(&self, wait: Duration) -> sidecar_core::Result<Option<Box<dyn events::Delivery>>> {
         assert!(!self.bus.panics, "receive panics");
+        if self.bus.hangs {
+            std::future::pending::<()>().await;
+        }
         let delivery = self.source.receive(wait).await?;
         Ok(delivery.map(|delivery| {
             let delivery: Box<dyn events::Delivery> = Box::new(PeculiarDelivery(delivery, self.bus.clone()));
@@ -752,6 +756,27 @@ async fn a_function_that_blocks_its_thread_does_not_lose_its_lock() {
     });
     assert_eq!(ended(&worker).await.committed, 1);
     assert!(bus.renewed.load(Ordering::SeqCst) >= 3, "{bus:?}");
+}
+
+/// A connection by credentials that are not valid any more may never answer.
+#[tokio::test]
+async fn whoever_waits_goes_on_with_the_bus_that_takes_its_place() {
+    let mut scene = Scene::new();
+    let bus = Peculiar { hangs: true, ..Peculiar::default() };
+    scene.plane.events = Arc::new(bus.clone());
+    let mut settings = scene.settings("picture");
+    (settings.idle_exit, settings.max_events) = (None, Some(1));
+    let worker = scene.worker(settings, async |_| Ok::<_, String>(()));
+    let running = tokio::spawn({
+        let worker = worker.clone();
+        async move { ended(&worker).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    scene.plane.events = Arc::new(Peculiar { hangs: false, ..bus });
+    scene.submit(1).await;
+    worker.renew(scene.plane.clone()).await.unwrap();
+    let summary = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
+    assert_eq!(summary.committed, 1);
 }
 
 #[tokio::test]
