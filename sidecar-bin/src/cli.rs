@@ -136,13 +136,15 @@ pub(crate) enum Command {
     },
     /// Show what one submission led to: events, modules, files, failures
     Trace(TraceArgs),
+    /// Ask a running sidecar what it is doing and how far it is
+    Status,
     /// List failed attempts, and whether a later attempt succeeded
     Failures {
         /// Only those that no later attempt has overcome; exit with 1 if there are any
         #[arg(long)]
         open: bool,
-        /// Only those at this event
-        #[arg(value_name = "EVENT")]
+        /// Only those at this event, or of everything that belongs to this submission
+        #[arg(value_name = "ID")]
         event: Option<String>,
     },
     /// Publish what was committed but not published yet, by any sidecar

@@ -19,7 +19,7 @@ use crate::plane::{DEV_DIR, Plane};
 use crate::secrets::{Secrets, read_files};
 
 /// Where development mode keeps the secret that it makes up, for modules to find it.
-const DEV_SECRET: &str = "secret";
+pub(crate) const DEV_SECRET: &str = "secret";
 
 /// The shortest secret where more than this machine can guess at it, in bytes.
 const SHORTEST_SECRET: usize = 16;

@@ -69,6 +69,9 @@ Exit codes:   sidecar help exit-codes";
 
 const REST: &str = "More settings: sidecar help settings [TOPIC]";
 
+/// What says where a sidecar listens.
+const SERVER: [&str; 5] = ["sharedsecret-file", "serverport", "serveraddress", "socket", "development"];
+
 /// The whole command line.
 pub(crate) fn command() -> Command {
     arrange(options::complete(Cli::command()))
@@ -93,6 +96,7 @@ fn arrange(command: Command) -> Command {
     for name in &names {
         command = command.mut_subcommand(name, |command| match &**name {
             "help" | "install" | "completions" => showing(command, &[]),
+            "status" => showing(command, &SERVER),
             name if WITHOUT_EVENT.contains(&name) => showing(command, &PLANE).after_help(REST),
             _ => command.after_help(REST),
         });

@@ -20,6 +20,7 @@ mod progress;
 #[cfg(feature = "pipeline")]
 mod replay;
 mod secrets;
+mod status;
 mod submit;
 mod trace;
 mod usage;
@@ -73,6 +74,19 @@ fn main() -> ExitCode {
             | Command::Gc { .. },
         ) => Mode::NoEvent,
         Some(Command::Help { topics }) => return help(topics),
+        Some(Command::Status) => {
+            return match status::run(options) {
+                Ok(Ok(code)) => ExitCode::from(code),
+                Ok(Err(failure)) => {
+                    eprintln!("error: {}", failure.message);
+                    ExitCode::from(failure.code)
+                }
+                Err(errors) => {
+                    let located: Vec<_> = errors.iter().map(|error| origins.locate(error)).collect();
+                    configuration(&located)
+                }
+            };
+        }
         Some(Command::Completions { shell }) => return install::completions(*shell),
         Some(Command::Install { dir }) => {
             return match install::install(dir) {

@@ -94,8 +94,6 @@ pub(crate) async fn run(
         return Err(Failure::new(exit::CONFIGURATION, "--subscribe: an event type is empty"));
     }
     let user = module.module_user.other();
-    let (context, base) = (&module.context, module.layout.base().display());
-    info!("sidecar {}: module {}, base directory {base}", env!("CARGO_PKG_VERSION"), context.name);
     let mut settings = WorkerSettings::new(module, args.subscribe);
     if let Some(group) = args.group {
         settings.group = ModuleName::parse(&group)
@@ -132,6 +130,12 @@ pub(crate) async fn run(
     let surroundings = Surroundings { logs: args.logs, ..Surroundings::default() };
     let module = Module { command: args.command, wrap: args.wrap, user, hidden, service, surroundings };
     let (address, served) = (serving.address(), sessions.clone());
+    info!(
+        "sidecar {}: module {}, base directory {}, /metrics at http://{address}",
+        env!("CARGO_PKG_VERSION"),
+        settings.module.context.name,
+        settings.module.layout.base().display()
+    );
     let worker = if args.warm {
         let (name, base) = (settings.module.context.name.clone(), settings.module.layout.base().to_owned());
         Worker::new(plane, settings, WarmProcesses::new(module, name, base, sessions, address))

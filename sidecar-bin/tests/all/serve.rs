@@ -9,7 +9,7 @@ use reqwest::blocking::Client;
 use tempfile::TempDir;
 
 use crate::process::{
-    CONTEXT, DEADLINE, Serving, as_nobody, base, ended, files, sidecar, skip, write_outputs,
+    CONTEXT, DEADLINE, Serving, as_nobody, base, ended, files, output, sidecar, skip, write_outputs,
 };
 
 #[test]
@@ -97,6 +97,28 @@ fn a_port_that_is_taken_is_named() {
     let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).arg(&port).output().unwrap());
     assert_eq!(code, 71);
     assert!(log.contains("cannot listen on 127.0.0.1:") && log.contains("--serverport"), "{log}");
+}
+
+#[test]
+fn a_person_can_ask_what_a_sidecar_is_doing() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &["--socket=sidecar.sock"]);
+    let url = url::Url::parse(&serving.url("status")).unwrap();
+    let port = format!("--serverport={}", url.port().unwrap());
+    for place in [&*port, "--socket=sidecar.sock"] {
+        let (code, out, log) = output(&dir, &["status", "--development", place]);
+        assert_eq!(
+            (code, &*out),
+            (0, "new: waits for the module to call ready (module m, event e1)\n"),
+            "{log}"
+        );
+    }
+    let (code, _, log) = output(&dir, &["status", "--sharedsecret=another", &port]);
+    assert!(code == 64 && log.contains("secret"), "{log}");
+    let (code, _, log) = output(&dir, &["status", "--development", "--serverport=1"]);
+    assert!(code == 71 && log.contains("is that its --serverport?"), "{log}");
+    let (code, _, log) = output(&dir, &["status", &port]);
+    assert!(code == 64 && log.contains("--sharedsecret: is required"), "{log}");
 }
 
 #[test]

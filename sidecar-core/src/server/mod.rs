@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::contract::{EventId, ReadyAnswer, Receipt, Status};
 use crate::execution::Session;
 
+mod ask;
 mod error;
 mod listen;
 mod metrics;
@@ -22,6 +23,7 @@ mod secret;
 mod serve;
 mod sessions;
 
+pub use ask::{Address, ask};
 use error::HttpError;
 pub use listen::{Listen, Listening};
 use metrics::Metrics;
