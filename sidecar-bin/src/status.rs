@@ -86,6 +86,7 @@ fn what(status: &Status) -> String {
         Phase::Publishing => "publishes the events",
         Phase::Done => "has committed",
         Phase::Failed => "has failed",
+        _ => "works",
     };
     let reason =
         status.reason.as_deref().map(|reason| format!(": {}", exit::cell(reason))).unwrap_or_default();

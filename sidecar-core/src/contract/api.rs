@@ -29,6 +29,7 @@ pub struct ReadyAnswer {
 }
 
 /// What `done` answers: everything that one commit made durable.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Receipt {
@@ -59,6 +60,7 @@ pub struct Published {
 }
 
 /// Where an execution stands.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -139,6 +141,7 @@ pub struct NextAnswer {
 }
 
 /// What `status` answers.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {

@@ -8,6 +8,7 @@ use super::disk::DiskBudget;
 use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName};
 
 /// What an execution is made of.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Which module processes which event. Without a correlation id it is the event's, where the event has one,

@@ -17,6 +17,7 @@ const DEFAULT_EXPIRY: Duration = Duration::from_secs(3600);
 pub(super) const LONGEST_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where the three kinds of data go, and how patiently providers are called.
+#[non_exhaustive]
 #[derive(Clone)]
 pub struct Config {
     /// Where files go: `file:///dir`, `memory:`, `s3:`, `az:` or `gs:`.

@@ -45,6 +45,7 @@ use crate::server::Sessions;
 use crate::{blocking, dedicated};
 
 /// What a worker works on.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
     /// The module. Of its context the name counts; the rest is that of each event. Its directories hold one for each

@@ -8,8 +8,8 @@ use sidecar_core::documents::Kind;
 use sidecar_core::layers::{Fault, Injected};
 use sidecar_core::{
     BlobKey, BlobProvider, DataPlane, DocumentProvider, Documents, Error, EventContext, EventId,
-    ExecutionRecord, Phase, Publication, Receipt, Session, Settings, Start, Submission, collect_garbage,
-    copy_out, recover,
+    ExecutionRecord, Phase, Publication, Receipt, Session, Start, Submission, collect_garbage, copy_out,
+    recover,
 };
 use tempfile::TempDir;
 
@@ -48,8 +48,9 @@ async fn blobs(plane: &DataPlane) -> Vec<BlobKey> {
     plane.blobs.list("e1/first/", None).await.unwrap().into_iter().map(|listed| listed.key).collect()
 }
 
-fn own(receipt: Receipt) -> Receipt {
-    Receipt { committed_by: None, ..receipt }
+fn own(mut receipt: Receipt) -> Receipt {
+    receipt.committed_by = None;
+    receipt
 }
 
 #[tokio::test]
@@ -323,7 +324,8 @@ async fn a_named_run_has_one_outcome_and_a_bare_rerun_takes_the_next() {
     let scripted = Scripted::default();
     let scene = Scene::new(scripted.plane());
     let run = async |start: Start, attempt: &str| {
-        let settings = Settings { start, ..elsewhere(&scene).settings() };
+        let mut settings = elsewhere(&scene).settings();
+        settings.start = start;
         let session = Session::open(settings, scene.plane.clone()).await?;
         let place = session.layout().base().to_owned();
         session.ready().await.unwrap();
@@ -447,8 +449,8 @@ async fn a_journal_of_release_0_1_is_rolled_forward_under_its_own_ids() {
     });
     scene.write(".sidecar/journal.json", journal.to_string());
     scene.write("out/data/x", "left from 0.1");
-    let other = Settings { give_up: true, ..scene.next("other", &scene.event).settings() };
-    let other = Settings { state_dir: scene.path(".sidecar"), layout: scene.settings().layout, ..other };
+    let mut other = scene.next("other", &scene.event).settings();
+    (other.give_up, other.state_dir, other.layout) = (true, scene.path(".sidecar"), scene.settings().layout);
     let error = Session::open(other, scene.plane.clone()).await.unwrap_err();
     assert!(matches!(error, Error::Busy(_)), "it cannot be given up: {error:?}");
     let session = scene.open().await;

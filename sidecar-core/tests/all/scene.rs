@@ -168,7 +168,9 @@ impl Scene {
             correlation_id: "c1".into(),
             parent_event_id: String::new(),
         };
-        Settings { first: First::Allowed, ..Settings::new(context, Layout::new(self.base.path())) }
+        let mut settings = Settings::new(context, Layout::new(self.base.path()));
+        settings.first = First::Allowed;
+        settings
     }
 
     pub async fn open(&self) -> Session {

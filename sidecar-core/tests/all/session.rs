@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use sidecar_core::layers::{Fault, Injected, Retry, Timeout};
-use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Settings, Start, documents};
+use sidecar_core::{DataPlane, Error, EventTypes, Phase, Session, Start, documents};
 use tempfile::TempDir;
 
 use crate::scene::{Scene, Scripted, files};
@@ -326,7 +326,8 @@ async fn a_commit_on_another_data_plane_is_not_this_one() {
     scene.plane = DataPlane::memory();
     let error = Session::open(scene.settings(), scene.plane.clone()).await.unwrap_err();
     assert!(matches!(error, Error::Busy(_)) && error.to_string().contains("--rerun"), "{error}");
-    let settings = Settings { start: Start::Rerun, ..scene.settings() };
+    let mut settings = scene.settings();
+    settings.start = Start::Rerun;
     Session::open(settings, scene.plane.clone()).await.unwrap();
 }
 
