@@ -356,7 +356,7 @@ impl Work {
         }
         if known {
             let reason = format!(
-                "{begun} attempts were begun, and {most} are allowed: the last one has failed, or its worker has ended or lost it"
+                "{begun} attempts were started, and {most} are allowed: the last one has failed, or its worker has ended or lost it"
             );
             return Attempt { outcome: Outcome::Failed(reason), number: begun, written, failure: None };
         }

@@ -161,7 +161,7 @@ struct Queue {
     arrived: VecDeque<String>,
     /// Files to be looked at later, the soonest first.
     later: BinaryHeap<std::cmp::Reverse<(Instant, String)>>,
-    /// Whether the kernel tells of both directories; not of those that were removed and made again.
+    /// Whether the kernel reports changes of both directories: it stops when they are removed.
     is_watching: bool,
 }
 
