@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Policies;
@@ -187,6 +187,30 @@ impl From<&str> for Problem {
 impl Problem {
     pub(super) fn missing(credential: Credential, text: &str) -> Self {
         Self { text: text.into(), missing: Some(credential) }
+    }
+}
+
+/// A provider on the network that was made once, so that its settings are known to be right; who opens it again gets
+/// another. It is not kept: a connection lives as long as somebody uses it.
+pub(super) struct Opener<P, F> {
+    name: String,
+    first: Mutex<Option<P>>,
+    open: F,
+}
+
+impl<P: fmt::Display, F: Fn() -> Result<P>> Opener<P, F> {
+    pub(super) fn new(open: F) -> Result<Self, Problem> {
+        let first = open().map_err(|error| error.chain())?;
+        Ok(Self { name: first.to_string(), first: Mutex::new(Some(first)), open })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn open(&self) -> Result<P> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.map_or_else(&self.open, Ok)
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "mongodb")]
 use super::Credential;
+#[cfg(any(feature = "mongodb", feature = "postgres"))]
+use super::config::Opener;
 use super::config::{Given, Problem, Store};
 use super::faulty;
 use super::text::{self, Embedded};
@@ -24,7 +26,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
             let (server, database, collection) = mongo(url, password.as_deref())?;
             let ca_file = given.config.ca_file.clone();
             let config = documents::MongoConfig { database, collection, ca_file };
-            Ok(remote(documents::Mongo::open(server, config), given))
+            remote(move || Ok(documents::Mongo::open(server.clone(), config.clone())), given)
         }
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => {
@@ -33,8 +35,8 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
             if url.fragment().is_some() {
                 return Err("has a #, which ends a URL: write it as %23".into());
             }
-            let opened = documents::Postgres::open(&url, given.config.ca_file.as_deref());
-            Ok(remote(opened.map_err(|error| error.chain())?, given))
+            let ca_file = given.config.ca_file.clone();
+            remote(move || documents::Postgres::open(&url, ca_file.as_deref()), given)
         }
         _ => match text::embedded(url, "documents", &SCHEMES)? {
             #[cfg(feature = "local")]
@@ -53,9 +55,12 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
 
 /// A store on the network with the policies around it.
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
-fn remote(provider: impl DocumentProvider + Clone, given: &Given<'_>) -> Documents {
-    let policies = given.config.policies.clone();
-    Documents::new(provider.to_string(), move || Ok(Arc::new(policies.around(faulty(provider.clone())))))
+fn remote<P: DocumentProvider>(
+    open: impl Fn() -> crate::Result<P> + Send + Sync + 'static,
+    given: &Given<'_>,
+) -> Result<Documents, Problem> {
+    let (policies, open) = (given.config.policies.clone(), Opener::new(open)?);
+    Ok(Documents::new(open.name().to_owned(), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
 }
 
 /// The connection string without its path, and the two names of the path.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "servicebus")]
 use super::Credential;
+#[cfg(any(feature = "servicebus", feature = "nats", feature = "amqp"))]
+use super::config::Opener;
 use super::config::{Given, Problem, Store};
 use super::faulty;
 use super::text::{self, Embedded};
@@ -48,7 +50,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
             if config.key.is_empty() {
                 return Err(Problem::missing(Credential::ServiceBusKey, "needs the rule's key"));
             }
-            Ok(remote(events::ServiceBus::open(config).map_err(|error| error.chain())?, given))
+            remote(move || events::ServiceBus::open(config.clone()), given)
         }
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
@@ -78,7 +80,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                     }
                 }
             }
-            Ok(remote(events::Nats::open(&server, config), given))
+            remote(move || Ok(events::Nats::open(&server, config.clone())), given)
         }
         #[cfg(feature = "amqp")]
         "amqp" | "amqps" => {
@@ -106,7 +108,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                     }
                 }
             }
-            Ok(remote(events::Amqp::open(&broker, config), given))
+            remote(move || Ok(events::Amqp::open(&broker, config.clone())), given)
         }
         _ => match text::embedded(url, "events", &SCHEMES)? {
             #[cfg(feature = "local")]
@@ -123,7 +125,10 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
 
 /// A bus on the network with the policies around it.
 #[cfg(any(feature = "servicebus", feature = "nats", feature = "amqp"))]
-fn remote(provider: impl EventProvider + Clone, given: &Given<'_>) -> Events {
-    let policies = given.config.policies.clone();
-    Events::new(provider.to_string(), move || Ok(Arc::new(policies.around(faulty(provider.clone())))))
+fn remote<P: EventProvider>(
+    open: impl Fn() -> crate::Result<P> + Send + Sync + 'static,
+    given: &Given<'_>,
+) -> Result<Events, Problem> {
+    let (policies, open) = (given.config.policies.clone(), Opener::new(open)?);
+    Ok(Events::new(open.name().to_owned(), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
 }
