@@ -52,13 +52,7 @@ pub(crate) fn again(command: &str, context: &Context) -> String {
                         flag.starts_with("--") && !next.starts_with('-') && !commands.contains(&&**next)
                     })
                 });
-                let hidden =
-                    SECRETS.contains(&&*flag) && value.as_deref().is_some_and(|value| !harmless(value));
-                words.push(match value {
-                    Some(_) if hidden => format!("{flag}=…"),
-                    Some(value) => format!("{flag}={}", quoted(&value)),
-                    None => flag,
-                });
+                words.push(shown(flag, value));
             }
         }
     }
@@ -103,13 +97,19 @@ pub(crate) fn plane_flags() -> String {
         if value.is_none() && crate::options::value_of(name) != "BOOL" {
             value = given.next();
         }
-        flags.push_str(&match value {
-            Some(value) if SECRETS.contains(&&*flag) && !harmless(&value) => format!(" {flag}=…"),
-            Some(value) => format!(" {flag}={}", quoted(&value)),
-            None => format!(" {flag}"),
-        });
+        flags.push(' ');
+        flags.push_str(&shown(flag, value));
     }
     flags
+}
+
+/// A flag with its value, as a shell takes it and without a secret.
+fn shown(flag: String, value: Option<String>) -> String {
+    match value {
+        Some(value) if SECRETS.contains(&&*flag) && !harmless(&value) => format!("{flag}=…"),
+        Some(value) => format!("{flag}={}", quoted(&value)),
+        None => flag,
+    }
 }
 
 /// Whether a URL holds no password.

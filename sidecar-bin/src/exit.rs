@@ -161,7 +161,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             };
             Err(Failure::new(code, format!("cannot start {program}: {why}")))
         }
-        // What would be retried by a module is told here alone.
+        // A module would call again; here nobody does, and nothing else reports it.
         Ended::NotPrepared(error) if error.is_retryable() => {
             let code = match *error {
                 Error::Io { .. } | Error::DiskFull { .. } => LOCAL_FAILED,

@@ -76,26 +76,13 @@ fn main() -> ExitCode {
         Some(Command::Help { topics }) => return help(topics),
         Some(Command::Status) => {
             return match status::run(options) {
-                Ok(Ok(code)) => ExitCode::from(code),
-                Ok(Err(failure)) => {
-                    eprintln!("error: {}", failure.message);
-                    ExitCode::from(failure.code)
-                }
-                Err(errors) => {
-                    let located: Vec<_> = errors.iter().map(|error| origins.locate(error)).collect();
-                    configuration(&located)
-                }
+                Ok(asked) => ended(asked),
+                Err(errors) => configuration(&origins.locate(&errors)),
             };
         }
         Some(Command::Completions { shell }) => return install::completions(*shell),
         Some(Command::Install { dir }) => {
-            return match install::install(dir) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => {
-                    eprintln!("error: {}", failure.message);
-                    ExitCode::from(failure.code)
-                }
-            };
+            return ended(install::install(dir).map(|()| 0));
         }
     };
     if std::env::args_os().len() == 1 && options.all().all(Option::is_none) {
@@ -122,10 +109,7 @@ fn main() -> ExitCode {
     }
     let config = match Config::parse(options, &mode, parent_is_empty) {
         Ok(config) => config,
-        Err(errors) => {
-            let located: Vec<_> = errors.iter().map(|error| origins.locate(error)).collect();
-            return configuration(&located);
-        }
+        Err(errors) => return configuration(&origins.locate(&errors)),
     };
     if config.print {
         let _ = write!(std::io::stdout(), "{}", config.describe());
@@ -201,6 +185,14 @@ fn help(topics: &[String]) -> ExitCode {
         Ok(Err(failure)) => ExitCode::from(failure.code),
         Err(problem) => configuration(&[problem]),
     }
+}
+
+/// How a command ended that has no log.
+fn ended(result: Result<u8, Failure>) -> ExitCode {
+    ExitCode::from(result.unwrap_or_else(|failure| {
+        eprintln!("error: {}", failure.message);
+        failure.code
+    }))
 }
 
 fn configuration(errors: &[String]) -> ExitCode {

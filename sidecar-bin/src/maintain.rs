@@ -20,6 +20,12 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
         true => copy_graph(plane, id, &dir).await,
         false => copy_out(plane, id, &dir).await,
     };
+    let Copied { files, bytes } = copied.map_err(|error| match &error {
+        Error::UnknownEvent { .. } => unknown(&error, id),
+        Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
+        other => Failure::at_ready(other),
+    })?;
+    info!(files, bytes, "copied {id}");
     let missing = match all {
         // What was given up has no files, and whoever has copied everything should know.
         true => Trace::of_graph(plane, id).await.map_or(0, |trace| {
@@ -27,12 +33,6 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
         }),
         false => 0,
     };
-    let Copied { files, bytes } = copied.map_err(|error| match &error {
-        Error::UnknownEvent { .. } => unknown(&error, id),
-        Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
-        other => Failure::at_ready(other),
-    })?;
-    info!(files, bytes, "copied {id}");
     if missing > 0 {
         warn!("{missing} executions have no outcome, and so no files: sidecar trace {id} names them");
     }

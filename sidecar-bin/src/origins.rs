@@ -12,7 +12,7 @@ use crate::help;
 pub(crate) struct Origins(HashMap<String, String>);
 
 impl Origins {
-    /// Those of a command line, to which `in_file` adds the `--flag=value`s of the file of settings.
+    /// Those of a command line, and of a file of settings with the `--flag=value`s that it became.
     pub(crate) fn new(matches: &ArgMatches, file: Option<(&str, &[String])>) -> Self {
         let mut origins = HashMap::new();
         for arg in help::command().get_arguments() {
@@ -29,8 +29,12 @@ impl Origins {
         Self(origins)
     }
 
-    /// Lets a message that begins with a flag begin with the place where the flag's value is.
-    pub(crate) fn locate(&self, message: &str) -> String {
+    /// Lets each message that begins with a flag begin with the place where the flag's value is.
+    pub(crate) fn locate(&self, messages: &[String]) -> Vec<String> {
+        messages.iter().map(|message| self.located(message)).collect()
+    }
+
+    fn located(&self, message: &str) -> String {
         let located = message
             .strip_prefix("--")
             .and_then(|rest| rest.split_once(": "))

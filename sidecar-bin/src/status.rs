@@ -18,7 +18,7 @@ use crate::secrets::read_files;
 /// How long a transfer is watched to tell its rate.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Where `serve` listens unless it is told otherwise.
+/// The default port of `sidecar` without a command.
 const PORT: u16 = 8080;
 
 /// Asks the sidecar that the settings of the server name, and prints what it answers.

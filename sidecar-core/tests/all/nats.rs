@@ -203,20 +203,22 @@ async fn a_server_that_is_away_is_unavailable() {
     assert!(!format!("{away:?} {away} {}", error.chain()).contains("swordfish"));
 }
 
+/// A subscription of group `g` whose locks last so many seconds.
+fn with_lock(seconds: u64) -> Subscription {
+    let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
+    Subscription { lock: Duration::from_secs(seconds), ..group }
+}
+
 /// A lock that ends sooner would take away what the members of a group are at work on.
 #[tokio::test]
 async fn whoever_joins_a_group_does_not_change_the_lock_of_its_members() {
     let Some(first) = bus(true).await else { return };
-    let group = |lock: u64| {
-        let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
-        Subscription { lock: Duration::from_secs(lock), ..group }
-    };
-    let member = first.subscribe(&group(30)).await.unwrap();
+    let member = first.subscribe(&with_lock(30)).await.unwrap();
     let event = Event { event_type: "a".into(), ..sample() };
     first.publish(std::slice::from_ref(&event)).await.unwrap();
     let held = member.receive(Duration::from_secs(10)).await.unwrap().unwrap();
     let second = reopened(&first, true);
-    let other = second.subscribe(&group(1)).await.unwrap();
+    let other = second.subscribe(&with_lock(1)).await.unwrap();
     assert!(other.receive(Duration::from_millis(2500)).await.unwrap().is_none(), "it was taken away");
     second
         .publish(&[Event {
@@ -238,15 +240,11 @@ async fn whoever_joins_a_group_does_not_change_the_lock_of_its_members() {
 #[tokio::test]
 async fn members_that_begin_a_group_together_agree() {
     let Some(first) = bus(true).await else { return };
-    let group = |lock: u64| {
-        let group = Subscription::new(ModuleName::parse("g").unwrap(), ["a".to_owned()]);
-        Subscription { lock: Duration::from_secs(lock), ..group }
-    };
     let second = reopened(&first, true);
     second.check().await.unwrap();
     // Both wait for events all the time, as workers do.
     let locks = async |bus: &dyn EventProvider, lock: u64| {
-        let member = bus.subscribe(&group(lock)).await.unwrap();
+        let member = bus.subscribe(&with_lock(lock)).await.unwrap();
         let (mut locks, until) = (Vec::new(), Instant::now() + Duration::from_secs(4));
         while Instant::now() < until {
             if let Some(held) = member.receive(Duration::from_secs(1)).await.unwrap() {

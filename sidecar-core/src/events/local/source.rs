@@ -197,7 +197,7 @@ impl Queue {
         Ok(None)
     }
 
-    /// Lets the kernel tell of what comes from now on; what is there already is looked at after that.
+    /// Asks the kernel to report what comes from now on; what is there already is looked at after that.
     fn watch(&mut self) -> Result<()> {
         for dir in [&self.claims, &self.acked] {
             fs::create_dir_all(dir).map_err(store_error(&self.store, "create", dir))?;
