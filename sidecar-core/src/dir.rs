@@ -16,6 +16,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::lock::Locked;
+
 /// A directory that stays the same, whatever its path leads to by now.
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -24,6 +26,8 @@ pub(crate) struct Dir {
     path: PathBuf,
     /// The user and group to whom what is made below belongs, if not to those of this directory.
     heirs: Option<(u32, u32)>,
+    /// Its own lock, where it has one.
+    lock: Option<Locked<OwnedFd>>,
 }
 
 /// For reading its entries.
@@ -38,7 +42,7 @@ impl Dir {
     /// Opens the directory that a path leads to: the one place that follows links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let fd = sys::openat(CWD, path, READABLE | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd, path: path.to_owned(), heirs: None })
+        Ok(Self { fd, path: path.to_owned(), heirs: None, lock: None })
     }
 
     /// Gives it to another user and group.
@@ -52,6 +56,15 @@ impl Dir {
         self
     }
 
+    /// Locks it until it is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when somebody else has locked it.
+    pub(crate) fn locked(mut self) -> io::Result<Self> {
+        self.lock = Some(Locked::new(self.fd.try_clone()?)?);
+        Ok(self)
+    }
+
     /// Where it was found.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -61,34 +74,48 @@ impl Dir {
     pub(crate) fn dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = name.as_ref();
         let fd = self.open_below(name, READABLE, Mode::empty())?;
-        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs })
+        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs, lock: None })
     }
 
     /// A directory below that its owner has made unreadable or read-only, made usable if it is the sidecar's own.
     pub(crate) fn usable_dir(&self, name: impl AsRef<Path>) -> io::Result<Self> {
         let name = name.as_ref();
+        let is_usable = |fd: &OwnedFd| -> io::Result<bool> {
+            Ok(Mode::from_raw_mode(sys::fstat(fd)?.st_mode).contains(Mode::RWXU))
+        };
+        match self.dir(name) {
+            Ok(dir) if is_usable(&dir.fd)? => return Ok(dir),
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
         let reached = self.open_below(name, REACHABLE, Mode::empty())?;
         let mode = Mode::from_raw_mode(sys::fstat(&reached)?.st_mode);
-        if !mode.contains(Mode::RWXU) {
-            // Where that fails it may still be usable; if not, whoever uses it is told.
-            let _ = sys::chmod(format!("/proc/self/fd/{}", reached.as_raw_fd()), mode | Mode::RWXU);
-        }
+        // Where that fails it may still be usable; if not, whoever uses it is told.
+        let _ = sys::chmod(format!("/proc/self/fd/{}", reached.as_raw_fd()), mode | Mode::RWXU);
         let fd = sys::openat(&reached, ".", READABLE | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs })
+        Ok(Self { fd, path: self.path.join(name), heirs: self.heirs, lock: None })
     }
 
     /// Makes a directory below, and those that lead to it, unless they are there; new ones belong to whoever this
     /// one belongs to, and are as accessible, whatever the process's umask.
     pub(crate) fn make_dir(&self, name: impl AsRef<Path>) -> io::Result<()> {
         let name = name.as_ref();
-        for end in name.ancestors().collect::<Vec<_>>().iter().rev().skip(1) {
-            match self.at(end, |dir, last| sys::mkdirat(dir, last, Mode::RWXU)) {
-                Ok(()) => self.dir(end)?.inherit(self)?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
+        if name.as_os_str().is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // The last one first: as a rule those above are there.
+        let mut made = self.at(name, |dir, last| sys::mkdirat(dir, last, Mode::RWXU));
+        if made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Some(above) = name.parent().filter(|above| !above.as_os_str().is_empty())
+        {
+            self.make_dir(above)?;
+            made = self.at(name, |dir, last| sys::mkdirat(dir, last, Mode::RWXU));
+        }
+        match made {
+            Ok(()) => self.dir(name)?.inherit(self),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The directory below that only this user may enter, made unless it is there; not so are those that lead to it.
@@ -247,7 +274,7 @@ impl Dir {
 
     /// The same directory under another descriptor.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone(), heirs: self.heirs })
+        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone(), heirs: self.heirs, lock: None })
     }
 
     /// Whether both are one directory.

@@ -37,12 +37,17 @@ impl Staged {
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::IsADirectory) =>
             {
-                let name = sibling(Path::new("x"));
-                let file = dir.create_file(&name, mode)?;
-                Ok(Self { file, name: Some((dir.try_clone()?, name)) })
+                Self::hidden_in(dir, mode)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The same with a hidden name, which is one step less where it takes the place of another file.
+    fn hidden_in(dir: &Dir, mode: Mode) -> io::Result<Self> {
+        let name = sibling(Path::new("x"));
+        let file = dir.create_file(&name, mode)?;
+        Ok(Self { file, name: Some((dir.try_clone()?, name)) })
     }
 
     /// Makes it accessible as `mode` says, whatever the umask.
@@ -175,7 +180,7 @@ pub(crate) fn replace(
     synced: bool,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut staged = Staged::new_in(dir, Mode::RUSR | Mode::WUSR)?;
+    let mut staged = Staged::hidden_in(dir, Mode::RUSR | Mode::WUSR)?;
     let mut buffer = BufWriter::new(&mut staged);
     write(&mut buffer)?;
     buffer.flush()?;

@@ -33,6 +33,8 @@ pub mod lineage;
 #[cfg(feature = "local")]
 mod local_dir;
 #[cfg(feature = "engine")]
+mod lock;
+#[cfg(feature = "engine")]
 pub mod plane;
 #[cfg(feature = "process")]
 pub mod process;

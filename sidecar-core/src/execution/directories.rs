@@ -28,10 +28,15 @@ const PREVIOUS: &str = ".previous";
 
 /// Makes every directory of the contract that is absent, and touches nothing that is there. Blocks.
 pub(super) fn make(base: &Dir) -> Result<()> {
-    for name in [INPUT_DATA, Layout::OUTPUT_DATA, Layout::OUTPUT_EVENTS] {
+    base.make_dir(INPUT_DATA).map_err(Error::io("create", base.path().join(INPUT_DATA)))?;
+    make_outputs(base)
+}
+
+fn make_outputs(base: &Dir) -> Result<()> {
+    for name in [Layout::OUTPUT_DATA, Layout::OUTPUT_EVENTS] {
         match base.make_dir(name) {
             // A file or a link in place of a directory of outputs is a problem of the outputs.
-            Err(_) if name != INPUT_DATA && is_something_else(base, name) => {}
+            Err(_) if is_something_else(base, name) => {}
             made => made.map_err(Error::io("create", base.path().join(name)))?,
         }
     }
@@ -97,33 +102,31 @@ pub(super) fn write_meta(base: &Dir, user: ModuleUser, json: &[u8]) -> Result<()
 pub(super) fn clear_outputs(base: &Dir, state: &Dir) -> Result<()> {
     if let Some(out) = own(base, OUTPUTS, "empty")? {
         let trash = PathBuf::from(TRASH).join(Uuid::new_v4().simple().to_string());
-        let trash = state.make_dir(&trash).and_then(|()| state.dir(&trash));
         for name in ["data", "events"] {
             let Ok(Some(from)) = own(&out, name, "empty") else {
                 remove(&out, name)?;
                 continue;
             };
-            let moved = match &trash {
-                Ok(trash) => move_all(&from, trash, name),
-                Err(_) => Err(io::ErrorKind::NotFound.into()),
-            };
-            if moved.is_err() {
+            if move_all(&from, state, &trash.join(name)).is_err() {
                 // Another file system: then it takes as long as it takes.
                 from.empty().map_err(|error| foreign("empty", from.path().to_owned(), error))?;
             }
         }
         remove(&out, "meta.json")?;
     }
-    make(base)
+    make_outputs(base)
 }
 
-/// Moves every entry of a directory to a new directory `name` in `to`.
-fn move_all(from: &Dir, to: &Dir, name: &str) -> io::Result<()> {
-    to.make_dir(name)?;
-    let to = to.dir(name)?;
+/// Moves every entry of a directory to a new directory below `to`, which is made when there is one.
+fn move_all(from: &Dir, to: &Dir, below: &Path) -> io::Result<()> {
+    let mut made = None;
     from.entries(|name, file_type| {
+        let to = match &made {
+            Some(there) => there,
+            None => made.insert(to.make_dir(below).and_then(|()| to.dir(below))?),
+        };
         let name = Path::new(os(name));
-        rename(from, name, file_type, &to, name).map(|()| true)
+        rename(from, name, file_type, to, name).map(|()| true)
     })
 }
 

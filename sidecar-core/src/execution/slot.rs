@@ -2,12 +2,10 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FlockOperation, Mode, flock};
-use rustix::io::Errno;
+use rustix::fs::Mode;
 use rustix::process::geteuid;
 
 use super::directories;
@@ -16,6 +14,7 @@ use crate::contract::{Layout, Phase};
 use crate::dir::Dir;
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::lock::Locked;
 
 /// A base directory and a state directory that no other sidecar uses while this lives.
 #[derive(Debug)]
@@ -29,11 +28,11 @@ pub(super) struct Slot {
 /// The two directories as they were found, whatever their paths lead to by now.
 #[derive(Debug)]
 struct Held {
-    /// Locked by its own descriptor.
+    /// Locked itself.
     base: Arc<Dir>,
     state: Arc<Dir>,
     /// The lock of the state directory.
-    lock: Arc<File>,
+    lock: Arc<Locked<File>>,
 }
 
 const LOCK: &str = "lock";
@@ -132,7 +131,8 @@ impl Slot {
         match self.state().stat(MODULE_LOCK) {
             // Where none was left behind, none is made.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            _ => self.lock_module().map(drop),
+            // Given up and not only closed: see `Locked`.
+            _ => self.lock_module()?.unlock().map_err(Error::io("unlock", self.state.join(MODULE_LOCK))),
         }
     }
 
@@ -204,8 +204,7 @@ fn lock_base(path: &Path, user: ModuleUser) -> Result<Arc<Dir>> {
         let error = if is_file { io::Error::other("it is not a directory") } else { error };
         Error::io("use", path)(error)
     })?;
-    let base = Dir::open(path).map_err(Error::io("lock", path))?;
-    lock(base.as_fd(), path, "--basedir")?;
+    let base = Dir::open(path).and_then(Dir::locked).map_err(not_locked(path, "--basedir"))?;
     let heirs = match user {
         ModuleUser::Other { uid, gid } => Some((uid, gid)),
         ModuleUser::Unknown | ModuleUser::Same => None,
@@ -250,17 +249,17 @@ fn hold(base: Arc<Dir>, base_path: &Path, path: &Path) -> Result<Held> {
     }
     let lock_path = path.join(LOCK);
     let file = state.open_lock(LOCK).map_err(Error::io("lock", &lock_path))?;
-    lock(file.as_fd(), path, "--statedir")?;
-    Ok(Held { base, state: Arc::new(state), lock: Arc::new(file) })
+    let lock = Locked::new(file).map_err(not_locked(path, "--statedir"))?;
+    Ok(Held { base, state: Arc::new(state), lock: Arc::new(lock) })
 }
 
-fn lock(file: impl AsFd, path: &Path, flag: &str) -> Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(Error::Busy(format!(
+/// Why a directory could not be locked.
+fn not_locked(path: &Path, flag: &str) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Busy(format!(
             "another sidecar works in {}: wait for it, or give this one its own {flag}",
             path.display()
-        ))),
-        Err(error) => Err(Error::io("lock", path)(error.into())),
+        )),
+        _ => Error::io("lock", path)(error),
     }
 }

@@ -1,5 +1,6 @@
 //! The tree of files that a module wrote.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
@@ -27,10 +28,15 @@ pub(super) type Tree = BTreeMap<FileName, Source>;
 /// A symbolic link that stays inside `root` stands for what it points to. `label` is how the root is called in a
 /// problem.
 pub(super) fn walk(root: &Arc<Dir>, label: &str, problems: &mut Problems) -> Tree {
-    let mut spellings = vec![root.path().to_owned()];
-    spellings.extend(root.path().canonicalize());
-    let mut walk =
-        Walk { root, spellings, label, tree: Tree::new(), names: 0, waiting: Vec::new(), problems };
+    let mut walk = Walk {
+        root,
+        spellings: OnceCell::new(),
+        label,
+        tree: Tree::new(),
+        names: 0,
+        waiting: Vec::new(),
+        problems,
+    };
     walk.waiting.push(Found { name: String::new(), real: PathBuf::new(), via: None });
     // A list instead of recursion: how deep a tree is decides the module.
     while let Some(found) = walk.waiting.pop() {
@@ -57,7 +63,7 @@ struct Via {
 struct Walk<'p> {
     root: &'p Arc<Dir>,
     /// What an absolute link to the root may begin with.
-    spellings: Vec<PathBuf>,
+    spellings: OnceCell<Vec<PathBuf>>,
     label: &'p str,
     tree: Tree,
     names: usize,
@@ -186,7 +192,7 @@ impl Walk<'_> {
             real.pop();
             let below = if target.is_absolute() {
                 real.clear();
-                let inside = self.spellings.iter().find_map(|root| target.strip_prefix(root).ok());
+                let inside = self.spellings().iter().find_map(|root| target.strip_prefix(root).ok());
                 inside.ok_or_else(|| Dead::Outside(target.clone()))?
             } else {
                 leads_to = self.root.path().join(&real).join(&target);
@@ -199,11 +205,18 @@ impl Walk<'_> {
         Ok(real)
     }
 
+    fn spellings(&self) -> &[PathBuf] {
+        self.spellings.get_or_init(|| {
+            let root = self.root.path();
+            std::iter::once(root.to_owned()).chain(root.canonicalize()).collect()
+        })
+    }
+
     /// Whether what follows one step above the root leads back to it, over the directories above it alone; then so much
     /// is taken of it.
     fn comes_back(&self, rest: &mut VecDeque<OsString>) -> bool {
         // Without any link on the way: one step up is what is written there.
-        let Some(root) = self.spellings.last() else { return false };
+        let Some(root) = self.spellings().last() else { return false };
         let mut here = root.clone();
         here.pop();
         while let Some(next) = rest.pop_front() {

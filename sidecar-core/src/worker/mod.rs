@@ -24,7 +24,8 @@ pub use settlement::{Outcome, Settlement};
 #[cfg(feature = "process")]
 pub use warm::WarmProcesses;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -40,6 +41,7 @@ use crate::contract::ModuleName;
 use crate::error::{Error, Result};
 use crate::events::{EventSource, Subscription};
 use crate::execution::{First, Journaling, Settings, Start, check_places, recover};
+use crate::lock::Locked;
 use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
 use crate::{blocking, dedicated};
@@ -338,19 +340,17 @@ impl Worker {
 }
 
 /// Keeps other workers from the slots' directories, as long as the file is open.
-fn lock_base(base: &Path) -> Result<File> {
+fn lock_base(base: &Path) -> Result<Locked<File>> {
     fs::create_dir_all(base).map_err(Error::io("use", base))?;
     let path = base.join(".worker.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(Error::io("lock", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Busy(format!(
+    file.and_then(Locked::new).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Busy(format!(
             "another worker works in {}: give this one a base directory of its own",
             base.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
-    }
+        )),
+        _ => Error::io("lock", &path)(error),
+    })
 }
 
 /// How long stores and the bus have for what is handed back when the grace period is over.

@@ -296,7 +296,8 @@ impl Work {
         let Shared { counters, busy, .. } = &*self.shared;
         counters.begin();
         // A task of its own: a module that is a function may keep this one busy.
-        let keeping = Keeping(tokio::spawn(keep(self.shared.clone(), delivery.clone()).in_current_span()));
+        let keep = |lock| tokio::spawn(keep(self.shared.clone(), delivery.clone(), lock).in_current_span());
+        let keeping = delivery.lock().map(keep).map(Keeping);
         fault::point("worker.received");
         let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {
             true => Attempt::uncounted(Outcome::Committed),
@@ -621,8 +622,7 @@ impl Drop for Keeping {
 }
 
 /// Renews the lock of a delivery until it is lost.
-async fn keep(shared: Arc<Shared>, delivery: Arc<dyn Delivery>) {
-    let Some(lock) = delivery.lock() else { return };
+async fn keep(shared: Arc<Shared>, delivery: Arc<dyn Delivery>, lock: Duration) {
     loop {
         tokio::time::sleep(lock / 3).await;
         match answer(delivery.renew()).await {

@@ -21,6 +21,7 @@ use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared}
 use crate::dir::Dir;
 use crate::error::Error;
 use crate::execution::Session;
+use crate::lock::Locked;
 use crate::process::{Child, Module, how};
 use crate::server::{Answered, Feed, Secret, Sessions};
 
@@ -276,7 +277,7 @@ pub(super) const LOCK: &str = ".warm.lock";
 /// Whether somebody holds the lock of the slot in this directory. Blocks, but on nothing that a module may have left there.
 pub(super) fn is_held(base: &Path) -> bool {
     let lock = Dir::open(base).and_then(|base| base.open_file(Path::new(LOCK)));
-    lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    lock.and_then(Locked::new).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[async_trait]

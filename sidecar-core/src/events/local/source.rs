@@ -6,7 +6,7 @@
 //! delivery whose execution has its outcome.
 
 use std::collections::{BinaryHeap, VecDeque};
-use std::fs::{self, File, ReadDir, TryLockError};
+use std::fs::{self, File, ReadDir};
 use std::io::{self, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -27,6 +27,7 @@ use crate::brief;
 use crate::contract::Event;
 use crate::error::Result;
 use crate::local_dir::{self, store_error};
+use crate::lock::Locked;
 
 /// Names that wait to be looked at; beyond that many the directory itself is read again.
 const WAITING: usize = 10_000;
@@ -306,7 +307,7 @@ impl Queue {
 /// A claim on a message. The lock is dropped before the file is closed that the others watch.
 #[derive(Debug)]
 struct Held {
-    _lock: File,
+    _lock: Locked<File>,
     writer: File,
     claim: PathBuf,
     acked: PathBuf,
@@ -353,7 +354,7 @@ impl Drop for Unheard {
 impl Held {
     fn take(claim: &Path, acked: &Path) -> io::Result<Taken> {
         // Who only tries must not be heard: it opens nothing for writing.
-        let mut lock = match File::open(claim) {
+        let file = match File::open(claim) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::open(
                     claim,
@@ -366,17 +367,16 @@ impl Held {
             }
             opened => opened?,
         };
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Taken::Busy),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let lock = match Locked::new(file) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::Busy),
+            locked => locked?,
+        };
         // Whoever held it may have settled it after it was opened here.
         if acked.exists() {
             return Ok(Taken::Settled);
         }
         let mut text = String::new();
-        lock.read_to_string(&mut text)?;
+        (&*lock).read_to_string(&mut text)?;
         let due = UNIX_EPOCH + Duration::from_millis(text.trim().parse().unwrap_or(0));
         if let Ok(left) = due.duration_since(SystemTime::now()) {
             return Ok(Taken::Later(Instant::now() + left));
