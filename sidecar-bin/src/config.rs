@@ -8,7 +8,7 @@ use sidecar_core::plane::overlaps;
 use sidecar_core::process::Service;
 use sidecar_core::server::{Listen, kept_secret};
 use sidecar_core::{
-    Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings,
+    Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings, TraceParent,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -90,6 +90,11 @@ pub(crate) struct Config {
     pub(crate) print: bool,
     /// The settings that were given, without secrets.
     given: Vec<(&'static str, String)>,
+}
+
+/// The trace that whoever started this program is in.
+pub(crate) fn traceparent() -> Option<TraceParent> {
+    std::env::var("TRACEPARENT").ok()?.parse().ok()
 }
 
 impl Config {
@@ -365,6 +370,7 @@ fn settings(
         event_id,
     };
     let mut settings = Settings::new(context, Layout::new(base));
+    settings.traceparent = traceparent();
     if let Some(dir) = &options.statedir {
         settings.state_dir = PathBuf::from(dir);
     }

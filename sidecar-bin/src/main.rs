@@ -114,22 +114,24 @@ fn main() -> ExitCode {
     if config.print {
         let _ = write!(std::io::stdout(), "{}", config.describe());
     }
-    if let Err(failure) = logging::start(&config.log) {
-        return configuration(&[failure.message]);
-    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return configuration(&[format!("cannot start: {error}")]),
+    };
+    let traces = match logging::start(&config.log, runtime.handle()) {
+        Ok(traces) => traces,
+        Err(failure) => return configuration(&[failure.message]),
+    };
     for (name, meant) in options::unknown_variables(&help::command()) {
         let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
         warn!("the environment variable {name} is not a setting and is ignored{meant}");
     }
     process::raise_file_limit();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return configuration(&[format!("cannot start: {error}")]),
-    };
     let code = runtime.block_on(start(command, config)).unwrap_or_else(|failure| {
         failure.message.lines().for_each(|line| error!("{line}"));
         failure.code
     });
+    traces.iter().for_each(logging::Traces::end);
     // A transfer that was cut short must not keep the process.
     runtime.shutdown_background();
     ExitCode::from(code)

@@ -6,6 +6,7 @@ use sidecar_core::plane::Unopened;
 use sidecar_core::{DataPlane, Error, EventId, Submission};
 use tracing::{info, warn};
 
+use crate::config;
 use crate::exit::{self, Failure};
 
 /// Puts files and values into the data plane as a first event, and prints its id.
@@ -79,6 +80,9 @@ pub(crate) fn submission(
     let id =
         EventId::parse(&id).map_err(|error| Failure::new(exit::CONFIGURATION, format!("--id: {error}")))?;
     let mut submission = Submission::new(event_type).event_id(id);
+    if let Some(parent) = config::traceparent() {
+        submission = submission.traceparent(parent);
+    }
     for value in values {
         let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
             return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sidecar_core::{Context, Prepared, Receipt, Status};
+use sidecar_core::{Context, Prepared, Receipt, Status, TraceParent};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::client;
@@ -125,6 +125,11 @@ impl Module {
     /// See [`Module::context`](crate::Module::context).
     pub fn context(&self) -> Option<&Context> {
         self.module.context()
+    }
+
+    /// See [`Module::traceparent`](crate::Module::traceparent).
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.module.traceparent()
     }
 
     /// See [`Module::event_type`](crate::Module::event_type).

@@ -87,7 +87,11 @@ impl Client {
         let Some(next) = answer else { return Ok(None) };
         *self.finished.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let prepared = Prepared { files: next.files, values: next.values, bytes: next.bytes };
-        let answer = ReadyAnswer { prepared, context: Some(next.context.clone()) };
+        let answer = ReadyAnswer {
+            prepared,
+            context: Some(next.context.clone()),
+            traceparent: next.traceparent.clone(),
+        };
         let module = self.module(self.layout.clone(), Some(answer))?;
         Ok(Some(module.one_of_several(next, self.finished.clone())))
     }

@@ -21,7 +21,7 @@ pub use retry::Retry;
 pub use run::{run, serve};
 pub use sidecar_core::{
     Context, ErrorBody, EventId, EventTypes, FileName, InsightId, InvalidName, KeyValuePair, KeyValuePairs,
-    Layout, ModuleName, OutputEvent, Phase, Prepared, Problem, Published, Receipt, Status,
+    Layout, ModuleName, OutputEvent, Phase, Prepared, Problem, Published, Receipt, Status, TraceParent,
 };
 pub use workspace::{EventBuilder, Output, Workspace};
 

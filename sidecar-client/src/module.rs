@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{Context, EventId, NextAnswer, Prepared, ReadyAnswer, Receipt, Status};
+use sidecar_core::{Context, EventId, NextAnswer, Prepared, ReadyAnswer, Receipt, Status, TraceParent};
 
 use crate::api::Api;
 use crate::error::Error;
@@ -50,6 +50,11 @@ impl Module {
     /// The execution: event, correlation, parent event and module. The original sidecar does not say.
     pub fn context(&self) -> Option<&Context> {
         self.answer.as_ref()?.context.as_ref()
+    }
+
+    /// The span that the module's own spans belong to, where the event is part of a trace.
+    pub fn traceparent(&self) -> Option<&TraceParent> {
+        self.answer.as_ref()?.traceparent.as_ref()
     }
 
     /// The event's type, where the module is one of `sidecar worker --warm`.

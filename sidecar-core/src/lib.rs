@@ -42,6 +42,8 @@ pub mod process;
 mod replaceable;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "engine")]
+mod telemetry;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
 mod tls;
 #[cfg(feature = "worker")]
@@ -66,6 +68,8 @@ pub use execution::{
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;
+#[cfg(feature = "engine")]
+pub use telemetry::SPANS;
 
 // The examples of the guides compile, and those that can run do.
 #[cfg(all(doctest, feature = "process", feature = "worker"))]

@@ -1,13 +1,22 @@
 //! The log: lines for people, or for programs, on stderr or in a file.
 
 mod json;
+#[cfg(feature = "otel")]
+mod otlp;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+#[cfg(feature = "otel")]
+use sidecar_core::SPANS;
+use tokio::runtime::Handle;
+#[cfg(feature = "otel")]
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+#[cfg(feature = "otel")]
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::prelude::*;
@@ -15,11 +24,23 @@ use tracing_subscriber::prelude::*;
 use crate::config::{Format, Log};
 use crate::exit::{self, Failure};
 
-/// Sends the log where the settings say.
+#[cfg(feature = "otel")]
+pub(crate) use otlp::Traces;
+
+/// Nothing is sent.
+#[cfg(not(feature = "otel"))]
+pub(crate) struct Traces;
+
+#[cfg(not(feature = "otel"))]
+impl Traces {
+    pub(crate) fn end(&self) {}
+}
+
+/// Sends the log where the settings say, and spans where OpenTelemetry's variables do.
 ///
 /// # Errors
-/// When the log file cannot be opened.
-pub(crate) fn start(log: &Log) -> Result<(), Failure> {
+/// When the log file cannot be opened, or the variables cannot be understood.
+pub(crate) fn start(log: &Log, runtime: &Handle) -> Result<Option<Traces>, Failure> {
     // What drivers log in detail is not written for the users of this program, and may hold their passwords.
     let ours = Targets::new()
         .with_default(if log.level > LevelFilter::INFO { LevelFilter::WARN } else { LevelFilter::OFF })
@@ -43,7 +64,25 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
             None => Box::new(io::stderr()),
         }
     };
+    #[cfg(feature = "otel")]
+    let traces = Traces::start(runtime).map_err(|message| Failure::new(exit::CONFIGURATION, message))?;
+    #[cfg(not(feature = "otel"))]
+    let traces = {
+        let _ = runtime;
+        None
+    };
     let registry = tracing_subscriber::registry();
+    #[cfg(feature = "otel")]
+    let registry = registry.with(traces.as_ref().map(|traces| {
+        let ours = |metadata: &Metadata<'_>| {
+            // For people: `receive` is in its place.
+            let is_for_the_log = metadata.name() == "delivery";
+            let is_ours = [SPANS, "sidecar"].iter().any(|ours| metadata.target().starts_with(ours));
+            metadata.is_span() && is_ours && !is_for_the_log
+        };
+        let layer = tracing_opentelemetry::layer().with_tracer(traces.tracer());
+        layer.with_location(false).with_threads(false).with_target(false).with_filter(filter_fn(ours))
+    }));
     match log.format {
         Format::Text => {
             let lines = layer().with_target(false).with_ansi(colours).with_writer(move || OneLine(to()));
@@ -54,7 +93,7 @@ pub(crate) fn start(log: &Log) -> Result<(), Failure> {
             registry.with(lines.with_filter(ours)).init();
         }
     }
-    Ok(())
+    Ok(traces)
 }
 
 /// Keeps each record in one line, whatever names it tells of: a line end in a file's name would forge another record.

@@ -160,6 +160,7 @@ impl Watch {
                 event_type: self.event_type.clone(),
                 previous_stages: Vec::new(),
                 data: KeyValuePairs::default(),
+                traceparent: known.traceparent,
             };
             plane.events.publish(&[message]).await?;
             return Ok(id);

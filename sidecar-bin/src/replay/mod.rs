@@ -235,6 +235,7 @@ async fn settings(
             blobs: event.files.clone(),
             event_type: event.event_type.clone(),
             producer: None,
+            traceparent: None,
         };
         plane.documents.store(&[stored]).await?;
     }

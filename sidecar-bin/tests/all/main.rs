@@ -24,5 +24,6 @@ mod servers;
 #[path = "../../../sidecar-core/tests/all/service_bus_double.rs"]
 mod service_bus_double;
 mod stores;
+mod traces;
 mod users;
 mod worker;

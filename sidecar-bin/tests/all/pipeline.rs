@@ -48,7 +48,7 @@ if grep -q bad in/data/$file; then echo "this line is bad" >&2; exit 3; fi
 echo '[{"key":"eventType","value":"upper"},{"key":"files","value":"'$file'"}]' > out/events/1.json
 "#;
 
-fn chain(text: &str) -> TempDir {
+pub fn chain(text: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, content) in [("chain.toml", CHAIN), ("split.sh", SPLIT), ("upper.sh", UPPER), ("a.txt", text)]
     {

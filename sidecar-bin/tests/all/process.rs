@@ -18,9 +18,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// A command in `dir` without the settings of the environment that the tests run in.
 pub fn sidecar(dir: &TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidecar"));
-    for (name, _) in
-        std::env::vars().filter(|(name, _)| name.starts_with("SIDECAR_") || name == "SHARED_SECRET")
-    {
+    for (name, _) in std::env::vars().filter(|(name, _)| {
+        name.starts_with("SIDECAR_") || ["SHARED_SECRET", "TRACEPARENT"].contains(&&**name)
+    }) {
         command.env_remove(name);
     }
     command.current_dir(dir.path()).args(arguments).stdin(Stdio::null());

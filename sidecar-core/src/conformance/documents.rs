@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::samples;
 use super::{assert_directories, assert_short, assert_unavailable};
 use crate::documents::{Document, Kind, PAGE};
 use crate::{
@@ -52,6 +53,7 @@ fn event_context() -> EventContext {
             run: 7,
             proposal: PrivateId::random(),
         }),
+        traceparent: samples::traceparent(),
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use uuid::Uuid;
 
 use super::documents::HOSTILE;
+use super::samples;
 use super::{assert_directories, assert_short, assert_unavailable};
 use crate::{Event, EventHeader, EventId, EventProvider, KeyValuePairs};
 
@@ -36,6 +37,7 @@ pub(super) fn event() -> Event {
         event_type: "thumbnail_created".into(),
         previous_stages: vec!["b".into(), "a".into()],
         data: KeyValuePairs::from_iter([("b", "2"), ("a", "1"), ("b", "2"), ("b", "1")]),
+        traceparent: samples::traceparent(),
     }
 }
 

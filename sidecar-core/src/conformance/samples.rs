@@ -1,4 +1,4 @@
-//! The keys, files and contents of the tests of blobs.
+//! What the tests of providers store and publish.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::blob::{Source, Target};
-use crate::{BlobKey, BlobProvider};
+use crate::{BlobKey, BlobProvider, TraceParent};
 
 /// More than the buffers and the parts of most stores.
 pub(super) const LARGE: usize = 24 << 20;
@@ -44,4 +44,9 @@ pub(super) async fn get(provider: &dyn BlobProvider, key: &BlobKey) -> Vec<u8> {
 /// Content without a repeated block.
 pub(super) fn large() -> Vec<u8> {
     (0..LARGE as u32).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
+}
+
+/// The trace that something belongs to.
+pub(super) fn traceparent() -> Option<TraceParent> {
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok()
 }

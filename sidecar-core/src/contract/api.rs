@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, EventId, InsightId, Problem};
+use super::{Context, EventId, InsightId, Problem, TraceParent};
 
 /// What `ready` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct ReadyAnswer {
     /// The execution that the module works for; absent where the sidecar is one of release 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
+    /// The span that the module's own spans belong to, where there is one.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// What `done` answers: everything that one commit made durable.
@@ -138,6 +141,9 @@ pub struct NextAnswer {
     pub committed_by: Option<String>,
     /// Which execution it is.
     pub context: Context,
+    /// The span that the module's own spans belong to, where there is one.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// What `status` answers.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValuePairs, ModuleName, Phase, PrivateId,
+    TraceParent,
 };
 
 /// The message on the bus; it starts the next modules.
@@ -25,6 +26,9 @@ pub struct Event {
     /// Kept for Ion's dispatcher; values travel in the event context.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub data: KeyValuePairs,
+    /// The trace that it belongs to, and the span that caused it, where there is one.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// The context of an event that no module processes yet: a [`Context`] whose module may be unnamed.
@@ -64,6 +68,9 @@ pub struct EventContext {
     /// The proposal that stored it; absent for a submitted event, and in documents of release 0.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub producer: Option<Producer>,
+    /// The trace that it belongs to, and the span that caused it, where there is one.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 /// Which proposal of which execution stored a document. The execution's event is the document's parent.
@@ -209,6 +216,9 @@ pub struct Attempts {
     pub attempts: u32,
     /// When the last of them began: RFC 3339, UTC, in seconds.
     pub time: String,
+    /// Its span, where it was traced.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
 }
 
 impl Attempts {

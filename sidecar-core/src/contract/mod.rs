@@ -11,6 +11,7 @@ mod names;
 mod outputs;
 mod pairs;
 mod record;
+mod trace;
 
 pub use api::{ErrorBody, NextAnswer, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
 pub use context::Context;
@@ -30,6 +31,7 @@ pub use record::{
     Committed, Contents, ExecutionRecord, Memo, Memoized, OutboxChunk, Outcome, Publication, RecordedFile,
     Stores,
 };
+pub use trace::TraceParent;
 
 /// The greatest size of one file in `out/events`, in bytes.
 ///

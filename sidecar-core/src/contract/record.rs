@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BlobKey, Context, Digest, ExecutionId, FileName, InsightId, InvalidName, KeyValuePairs, PrivateId,
-    Published, Receipt,
+    Published, Receipt, TraceParent,
 };
 
 /// The outcome of an execution. It is stored once and never changes: whether it is published is another document.
@@ -72,6 +72,9 @@ pub struct Committed {
     /// How it stands to equal work, where the module is memoized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memoized: Option<Memoized>,
+    /// The span that its events belong to, where there is one.
+    #[serde(default, deserialize_with = "TraceParent::lenient", skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<TraceParent>,
     /// The documents that hold `contents` where they are large, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outbox: Vec<String>,

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
-use crate::contract::Event;
+use crate::contract::{Event, TraceParent};
 
 /// What the messages of a bus look like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,8 @@ pub enum EventFormat {
     /// A CloudEvent 1.0 in structured JSON, whose `data` is the event as Ion writes it.
     ///
     /// `id` and `type` are the event's; `source` names the event whose processing published this one; the
-    /// extensions `correlationid` and `parenteventid` carry the lineage. There is no `time`: a repeat is equal.
+    /// extensions `correlationid` and `parenteventid` carry the lineage, and `traceparent` is that of the extension for
+    /// distributed tracing. There is no `time`: a repeat is equal.
     CloudEvents,
 }
 
@@ -42,6 +43,8 @@ pub(super) struct CloudEvent<'e> {
     correlationid: &'e str,
     #[serde(skip_serializing_if = "str::is_empty")]
     parenteventid: &'e str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'e TraceParent>,
     data: &'e Event,
 }
 
@@ -69,12 +72,20 @@ impl EventFormat {
     pub fn decode(self, message: &[u8]) -> serde_json::Result<Event> {
         #[derive(Deserialize)]
         struct Envelope {
+            traceparent: Option<String>,
             data: Event,
         }
         match self {
             Self::Ion => serde_json::from_slice(message),
-            Self::CloudEvents => serde_json::from_slice(message).map(|Envelope { data }| data),
+            Self::CloudEvents => serde_json::from_slice(message)
+                .map(|Envelope { traceparent, data }| traced(data, traceparent.as_deref())),
         }
+    }
+
+    /// The same, with the `traceparent` of the message's header, which whoever else publishes may have set.
+    #[cfg(any(feature = "nats", feature = "amqp"))]
+    pub(super) fn decode_traced(self, message: &[u8], header: Option<&str>) -> serde_json::Result<Event> {
+        self.decode(message).map(|event| traced(event, header))
     }
 
     pub(super) fn message(self, event: &Event) -> Message<'_> {
@@ -89,10 +100,17 @@ impl EventFormat {
                 datacontenttype: "application/json",
                 correlationid: &context.correlation_id,
                 parenteventid: &context.parent_event_id,
+                traceparent: event.traceparent.as_ref(),
                 data: event,
             }),
         }
     }
+}
+
+/// The event with this `traceparent`, where it has none itself and this is one.
+fn traced(event: Event, header: Option<&str>) -> Event {
+    let traceparent = event.traceparent.or_else(|| header?.parse().ok());
+    Event { traceparent, ..event }
 }
 
 /// A URI reference, which a parent's id alone need not be.
@@ -137,6 +155,7 @@ mod tests {
             event_type: "thumbnail_created".into(),
             previous_stages: Vec::new(),
             data: KeyValuePairs::default(),
+            traceparent: None,
         }
     }
 
@@ -159,5 +178,23 @@ mod tests {
             assert_eq!(format.decode(&format.encode(&event("p")).unwrap()).unwrap(), event("p"));
             assert_eq!(format.to_string().parse(), Ok(format));
         }
+    }
+
+    #[test]
+    fn the_trace_travels_with_the_event_and_one_that_is_none_does_not_harm() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = Event { traceparent: parent.parse().ok(), ..event("p") };
+        for format in [EventFormat::Ion, EventFormat::CloudEvents] {
+            assert_eq!(format.decode(&format.encode(&traced).unwrap()).unwrap(), traced);
+        }
+        let cloud_event = String::from_utf8(EventFormat::CloudEvents.encode(&traced).unwrap()).unwrap();
+        let attribute = format!(r#""traceparent":"{parent}""#);
+        assert_eq!(cloud_event.matches(&attribute).count(), 2, "{cloud_event}");
+        // As others write it: as an attribute of the envelope alone.
+        let others = cloud_event.replacen(&format!(",{attribute}}}}}"), "}}", 1);
+        assert_ne!(others, cloud_event);
+        assert_eq!(EventFormat::CloudEvents.decode(others.as_bytes()).unwrap(), traced);
+        let wrong = cloud_event.replace(parent, "00-none");
+        assert_eq!(EventFormat::CloudEvents.decode(wrong.as_bytes()).unwrap(), event("p"));
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use super::journal::{Step, StoredFile, StoredFiles};
 use super::memo::stored_by;
@@ -25,6 +25,7 @@ use crate::documents::{Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::plane::DataPlane;
+use crate::telemetry::step;
 use crate::{blocking, brief};
 
 /// What a record holds itself, and each part of a larger one, in bytes of JSON: every store takes as much.
@@ -40,7 +41,8 @@ impl Execution {
             false => PrivateId::random(),
         };
         let reading = proposal.clone();
-        let Outputs { files, insights, events } = brief(move || outputs::read(&this, &reading)).await?;
+        let validating = brief(move || outputs::read(&this, &reading)).instrument(step!("validate"));
+        let Outputs { files, insights, events } = validating.await?;
         self.refuse_what_no_store_takes(&execution, &proposal, &files, &insights, &events)?;
         let bytes = files.values().map(Source::size).sum();
         if let Some(disk) = &self.spec.disk
@@ -72,6 +74,7 @@ impl Execution {
             contents: Contents::default(),
             memoized: self.inputs().memoized(),
             proposal: proposal.clone(),
+            traceparent: self.traceparent(),
         };
         let contents = Contents {
             inputs: self.recorded_inputs().await?,
@@ -79,7 +82,8 @@ impl Execution {
             insight: insights,
             events: published,
         };
-        self.store_documents(&execution, &mut committed, &contents, events, &stored).await?;
+        let storing = self.store_documents(&execution, &mut committed, &contents, events, &stored);
+        storing.instrument(step!("store documents")).await?;
         let outcome = Outcome::Committed(Box::new(committed));
         let mut record = ExecutionRecord::new(self.context(), execution.run, self.attempt(), outcome);
         record.supersedes = last_committed(&self.plane, &execution).await?;
@@ -123,6 +127,7 @@ impl Execution {
                 event_type: event.event_type.clone(),
                 previous_stages: Vec::new(),
                 data: KeyValuePairs::default(),
+                traceparent: self.traceparent(),
             };
             let blobs = event.files.iter().filter_map(named).collect();
             let document = self.context_of(header, event.clone(), blobs, execution, proposal);
@@ -162,6 +167,7 @@ impl Execution {
             blobs,
             event_type: None,
             producer: Some(Producer { name, run, proposal: proposal.clone() }),
+            traceparent: self.traceparent(),
         }
     }
 
@@ -301,7 +307,7 @@ impl Execution {
         let header = self.header(&event_id, &self.context());
         let (name, run) = (execution.name.clone(), execution.run);
         let producer = Some(Producer { name, run, proposal: proposal.clone() });
-        EventContext { context: header, producer, ..other }
+        EventContext { context: header, producer, traceparent: self.traceparent(), ..other }
     }
 
     /// Ends an attempt whose outcome is published: its own outputs are cleared, others are set aside.

@@ -151,6 +151,7 @@ impl Execution {
             contents: Contents::default(),
             memoized: Some(Memoized { reused: Some(of.clone()), ..key.memoized.clone() }),
             proposal,
+            traceparent: self.traceparent(),
         };
         self.store_outbox(&execution, &mut committed, contents).await?;
         for contexts in contexts.chunks(AT_ONCE) {

@@ -8,10 +8,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use tracing::Span;
+
 use crate::brief;
-use crate::contract::{Context, EventContext, ExecutionId, PrivateId, RecordedFile, Stores};
+use crate::contract::{Context, EventContext, ExecutionId, PrivateId, RecordedFile, Stores, TraceParent};
 use crate::error::Result;
 use crate::plane::DataPlane;
+use crate::telemetry;
 
 mod commit;
 mod conflicts;
@@ -74,6 +77,10 @@ struct Execution {
     inputs: Mutex<Inputs>,
     /// The module's exit code, where it has ended before `done`.
     exit: Mutex<Option<i32>>,
+    /// Around everything that this attempt does.
+    span: Span,
+    /// What came with the event, or with whoever started this.
+    passed_on: Option<TraceParent>,
 }
 
 /// What is known of the inputs in this process.
@@ -93,6 +100,12 @@ struct Inputs {
 }
 
 impl Execution {
+    /// What whoever works on its events continues, and the module itself: this attempt's span, or else what came with
+    /// the event.
+    fn traceparent(&self) -> Option<TraceParent> {
+        telemetry::traceparent(&self.span).or_else(|| self.passed_on.clone())
+    }
+
     /// Which execution it is, in the graph of its event.
     fn context(&self) -> Context {
         self.journal.entry().context.clone()

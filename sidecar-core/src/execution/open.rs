@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Span, error_span, info, warn};
 
 use super::commit::outbox;
 use super::journal::{self, Entry, Journal, Legacy, Step};
@@ -21,6 +22,7 @@ use crate::contract::{
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::plane::{self, DataPlane};
+use crate::telemetry;
 
 /// An attempt that is about to begin or to go on.
 pub(super) struct Opened {
@@ -204,6 +206,7 @@ impl Opening {
             bytes: receipt.bytes,
             insight_id: receipt.insight,
             memoized: None,
+            traceparent: None,
             outbox: chunks.into_iter().map(|chunk| chunk.id).collect(),
             contents,
         };
@@ -423,7 +426,23 @@ impl Opening {
             Ok(journal)
         })
         .await?;
+        let (of, attempt) = (&journal.entry().context.clone(), journal.entry().attempt.clone());
+        let attempt = &attempt.as_str()[..8];
+        let passed_on = self.spec.traceparent.clone();
+        let passed_on =
+            passed_on.or_else(|| context.as_ref().and_then(|context| context.traceparent.clone()));
+        let is_root = Span::current().is_none();
+        let span =
+            error_span!("execution", module = %of.name, event = %of.event_id, attempt, trace_id = Empty);
+        if is_root && let Some(parent) = &passed_on {
+            telemetry::continues(&span, parent);
+        }
+        if is_root {
+            telemetry::name_trace(&span, telemetry::traceparent(&span).or_else(|| passed_on.clone()));
+        }
         let execution = Execution {
+            span,
+            passed_on,
             spec: self.spec,
             slot: self.slot,
             plane: self.plane,

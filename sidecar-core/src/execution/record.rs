@@ -5,7 +5,7 @@
 //! machines at once. `docs/model/` is this text as an exhaustive model.
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::{Execution, host, ids, now, stores};
 use crate::contract::{
@@ -16,6 +16,7 @@ use crate::documents::{DocumentProvider, Documents as _, Kind};
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::plane::DataPlane;
+use crate::telemetry::step;
 
 /// Events of one call: a bus that is slow or throttles gets through them within a deadline.
 pub(super) const AT_ONCE: usize = 500;
@@ -53,7 +54,7 @@ pub(super) async fn decide(plane: &DataPlane, record: &ExecutionRecord) -> Resul
         plane.documents.store(std::slice::from_ref(record)).await?;
         return Ok(record.clone());
     }
-    let stored = plane.documents.decide(record).await?;
+    let stored = plane.documents.decide(record).instrument(step!("decide")).await?;
     fault::point("decide.after");
     Ok(stored)
 }
@@ -199,7 +200,8 @@ pub(super) async fn roll_forward(
         plane.documents.store(&[insight]).await?;
         fault::point("documents.put_insight");
     }
-    publish(plane, record, &contents, proposer).await?;
+    let step = step!("publish", otel.kind = "producer", events = contents.events.len());
+    publish(plane, record, &contents, proposer).instrument(step).await?;
     Ok(contents)
 }
 
@@ -238,6 +240,7 @@ async fn publish(
                 event_type: event.event_type.clone(),
                 previous_stages: Vec::new(),
                 data: KeyValuePairs::default(),
+                traceparent: record.committed().and_then(|committed| committed.traceparent.clone()),
             })
             .collect();
         plane.events.publish(&events).await?;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tracing::{Instrument, Span, debug, error, error_span, info, warn};
+use tracing::{Instrument, Span, debug, error, info, warn};
 
 use super::failure::Reason;
 use super::open::{self, Opened};
@@ -21,10 +21,12 @@ use super::state::{Move, Rest, State, Turn};
 use super::{Execution, Settings, Step, ids, journal};
 use crate::contract::{
     Contents, Context, Culprit, ExecutionRecord, FailureId, Layout, Phase, Prepared, Receipt, Status,
+    TraceParent,
 };
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::plane::DataPlane;
+use crate::telemetry::{self, step};
 use crate::{blocking, spawn};
 
 /// One attempt at an execution: one module, one event; clones share it.
@@ -66,7 +68,6 @@ type Running<T> = Shared<BoxFuture<'static, Outcome<T>>>;
 #[derive(Debug)]
 struct Inner {
     execution: Arc<Execution>,
-    span: Span,
     /// Where it stands, for callers to change and to wait for.
     shared: watch::Sender<Progressing>,
     /// Whether somebody was answered how the execution ended.
@@ -164,9 +165,6 @@ impl Session {
     /// The same in places that were checked before.
     pub(crate) async fn open_in(settings: Settings, plane: DataPlane) -> Result<Self> {
         let Opened { execution, state, decided } = open::open(settings, plane).await?;
-        let (context, attempt) = (execution.context(), execution.attempt());
-        let attempt = &attempt.as_str()[..8];
-        let span = error_span!("execution", module = %context.name, event = %context.event_id, attempt);
         let begin = state.is_at_work();
         let shared = Progressing {
             state,
@@ -181,7 +179,6 @@ impl Session {
         let session = Self {
             inner: Arc::new(Inner {
                 execution,
-                span,
                 shared: watch::Sender::new(shared),
                 delivered: watch::Sender::new(false),
                 heartbeat: Mutex::new(Instant::now()),
@@ -221,6 +218,18 @@ impl Session {
             Err(error) => Err(Error::io("open", &dir)(error)),
         })
         .await
+    }
+
+    /// A span for the module at work.
+    #[cfg(feature = "server")]
+    pub(crate) fn module_span(&self) -> Span {
+        step!(parent: &self.inner.execution.span, "module", exit_code = tracing::field::Empty)
+    }
+
+    /// The span that the module's own spans belong to, where there is one: that of this attempt if it is recorded,
+    /// otherwise the one that came with the event.
+    pub fn traceparent(&self) -> Option<TraceParent> {
+        self.inner.execution.traceparent()
     }
 
     /// Says that somebody else starts the module, and that the outputs may be committed whenever that is asked for.
@@ -310,7 +319,8 @@ impl Session {
         if !matches!(inner.shared.borrow().state, State::Rest(Rest::New)) {
             return Ok(false);
         }
-        let proposed = inner.execution.propose_equal(event_type).instrument(inner.span.clone()).await;
+        let proposed =
+            inner.execution.propose_equal(event_type).instrument(inner.execution.span.clone()).await;
         let Some(record) = proposed.map_err(Arc::new)? else { return Ok(false) };
         let running = inner.change(|shared| inner.begin_commit(shared, Work::Proposal(Box::new(record))));
         running.await.map(|_| true)
@@ -672,7 +682,7 @@ impl Inner {
         self: &Arc<Self>,
         work: impl Future<Output = Outcome<T>> + Send + 'static,
     ) -> Running<T> {
-        joined(spawn(work.instrument(self.span.clone())))
+        joined(spawn(work.instrument(self.execution.span.clone())))
     }
 
     /// Whether `ready` is called by another process of the module than before, whose outputs must not be committed
@@ -706,7 +716,7 @@ impl Inner {
         let running = self.spawn(async move {
             debug!("staging the inputs");
             let started = Instant::now();
-            let staging = inner.execution.stage_for(module_start, again);
+            let staging = inner.execution.stage_for(module_start, again).instrument(step!("ready"));
             let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
                 Ok(prepared) => {
@@ -778,7 +788,8 @@ impl Inner {
             };
             // Found when the session was opened: whoever decided it has told of it.
             let found = matches!(&work, Work::Decided(decided) if decided.own.is_none());
-            let committed = caught(inner.commit(work)).await.map_err(Arc::new);
+            let committing = inner.commit(work).instrument(step!("done"));
+            let committed = caught(committing).await.map_err(Arc::new);
             if let (Ok(_), Some(worked)) = (&committed, worked) {
                 let (timings, _) = &mut *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
                 (timings.module, timings.commit) = (worked, started.elapsed());
@@ -927,7 +938,7 @@ impl Inner {
     /// Tries later, without being asked, what only the sidecar can finish.
     fn schedule(self: &Arc<Self>, shared: &mut Progressing) {
         if !std::mem::replace(&mut shared.scheduled, true) {
-            tokio::spawn(finish_later(Arc::downgrade(self)).instrument(self.span.clone()));
+            tokio::spawn(finish_later(Arc::downgrade(self)).instrument(self.execution.span.clone()));
         }
     }
 
@@ -937,6 +948,9 @@ impl Inner {
         shared.state = State::Failing { during, reason: reason.text.clone() };
         let running = self.spawn(async move {
             let ended = caught(inner.end(&before, during, &reason)).await;
+            if let Ok(None) = &ended {
+                telemetry::failed(&inner.execution.span, &reason.text);
+            }
             let ended = ended.map_err(Arc::new);
             inner.change(|shared| {
                 shared.failing = None;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::disk::DiskBudget;
-use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName};
+use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName, TraceParent};
 
 /// What an execution is made of.
 #[non_exhaustive]
@@ -42,6 +42,8 @@ pub struct Settings {
     ///
     /// [`Session::reuse`]: crate::Session::reuse
     pub memoize: Option<String>,
+    /// The trace that it belongs to, where its event brings none and no span of the caller's is recorded.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// What the journal outlives. It saves work, and decides nothing: without it an execution begins again.
@@ -151,6 +153,7 @@ impl Settings {
             disk: None,
             journal: Journaling::Synced,
             memoize: None,
+            traceparent: None,
         }
     }
 }

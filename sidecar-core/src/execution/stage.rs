@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use tracing::Instrument;
+
 use super::transfer::{groups, move_groups};
 use super::{Execution, First, Step, conflicts, now};
 use crate::blob::Target;
@@ -15,6 +17,7 @@ use crate::dir::Dir;
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::telemetry::step;
 
 /// How soon a missing context is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -194,7 +197,9 @@ impl Execution {
             Target::below(data.clone(), blob.name.below(Path::new("")))
                 .counted_by(self.progress.bytes_moved())
         };
-        fetch(&*self.plane.blobs, &blobs, target).await?;
+        let bytes = blobs.iter().map(|blob| blob.size).sum::<u64>();
+        let step = step!("get", otel.kind = "client", store = %self.plane.blobs, files = blobs.len(), bytes);
+        fetch(&*self.plane.blobs, &blobs, target).instrument(step).await?;
         fault::point("blobs.get");
         blobs.iter().for_each(|_| self.progress.file_moved());
         Ok(())

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use tracing::{Instrument, Span};
+
 use super::conflicts;
 use super::problems::Problems;
 use super::spec::Settings;
@@ -13,13 +15,14 @@ use super::upload::upload;
 use crate::blob::Source;
 use crate::contract::{
     Blob, BlobKey, Digest, EVENT_TYPE, Event, EventContext, EventHeader, EventId, FILES, FileName, KeyOwner,
-    KeyValuePairs, PrivateId, Problem,
+    KeyValuePairs, PrivateId, Problem, TraceParent,
 };
 use crate::dir::Dir;
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::plane::DataPlane;
+use crate::telemetry::{self, step};
 
 /// What a first event carries.
 #[derive(Debug, Clone)]
@@ -28,6 +31,7 @@ pub struct Submission {
     event_type: String,
     values: KeyValuePairs,
     files: Tree,
+    traceparent: Option<TraceParent>,
 }
 
 impl Submission {
@@ -38,6 +42,7 @@ impl Submission {
             event_type: event_type.into(),
             values: KeyValuePairs::default(),
             files: Tree::new(),
+            traceparent: None,
         }
     }
 
@@ -52,6 +57,13 @@ impl Submission {
     #[must_use]
     pub fn value(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.values.push(key, value);
+        self
+    }
+
+    /// Makes it a part of this trace, unless the caller's own span is recorded.
+    #[must_use]
+    pub fn traceparent(mut self, parent: TraceParent) -> Self {
+        self.traceparent = Some(parent);
         self
     }
 
@@ -100,7 +112,18 @@ impl Submission {
     /// way; otherwise what the providers report.
     /// Nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
-        let Self { event_id: id, event_type, values, files } = self;
+        let step = step!("submit", otel.kind = "producer", r#type = self.event_type, event = %self.event_id);
+        if Span::current().is_none()
+            && let Some(parent) = &self.traceparent
+        {
+            telemetry::continues(&step, parent);
+        }
+        self.submit_now(plane).instrument(step).await
+    }
+
+    async fn submit_now(self, plane: &DataPlane) -> Result<EventId> {
+        let Self { event_id: id, event_type, values, files, traceparent } = self;
+        let traceparent = telemetry::traceparent(&Span::current()).or(traceparent);
         let owner = KeyOwner::Submission(id.clone(), PrivateId::random());
         let mut problems = conflicts::nested("", files.keys());
         if event_type.is_empty() {
@@ -132,7 +155,10 @@ impl Submission {
             // Every digest is as long.
             Blob { name: (*name).clone(), key: key.clone(), size, digest: Digest([0; 32]), executable }
         };
-        let context = |blobs| submitted(&id, &event_type, &values, files.keys().cloned().collect(), blobs);
+        let context = |blobs| EventContext {
+            traceparent: traceparent.clone(),
+            ..submitted(&id, &event_type, &values, files.keys().cloned().collect(), blobs)
+        };
         let likely = context(keyed.iter().map(blob).collect());
         if let Some(why) = plane.documents.cannot_take(&likely)? {
             problems.push(Problem::of("the event", format!("{} {why}", plane.documents)));
@@ -151,7 +177,7 @@ impl Submission {
         }
         let mut blobs: Vec<Blob> = stored.into_iter().map(|(blob, _)| blob).collect();
         blobs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let context = submitted(&id, &event_type, &values, files.into_keys().collect(), blobs);
+        let context = context(blobs);
         fault::point("submit.decide");
         let stored = plane.documents.decide(&context).await?;
         if let Some(difference) = difference(&context, &stored) {
@@ -183,7 +209,7 @@ fn submitted(
         parent_event_id: String::new(),
     };
     let (event_type, data) = (Some(event_type.to_owned()), values.clone());
-    EventContext { context, files, data, blobs, event_type, producer: None }
+    EventContext { context, files, data, blobs, event_type, producer: None, traceparent: None }
 }
 
 /// The event that tells of a context.
@@ -193,6 +219,7 @@ fn message(stored: EventContext) -> Event {
         event_type: stored.event_type.unwrap_or_default(),
         previous_stages: Vec::new(),
         data: KeyValuePairs::default(),
+        traceparent: stored.traceparent,
     }
 }
 

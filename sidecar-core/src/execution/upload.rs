@@ -2,11 +2,14 @@
 
 use std::num::NonZeroUsize;
 
+use tracing::Instrument;
+
 use super::transfer::{Progress, groups, move_groups};
 use crate::blob::{BlobProvider, Source};
 use crate::contract::{Blob, BlobKey, FileName};
 use crate::error::{Error, Result};
 use crate::fault;
+use crate::telemetry::step;
 
 /// A file on its way: its name, where it goes, and where it is.
 pub(super) type Upload = (FileName, BlobKey, Source);
@@ -42,7 +45,9 @@ async fn put(
     let counted =
         group.into_iter().map(|(name, key, source)| (name, (key, source.counted_by(progress.bytes_moved()))));
     let (names, files): (Vec<_>, Vec<_>) = counted.unzip();
-    let described = store.put_all(&files).await?;
+    let bytes = files.iter().map(|(_, source)| source.size()).sum::<u64>();
+    let step = step!("put", otel.kind = "client", store = %store, files = files.len(), bytes);
+    let described = store.put_all(&files).instrument(step).await?;
     fault::point("blobs.put");
     let mut stored = Vec::with_capacity(files.len());
     for ((name, (key, source)), found) in names.into_iter().zip(files).zip(described) {

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::limits;
 use super::reaper::Reaper;
-use crate::contract::{Context, ModuleName};
+use crate::contract::{Context, ModuleName, TraceParent};
 use crate::execution::Session;
 
 use super::serve::Service;
@@ -99,10 +99,16 @@ pub(crate) struct Child {
 
 impl Module {
     /// Starts the command; it inherits `lock`, and so does whatever it starts.
-    pub(super) fn spawn(&self, session: &Session, address: SocketAddr, lock: File) -> io::Result<Child> {
+    pub(super) fn spawn(
+        &self,
+        session: &Session,
+        traceparent: Option<TraceParent>,
+        address: SocketAddr,
+        lock: File,
+    ) -> io::Result<Child> {
         let context = session.status().context;
         let base = session.layout().base();
-        self.start(base, &context.name, Some(&context), address, lock)
+        self.start(base, &context.name, Some((&context, traceparent)), address, lock)
     }
 
     /// The same for a module that works on one event after another, where there is no context.
@@ -110,7 +116,7 @@ impl Module {
         &self,
         base: &Path,
         name: &ModuleName,
-        context: Option<&Context>,
+        execution: Option<(&Context, Option<TraceParent>)>,
         address: SocketAddr,
         lock: File,
     ) -> io::Result<Child> {
@@ -121,6 +127,7 @@ impl Module {
         self.hidden.iter().for_each(|name| {
             command.env_remove(name);
         });
+        let context = execution.as_ref().map(|(context, _)| *context);
         let Surroundings { directory, environment, .. } = &self.surroundings;
         if let Some(directory) = directory {
             command.current_dir(directory);
@@ -140,8 +147,12 @@ impl Module {
             .env("SIDECAR_BASE_DIR", base)
             .env("SIDECAR_MODULE_NAME", name.as_str())
             .kill_on_drop(true);
-        if let Some(Context { event_id, correlation_id, .. }) = context {
+        if let Some((Context { event_id, correlation_id, .. }, traceparent)) = execution {
             command.env("SIDECAR_EVENT_ID", event_id.as_str()).env("SIDECAR_CORRELATION_ID", correlation_id);
+            if let Some(traceparent) = traceparent {
+                // As OpenTelemetry says: docs/specs, "Environment Variables as Context Propagation Carriers".
+                command.env("TRACEPARENT", traceparent.as_str());
+            }
         }
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);

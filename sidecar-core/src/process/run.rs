@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::child::{Child, Module};
 use super::ended::{Ended, Stop};
@@ -21,6 +21,7 @@ use crate::contract::Phase;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::server::{Listening, Secret, Sessions};
+use crate::telemetry;
 
 /// Serves on the side while the command runs, and settles the execution when it has ended.
 pub async fn run(session: &Session, module: &Module, signals: &mut Signals) -> Ended {
@@ -100,8 +101,15 @@ impl Run<'_> {
         };
         let lock = session.lock_module().await.map_err(Ended::Local)?;
         let held = lock.metadata().map_err(|error| Ended::Local(Error::io("lock", "the module")(error)))?;
-        let child = module.spawn(session, address, lock).map_err(not_started)?;
-        let mut exit = self.watch(child, signals).await?;
+        let step = session.module_span();
+        let traceparent = telemetry::traceparent(&step).or_else(|| session.traceparent());
+        let child = module.spawn(session, traceparent, address, lock).map_err(not_started)?;
+        let mut exit = self.watch(child, signals).instrument(step.clone()).await?;
+        step.record("exit_code", exit.status.code());
+        if !exit.status.success() {
+            telemetry::failed(&step, &how(exit.status));
+        }
+        drop(step);
         if module.wrap && exit.told_by.is_none() && session.module_is_at_work().await {
             exit.left_running = true;
             escaped::end(&held, LEASE_GRACE).await;

@@ -127,7 +127,11 @@ async fn ready(
     request: Request,
 ) -> Result<Json<ReadyAnswer>, HttpError> {
     let prepared = session.ready_for(module_start(request.headers()).as_deref()).await?;
-    Ok(Json(ReadyAnswer { prepared, context: Some(session.status().context) }))
+    Ok(Json(ReadyAnswer {
+        prepared,
+        context: Some(session.status().context),
+        traceparent: session.traceparent(),
+    }))
 }
 
 /// Which process of the module calls. Whatever it says, it is only ever compared.

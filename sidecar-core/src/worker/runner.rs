@@ -4,6 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use super::settlement::Outcome;
 use crate::contract::Phase;
@@ -106,7 +107,7 @@ where
             return Outcome::NotPrepared(error);
         }
         let worked = tokio::select! {
-            worked = (self.0)(session.clone()) => worked,
+            worked = (self.0)(session.clone()).instrument(session.module_span()) => worked,
             () = slot.stopped() => return Outcome::Stopped,
         };
         match worked {

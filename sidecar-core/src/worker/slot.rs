@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::field::Empty;
 use tracing::{Instrument, debug, error, error_span, info, warn};
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::events::Delivery;
 use crate::execution::{Session, Settings, Start};
 use crate::fault;
+use crate::telemetry::{self, step};
 
 /// How long one call waits for an event.
 const WAIT: Duration = Duration::from_secs(30);
@@ -51,6 +53,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
     let slot = Slot { number, secret, stop: shared.stop.subscribe(), is_bounded };
     let worker = Work { shared, slot, unfinished: AtomicBool::new(true) };
     worker.refuse_beside_a_warm_module().await;
+    let group = worker.shared.settings.group.clone();
     loop {
         // A commit in this directory that may be decided comes before everything else.
         if worker.unfinished.swap(false, Ordering::Relaxed) {
@@ -60,8 +63,20 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
         let context = worker.context_of(&*delivery);
         let (event_type, correlation) = (&delivery.event().event_type, &context.correlation_id);
         // Of the highest level, so that errors name it whatever is logged.
-        let span = error_span!("delivery", slot = number, r#type = event_type, correlation = correlation);
-        worker.deliver(Arc::from(delivery), context).instrument(span).await;
+        let span = error_span!(
+            "delivery",
+            slot = number,
+            r#type = event_type,
+            correlation = correlation,
+            trace_id = Empty
+        );
+        let event = &delivery.event().context.event_id;
+        let receive =
+            span.in_scope(|| step!("receive", otel.kind = "consumer", r#type = event_type, %event, %group));
+        let parent = delivery.event().traceparent.clone();
+        parent.iter().for_each(|parent| telemetry::continues(&receive, parent));
+        telemetry::name_trace(&span, telemetry::traceparent(&receive).or(parent));
+        worker.deliver(Arc::from(delivery), context).instrument(receive).instrument(span).await;
     }
     worker.shared.runner.end(&worker.slot).await;
 }
@@ -288,6 +303,8 @@ impl Work {
         };
         settings.context = context;
         settings.start = start;
+        // Each event brings its own.
+        settings.traceparent = None;
         settings
     }
 

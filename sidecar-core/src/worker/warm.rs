@@ -13,17 +13,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
-use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared};
+use crate::contract::{Context, EventId, ModuleName, NextAnswer, Phase, Prepared, TraceParent};
 use crate::dir::Dir;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::lock::Locked;
 use crate::process::{Child, Module, how};
 use crate::server::{Answered, Feed, Secret, Sessions};
+use crate::telemetry;
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -84,6 +85,7 @@ struct Current {
     context: Context,
     prepared: Prepared,
     assignment: Assignment,
+    traceparent: Option<TraceParent>,
     /// How often the module was given it.
     given: Arc<AtomicU32>,
 }
@@ -176,7 +178,7 @@ impl Feed for Warm {
                 None => {}
             }
         };
-        let Current { context, prepared, assignment, session, given } = current;
+        let Current { context, prepared, assignment, session, given, traceparent } = current;
         let given = given.fetch_add(1, Ordering::Relaxed) + 1;
         match given {
             2 if finished.is_none() => warn!(
@@ -215,6 +217,7 @@ impl Feed for Warm {
             values: prepared.values,
             committed_by: committed_by.and_then(|(_, by)| by),
             context,
+            traceparent,
         }))
     }
 }
@@ -291,7 +294,9 @@ impl Runner for WarmProcesses {
         let secret = Secret::new(&slot.secret);
         self.sessions.insert(secret.clone(), session.clone());
         session.heartbeat();
+        let step = session.module_span();
         let current = Current {
+            traceparent: telemetry::traceparent(&step).or_else(|| session.traceparent()),
             session: session.clone(),
             context: session.status().context,
             prepared,
@@ -299,7 +304,7 @@ impl Runner for WarmProcesses {
             given: Arc::default(),
         };
         warm.state.send_modify(|state| state.current = Some(current));
-        let outcome = self.watch(session, slot, &warm).await;
+        let outcome = self.watch(session, slot, &warm).instrument(step).await;
         // Its answer may have been lost, and then the module asks for it again.
         let answer = match (&outcome, session.phase()) {
             (Outcome::Committed, Phase::Done) => session.done().await.ok().map(Answered::Done),

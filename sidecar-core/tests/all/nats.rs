@@ -154,7 +154,7 @@ fn sample() -> Event {
         parent_event_id: String::new(),
     };
     let (event_type, data) = ("t".into(), sidecar_core::KeyValuePairs::default());
-    Event { context: header, event_type, previous_stages: Vec::new(), data }
+    Event { context: header, event_type, previous_stages: Vec::new(), data, traceparent: None }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use lapin::options::{
 };
 use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::tcp::OwnedTLSConfig;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
 use serde::Deserialize;
@@ -271,6 +271,14 @@ impl Amqp {
         let properties = match ShortString::try_new(context.correlation_id.clone()) {
             Ok(id) => properties.with_correlation_id(id),
             Err(_) => properties,
+        };
+        let properties = match &event.traceparent {
+            Some(parent) => {
+                let mut headers = FieldTable::default();
+                headers.insert("traceparent".into(), AMQPValue::LongString(parent.as_str().into()));
+                properties.with_headers(headers)
+            }
+            None => properties,
         };
         Ok(Message { event_type, properties, body })
     }

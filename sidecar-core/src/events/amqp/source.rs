@@ -170,7 +170,12 @@ impl EventSource for Source {
         let until = Instant::now() + wait;
         loop {
             let Some((message, channel)) = self.next(until).await? else { return Ok(None) };
-            let event = match self.bus.config.format.decode(&message.data) {
+            let headers = message.properties.headers().as_ref();
+            let traceparent = match headers.and_then(|headers| headers.inner().get("traceparent")) {
+                Some(AMQPValue::LongString(text)) => std::str::from_utf8(text.as_bytes()).ok(),
+                _ => None,
+            };
+            let event = match self.bus.config.format.decode_traced(&message.data, traceparent) {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::error!("a message of {} is no event and is put away: {error}", self.bus);

@@ -21,7 +21,7 @@ use tracing::warn;
 use url::{Position, Url};
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
-use crate::contract::Event;
+use crate::contract::{Event, TraceParent};
 use crate::error::{Error, Result};
 use crate::tls;
 
@@ -345,9 +345,10 @@ impl Nats {
             ("Event-Type", event.event_type.as_str()),
             ("Correlation-Id", event.context.correlation_id.as_str()),
             ("Content-Type", self.config.format.content_type()),
+            ("traceparent", event.traceparent.as_ref().map_or("", TraceParent::as_str)),
         ] {
             // A convenience for filters: what no header can carry is in the message.
-            if !value.contains(char::is_control) {
+            if !value.is_empty() && !value.contains(char::is_control) {
                 headers.insert(name, value);
             }
         }

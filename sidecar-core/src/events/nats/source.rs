@@ -250,7 +250,9 @@ impl EventSource for Source {
                 }
                 continue;
             };
-            let event = match self.bus.config.format.decode(&message.payload) {
+            let traceparent = message.headers.as_ref().and_then(|headers| headers.get("traceparent"));
+            let traceparent = traceparent.map(|value| value.as_str());
+            let event = match self.bus.config.format.decode_traced(&message.payload, traceparent) {
                 Ok(event) => event,
                 Err(error) => {
                     tracing::error!("a message of {} is no event and is put away: {error}", self.bus);

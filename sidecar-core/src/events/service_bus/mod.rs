@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use url::{Position, Url, form_urlencoded};
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
-use crate::contract::Event;
+use crate::contract::{Event, TraceParent};
 use crate::error::{Error, Result};
 use crate::http;
 
@@ -90,6 +90,13 @@ impl fmt::Display for ServiceBus {
 struct Message<'e> {
     body: String,
     broker_properties: BrokerProperties<'e>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_properties: Option<UserProperties<'e>>,
+}
+
+#[derive(Serialize)]
+struct UserProperties<'e> {
+    traceparent: &'e TraceParent,
 }
 
 #[derive(Serialize)]
@@ -183,6 +190,7 @@ impl ServiceBus {
                 correlation_id: &event.context.correlation_id,
                 label: &event.event_type,
             },
+            user_properties: event.traceparent.as_ref().map(|traceparent| UserProperties { traceparent }),
         };
         serde_json::to_string(&message).map_err(|error| refused(error.into()))
     }
