@@ -92,6 +92,9 @@ pub(crate) enum Command {
         /// Run an execution again that has an outcome, as its next run or as run N
         #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "next", value_parser = rerun)]
         rerun: Option<Start>,
+        /// Log each line that the module prints, with the module, the event and the attempt, instead of printing it
+        #[arg(long)]
+        log_output: bool,
         /// The module: a command and its arguments
         #[arg(required = true, last = true, value_name = "COMMAND")]
         command: Vec<std::ffi::OsString>,

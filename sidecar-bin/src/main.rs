@@ -295,8 +295,8 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let bar = Bar::of(&session);
     let (service, hidden) = (config.service, config.plane.hidden);
     let ended = match command {
-        Some(Command::Run { wrap, command, .. }) => {
-            let surroundings = Surroundings::default();
+        Some(Command::Run { wrap, log_output, command, .. }) => {
+            let surroundings = Surroundings { log_output, ..Surroundings::default() };
             let module = Module { command, wrap, user, hidden, service, surroundings };
             process::run(&session, &module, &mut signals).await
         }

@@ -55,6 +55,9 @@ pub(crate) struct WorkerArgs {
     /// failure
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
+    /// Log each line that a module prints, with the module, the event and the attempt, instead of printing it
+    #[arg(long, conflicts_with = "logs")]
+    log_output: bool,
     /// Take over the outcome of an equal execution instead of running the module: of this version of it, for an event of
     /// the same type with the same values and files
     #[arg(long, value_name = "VERSION")]
@@ -127,7 +130,8 @@ pub(crate) async fn run(
     let serving = Listening::start(sessions.clone(), &service.listen).await;
     let serving = serving.map_err(|error| Failure::local(&error))?;
     let grace = service.grace;
-    let surroundings = Surroundings { logs: args.logs, ..Surroundings::default() };
+    let (logs, log_output) = (args.logs, args.log_output);
+    let surroundings = Surroundings { logs, log_output, ..Surroundings::default() };
     let module = Module { command: args.command, wrap: args.wrap, user, hidden, service, surroundings };
     let (address, served) = (serving.address(), sessions.clone());
     info!(

@@ -25,6 +25,12 @@ pub(crate) async fn brief<T: Send + 'static>(work: impl FnOnce() -> Result<T> + 
     }
 }
 
+/// Whether this thread has nothing else to do: see [`dedicated`].
+#[cfg(feature = "process")]
+pub(crate) fn is_dedicated() -> bool {
+    dedicated::is_here()
+}
+
 /// Starts a task: on this thread if it is a [`dedicated`] one.
 pub(crate) fn spawn<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,

@@ -53,6 +53,8 @@ pub mod worker;
 pub use blob::BlobProvider;
 #[cfg(feature = "worker")]
 pub(crate) use blocking::dedicated;
+#[cfg(feature = "process")]
+pub(crate) use blocking::is_dedicated;
 #[cfg(feature = "engine")]
 pub(crate) use blocking::{blocking, brief, spawn};
 #[cfg(feature = "engine")]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "otel")]
 use sidecar_core::SPANS;
+use sidecar_core::process::OUTPUT;
 use tokio::runtime::Handle;
 #[cfg(feature = "otel")]
 use tracing::Metadata;
@@ -44,7 +45,12 @@ pub(crate) fn start(log: &Log, runtime: &Handle) -> Result<Option<Traces>, Failu
     // What drivers log in detail is not written for the users of this program, and may hold their passwords.
     let ours = Targets::new()
         .with_default(if log.level > LevelFilter::INFO { LevelFilter::WARN } else { LevelFilter::OFF })
-        .with_targets(["sidecar", "sidecar_core"].map(|target| (target, log.level)));
+        .with_targets(["sidecar", "sidecar_core"].map(|target| (target, log.level)))
+        // What is printed is printed, unless nothing is to be logged at all.
+        .with_target(
+            OUTPUT,
+            if log.level == LevelFilter::OFF { LevelFilter::OFF } else { LevelFilter::INFO },
+        );
     let file = match &log.file {
         None => None,
         Some(path) => {

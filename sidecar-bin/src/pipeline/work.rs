@@ -230,6 +230,7 @@ impl ModuleSpec {
                 directory: Some(self.directory.clone()),
                 environment: self.environment.clone(),
                 logs,
+                log_output: false,
                 background: true,
             },
         }

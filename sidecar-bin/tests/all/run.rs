@@ -554,3 +554,30 @@ fn an_empty_flag_is_refused_and_an_empty_variable_is_not_set() {
     let (code, _, log) = ended(&command.env("SIDECAR_BLOBS", "").env("SIDECAR_CONFIG", "").output().unwrap());
     assert_eq!(code, 0, "{log}");
 }
+
+#[test]
+fn what_a_module_prints_can_be_part_of_the_log() {
+    let dir = TempDir::new().unwrap();
+    let script = "echo out; echo err >&2; printf 'a\\nb\\r\\n'; head -c 20000 /dev/zero | tr '\\0' x; printf '\\nlast'";
+    let arguments = ["run", "--wrap", "--log-output", "--log-format=json", "--loglevel=warn"];
+    let (code, out, log) =
+        output(&dir, &[&arguments[..], &CONTEXT[..], &["--", "sh", "-c", script]].concat());
+    assert_eq!((code, out.as_str()), (0, ""), "{log}");
+    let records: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let printed = |stream: &str| -> Vec<&str> {
+        let of = records.iter().filter(|record| record["stream"] == stream);
+        of.map(|record| record["message"].as_str().unwrap()).collect()
+    };
+    assert_eq!(printed("stderr"), ["err"]);
+    let told = printed("stdout");
+    assert_eq!((&told[..3], told[told.len() - 1]), (&["out", "a", "b"][..], "last"));
+    assert_eq!(told[3..told.len() - 1].concat(), "x".repeat(20000));
+    for key in ["module", "event", "attempt"] {
+        assert!(records.iter().all(|record| record[key].is_string()), "{log}");
+    }
+    // What it leaves running does not keep it.
+    let began = std::time::Instant::now();
+    let arguments = ["run", "--log-output", "--development=true", "--context.eventid=e2", "--context.name=m"];
+    let (_, _, log) = output(&dir, &[&arguments[..], &["--", "sh", "-c", "sleep 20 & echo first"]].concat());
+    assert!(log.contains("first stream=\"stdout\"") && began.elapsed().as_secs() < 10, "{log}");
+}

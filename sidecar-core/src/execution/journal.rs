@@ -169,7 +169,7 @@ impl Journal {
         Self { slot, entry: Mutex::new(Arc::new(entry)), writing: Mutex::default(), journaling }
     }
 
-    /// The entry that is on the disk.
+    /// The entry that is on the disk, or would be if it were synced.
     pub(super) fn entry(&self) -> Arc<Entry> {
         self.entry.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -186,11 +186,17 @@ impl Journal {
         change(&mut entry);
         let name = entry.step.name();
         fault::point(&format!("journal.{name}.before"));
-        let write = || {
-            let synced = self.journaling == Journaling::Synced;
-            durable::replace(&self.slot.state(), FILE, synced, |file: &mut dyn Write| {
+        let synced = self.journaling == Journaling::Synced;
+        // What begins again anyway needs to be told only of what may be decided.
+        let is_kept = synced || matches!(entry.step, Step::Deciding { .. });
+        let write = || match is_kept {
+            true => durable::replace(&self.slot.state(), FILE, synced, |file: &mut dyn Write| {
                 Ok(serde_json::to_writer(file, &entry)?)
-            })
+            }),
+            false => match self.slot.state().remove_file(Path::new(FILE)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            },
         };
         let written = match write() {
             Err(_) if self.slot.survive_wiped_state()? => write(),

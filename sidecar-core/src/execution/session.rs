@@ -220,6 +220,12 @@ impl Session {
         .await
     }
 
+    /// Around everything that this attempt does.
+    #[cfg(feature = "process")]
+    pub(crate) fn span(&self) -> Span {
+        self.inner.execution.span.clone()
+    }
+
     /// A span for the module at work.
     #[cfg(feature = "server")]
     pub(crate) fn module_span(&self) -> Span {

@@ -52,8 +52,8 @@ pub enum Journaling {
     /// A power cut: each step is on the disk before the next one begins.
     #[default]
     Synced,
-    /// The process: where the execution is begun again anyway, as by the bus of a worker. One that cannot be
-    /// understood is taken for none.
+    /// The process: where the execution is begun again anyway, as by the bus of a worker. It holds nothing but a commit
+    /// that may be decided, and one that cannot be understood is taken for none.
     Unsynced,
 }
 

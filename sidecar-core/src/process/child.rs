@@ -9,16 +9,21 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, test_kill_process_group,
+};
 use tokio::process::Command;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::limits;
+use super::output::Relays;
 use super::reaper::Reaper;
 use crate::contract::{Context, ModuleName, TraceParent};
 use crate::execution::Session;
+use crate::is_dedicated;
 
 use super::serve::Service;
 
@@ -50,6 +55,8 @@ pub struct Surroundings {
     /// A directory for what it prints: a file for each event, called `EVENT.log`, to which each attempt appends; one
     /// for each slot, `slot-N.log`, of modules that stay.
     pub logs: Option<PathBuf>,
+    /// Whether each line that it prints becomes a record of the log, where nothing else is to become of it.
+    pub log_output: bool,
     /// Whether it works in the background: without input, and out of reach of the terminal, whose Ctrl-C is for whoever
     /// runs it.
     pub background: bool,
@@ -94,6 +101,7 @@ pub(crate) struct Child {
     pid: Option<Pid>,
     /// Whether it leads a process group of its own.
     leads: bool,
+    relays: Relays,
     _reaper: Reaper,
 }
 
@@ -108,7 +116,8 @@ impl Module {
     ) -> io::Result<Child> {
         let context = session.status().context;
         let base = session.layout().base();
-        self.start(base, &context.name, Some((&context, traceparent)), address, lock)
+        let span = session.span();
+        self.start(base, &context.name, Some((&context, traceparent)), address, lock, &span)
     }
 
     /// The same for a module that works on one event after another, where there is no context.
@@ -119,6 +128,7 @@ impl Module {
         execution: Option<(&Context, Option<TraceParent>)>,
         address: SocketAddr,
         lock: File,
+        span: &Span,
     ) -> io::Result<Child> {
         let [program, arguments @ ..] = &*self.command else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -138,6 +148,8 @@ impl Module {
         }
         if let Some(log) = log {
             command.stdout(log.try_clone()?).stderr(log);
+        } else if self.surroundings.log_output {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
         }
         command
             .args(arguments)
@@ -167,7 +179,7 @@ impl Module {
             command.process_group(0);
         }
         // Descriptors of this process are closed in a new one, except where the flag is cleared: for this module alone.
-        let child = {
+        let mut child = {
             let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             let lock = lock;
             fcntl_setfd(&lock, FdFlags::empty())?;
@@ -175,9 +187,13 @@ impl Module {
         };
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let reaper = Reaper::beside(child.id());
-        Ok(Child { child, pid, leads, _reaper: reaper })
+        let relays = Relays::start(&mut child, span);
+        Ok(Child { child, pid, leads, relays, _reaper: reaper })
     }
 }
+
+/// How long a module is waited for in place.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// Held while a module is started, as long as there are descriptors that it inherits.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -193,7 +209,22 @@ fn user_of(uid: u32) -> Option<(String, String)> {
 
 impl Child {
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+        let status = self.child.wait().await?;
+        self.relays.read_out().await;
+        Ok(status)
+    }
+
+    /// Waits for one that ends at once, where that keeps nobody waiting: it is gone before this thread could be woken by
+    /// others.
+    pub(super) fn wait_in_place(&self) {
+        if !is_dedicated() {
+            return;
+        }
+        let Some(process) = self.pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+            return;
+        };
+        // Whether it has ended is asked for again.
+        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&AT_ONCE));
     }
 
     /// Passes a signal on, unless the terminal has sent it to the module already.

@@ -9,6 +9,7 @@ mod env;
 mod escaped;
 mod find;
 mod limits;
+mod output;
 mod reaper;
 mod run;
 mod serve;
@@ -21,6 +22,7 @@ pub use ended::{Ended, Stop};
 pub use env::hidden_variables;
 pub use find::{find, module_name};
 pub use limits::raise_file_limit;
+pub use output::OUTPUT;
 pub use run::run;
 #[cfg(feature = "worker")]
 pub(crate) use run::{how, run_served};

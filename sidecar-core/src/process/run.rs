@@ -138,6 +138,7 @@ impl Run<'_> {
     /// Waits for the end of the process, passing signals on; one that is silent for longer than its lease is ended.
     async fn watch(&self, mut child: Child, signals: &mut Signals) -> Result<Exit, Ended> {
         let Self { session, module, .. } = self;
+        child.wait_in_place();
         // Only from now on it can be silent.
         session.heartbeat();
         let (mut told_by, mut hung_up, mut deadline) = (None, false, None);

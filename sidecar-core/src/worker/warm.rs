@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tracing::{Instrument, info, warn};
+use tracing::{Instrument, error_span, info, warn};
 
 use super::runner::{Assignment, Runner, Slot};
 use super::settlement::Outcome;
@@ -270,7 +270,8 @@ impl WarmProcesses {
         }
         let mut module = self.module.clone();
         module.service.secret.clone_from(&warm.secret);
-        module.start(&base, &self.name, None, self.address, lock)
+        let span = error_span!("module", module = %self.name, slot = slot.number);
+        module.start(&base, &self.name, None, self.address, lock, &span)
     }
 }
 
