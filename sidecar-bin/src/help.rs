@@ -52,7 +52,7 @@ Exit codes:
     2  `replay`: the execution cannot be replayed
    64  a setting is wrong; nothing was started
    65  the module's outputs are invalid; nothing was published
-   66  the inputs could not be staged
+   66  the inputs could not be staged or submitted, or nothing is known of an id
    69  a provider cannot be used, or failed during the commit; repeat the command
    71  a local file, directory or socket cannot be used
   126  `run`: the command cannot be executed

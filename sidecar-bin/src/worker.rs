@@ -1,5 +1,6 @@
 //! `sidecar worker` and `sidecar dead`: events start modules, and what becomes of those that were given up.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -207,7 +208,7 @@ pub(crate) enum Dead {
     },
     /// Show one as JSON
     Show {
-        /// The id of a dead letter, or EVENT or EVENT/MODULE
+        /// The id of a dead letter, EVENT, EVENT/MODULE, or a correlation id
         #[arg(value_name = "ID")]
         id: String,
     },
@@ -216,7 +217,7 @@ pub(crate) enum Dead {
         override_usage = "sidecar dead redrive ID...\n       sidecar dead redrive --all [--group NAME]"
     )]
     Redrive {
-        /// The ids of dead letters, or EVENT or EVENT/MODULE
+        /// The ids of dead letters, EVENT, EVENT/MODULE, or correlation ids
         #[arg(value_name = "ID", required_unless_present = "all")]
         ids: Vec<String>,
         /// All of them
@@ -229,7 +230,7 @@ pub(crate) enum Dead {
     /// Delete dead letters; their events are not tried again
     #[command(override_usage = "sidecar dead drop ID...")]
     Drop {
-        /// The ids of dead letters, or EVENT or EVENT/MODULE
+        /// The ids of dead letters, EVENT, EVENT/MODULE, or correlation ids
         #[arg(value_name = "ID", required = true)]
         ids: Vec<String>,
     },
@@ -247,9 +248,10 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
             for letter in all(plane, only.as_deref()).await? {
                 let reason = exit::cell(&letter.reason);
                 let DeadLetter { time, id, context, group, attempts, event, .. } = letter;
-                let execution = format!("{}/{}", context.event_id, context.name);
+                let (execution, correlation) =
+                    (format!("{}/{}", context.event_id, context.name), context.correlation_id);
                 lines.push(format!(
-                    "{time}\t{id}\t{execution}\t{}\t{group}\t{attempts}\t{reason}",
+                    "{time}\t{id}\t{execution}\t{correlation}\t{}\t{group}\t{attempts}\t{reason}",
                     event.event_type
                 ));
             }
@@ -257,7 +259,7 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
                 info!("no dead letters in {}", plane.documents);
                 return Ok(0);
             }
-            exit::table("TIME\tID\tEXECUTION\tTYPE\tGROUP\tATTEMPTS\tREASON", lines)?;
+            exit::table("TIME\tID\tEXECUTION\tCORRELATION\tTYPE\tGROUP\tATTEMPTS\tREASON", lines)?;
         }
         Dead::Show { id } => {
             for letter in named(plane, std::slice::from_ref(&id)).await? {
@@ -292,10 +294,19 @@ async fn all(plane: &DataPlane, group: Option<&str>) -> Result<Vec<DeadLetter>, 
     loop {
         let page = worker::dead_letters(plane, after.as_deref()).await;
         let page = page.map_err(|error| Failure::at_open(&error))?;
-        let Some(last) = page.last() else { return Ok(letters) };
+        let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
-        letters.extend(page.into_iter().filter(|letter| group.is_none_or(|group| letter.group == group)));
+        letters.extend(page);
     }
+    let Some(group) = group else { return Ok(letters) };
+    let groups: BTreeSet<String> = letters.iter().map(|letter| letter.group.clone()).collect();
+    letters.retain(|letter| letter.group == group);
+    if letters.is_empty() && !groups.is_empty() {
+        let groups = groups.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!("no dead letter is of the group {group}, and there are some of {groups}");
+        return Err(Failure::new(exit::INPUTS_FAILED, message));
+    }
+    Ok(letters)
 }
 
 /// All of them are looked up before anything is done with the first.
@@ -312,12 +323,15 @@ async fn named(plane: &DataPlane, ids: &[String]) -> Result<Vec<DeadLetter>, Fai
             every = Some(all(plane, None).await?);
         }
         let is_meant = |letter: &&DeadLetter| {
-            let Context { event_id, name, .. } = &letter.context;
-            event_id.as_str() == id || format!("{event_id}/{name}") == *id
+            let Context { event_id, name, correlation_id, .. } = &letter.context;
+            [event_id.as_str(), correlation_id, &format!("{event_id}/{name}")].contains(&&**id)
         };
         let meant: Vec<_> = every.iter().flatten().filter(is_meant).cloned().collect();
         if meant.is_empty() {
-            let message = format!("{} has no dead letter {id}, and none of an event {id}", plane.documents);
+            let message = format!(
+                "{} has no dead letter {id}, and none of an event or a submission {id}",
+                plane.documents
+            );
             return Err(Failure::new(exit::INPUTS_FAILED, message));
         }
         letters.extend(meant);

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::header::{HeaderValue, RETRY_AFTER};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{ClientBuilder, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sidecar_core::ErrorBody;
 
@@ -30,6 +30,17 @@ pub(crate) struct Api {
     retry: Retry,
 }
 
+/// Lets all calls go through a unix socket.
+#[cfg(unix)]
+fn through(http: ClientBuilder, socket: &Path) -> Result<ClientBuilder, Error> {
+    Ok(http.unix_socket(socket))
+}
+
+#[cfg(not(unix))]
+fn through(_: ClientBuilder, socket: &Path) -> Result<ClientBuilder, Error> {
+    Err(Error::Config(format!("unix:{}: there are no unix sockets on this system", socket.display())))
+}
+
 impl Api {
     /// The sidecar at `url`, or at the unix socket `socket`; no connection is opened yet.
     ///
@@ -41,22 +52,16 @@ impl Api {
         })?;
         secret.set_sensitive(true);
         let url = url.trim_end_matches('/').to_owned();
-        let mut address = url.clone();
-        let mut http = reqwest::Client::builder()
+        let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             // A sidecar whose machine is gone would otherwise be waited for without end.
             .tcp_keepalive(KEEPALIVE)
             // The sidecar is a neighbour; a proxy for the outside world does not know it.
             .no_proxy();
-        if let Some(socket) = socket {
-            address = format!("unix:{}", socket.display());
-            #[cfg(unix)]
-            {
-                http = http.unix_socket(socket);
-            }
-            #[cfg(not(unix))]
-            return Err(Error::Config(format!("{address}: there are no unix sockets on this system")));
-        }
+        let (http, address) = match socket {
+            Some(socket) => (through(http, socket)?, format!("unix:{}", socket.display())),
+            None => (http, url.clone()),
+        };
         let http =
             http.build().map_err(|error| Error::Config(format!("cannot create an HTTP client: {error}")))?;
         Ok(Self { http, url, address, secret, retry })

@@ -155,8 +155,7 @@ impl Workspace {
         let staging = self.staging();
         fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
         let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+        for_everybody(&mut builder);
         let file = builder.tempfile_in(&staging).map_err(Error::io("create", &dest))?;
         Ok(Output { file: Some(BufWriter::new(file)), dest })
     }
@@ -173,6 +172,15 @@ impl Drop for Workspace {
         }
     }
 }
+
+/// Lets the sidecar read what a module of another user writes.
+#[cfg(unix)]
+fn for_everybody(builder: &mut tempfile::Builder<'_, '_>) {
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+}
+
+#[cfg(not(unix))]
+fn for_everybody(_: &mut tempfile::Builder<'_, '_>) {}
 
 /// The names of the files below a directory, sorted; none where there is no directory.
 pub(crate) fn names_below(root: &Path) -> Result<Vec<FileName>, Error> {

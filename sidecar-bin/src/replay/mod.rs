@@ -65,6 +65,7 @@ pub(crate) struct ReplayArgs {
 /// When it cannot be replayed, or a store cannot be asked.
 pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     let ignored = ignored(&args.ignore)?;
+    args.refuse_places()?;
     let name = work.settings.context.name.clone();
     let module = module(&args, &work)?;
     let trace = match &args.from {
@@ -155,6 +156,32 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     }
     exit::print(shown.lines().trim_end())?;
     Ok(DIFFERS)
+}
+
+impl ReplayArgs {
+    /// Finds out before the module runs that its outputs or the report cannot be put where they are to go.
+    fn refuse_places(&self) -> Result<(), Failure> {
+        let is_full =
+            |dir: &PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        let refused = match (&self.keep, &self.report) {
+            (Some(dir), _) if is_full(dir) => {
+                format!("--keep {}: it is not empty; name another directory", dir.display())
+            }
+            (Some(dir), _) if dir.is_file() => {
+                format!("--keep {}: it is a file; name a directory", dir.display())
+            }
+            (_, Some(file)) if file.is_dir() => {
+                format!("--report {}: it is a directory; name a file", file.display())
+            }
+            (_, Some(file))
+                if file.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) =>
+            {
+                format!("--report {}: its directory does not exist", file.display())
+            }
+            _ => return Ok(()),
+        };
+        Err(Failure::new(exit::LOCAL_FAILED, refused))
+    }
 }
 
 fn ignored(globs: &[String]) -> Result<Vec<Pattern>, Failure> {

@@ -94,7 +94,7 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
     ),
     (
         "Check the event and its files",
-        "Exit code 66: the inputs could not be staged, or submitted.",
+        "Exit code 66: the inputs could not be staged or submitted, or nothing is known of an id.",
         &[
             (
                 NONE,
