@@ -62,7 +62,6 @@ pub(crate) fn again(command: &str, context: &Context) -> String {
 }
 
 /// The settings that name the data plane; what belongs to them follows a dot, or is `-file`.
-#[cfg(feature = "pipeline")]
 const PLANE: [&str; 9] = [
     "blobs",
     "documents",
@@ -76,7 +75,6 @@ const PLANE: [&str; 9] = [
 ];
 
 /// The flags of this command line that name its data plane, each after a blank; without secrets.
-#[cfg(feature = "pipeline")]
 pub(crate) fn plane_flags() -> String {
     let mut flags = String::new();
     let mut given = std::env::args().skip(1).peekable();

@@ -48,7 +48,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
     0  the outputs are committed
     1  the module failed (`run` exits with the module's own code); `failures --open`: there are some; `replay`: the
-       outputs differ; `pipeline`: an event failed
+       outputs differ; `pipeline`: an event failed; `get --all`: an execution has no outcome
     2  `replay`: the execution cannot be replayed
    64  a setting is wrong; nothing was started
    65  the module's outputs are invalid; nothing was published

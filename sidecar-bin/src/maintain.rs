@@ -7,6 +7,7 @@ use sidecar_core::lineage::{Stage, Trace, copy_graph};
 use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
+use crate::again;
 use crate::exit::{self, Failure};
 use crate::trace::unknown;
 
@@ -34,10 +35,13 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
         false => 0,
     };
     if missing > 0 {
-        warn!("{missing} executions have no outcome, and so no files: sidecar trace {id} names them");
+        let (flags, id) = (again::plane_flags(), again::quoted(id));
+        warn!(
+            "executions without an outcome, and so without files: {missing}; sidecar trace{flags} {id} names them"
+        );
     }
     exit::print(&dir.display().to_string())?;
-    Ok(0)
+    Ok(if missing > 0 { exit::MODULE_FAILED } else { 0 })
 }
 
 /// Prints one line for each failure, the oldest first, with tabs between its columns.

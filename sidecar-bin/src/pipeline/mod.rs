@@ -133,6 +133,9 @@ impl PipelineArgs {
     }
 }
 
+/// So many events that nothing came of are named.
+const SHOWN: usize = 5;
+
 /// Runs all modules until nothing is left to do, or until a signal stops it.
 ///
 /// # Errors
@@ -198,17 +201,23 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
                     workers.end_modules();
                 }
             }
-            Ok(if args.is_endless() { Vec::new() } else { workers.left(&pipeline, &plane, &graphs).await? })
+            let watched = watching.iter().flat_map(watch::Watch::submitted).map(|id| id.to_string());
+            let graphs: Vec<_> = graphs.iter().cloned().chain(watched).collect();
+            Ok(workers.left(&pipeline, &plane, &graphs).await?)
         }
     };
+    let handed_back = workers.handed_back();
     workers.stop(grace).await;
     if let Some(ui) = ui {
         ui.stop().await;
     }
     drop(lines);
     let left = ended?;
-    for left in &left {
+    for left in left.iter().take(SHOWN) {
         warn!("nothing came of {left}");
+    }
+    if let more @ 1.. = left.len().saturating_sub(SHOWN) {
+        warn!("nothing came of {more} more");
     }
     let mut is_whole = left.is_empty();
     if let Some(watch) = watching {
@@ -226,7 +235,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let failed = report.end(&plane, &graphs, &args.file, &pipeline).await?;
     Ok(match stopped_by {
         // Whoever asked for an end has got it, and what is not done is done by the next start.
-        Some(signal) if !left.is_empty() => {
+        Some(signal) if !left.is_empty() || handed_back > 0 => {
             warn!("the same command without --input and --value goes on with what is left");
             exit::signalled(signal)
         }

@@ -57,7 +57,7 @@ impl Report {
         file: &Path,
         pipeline: &Pipeline,
     ) -> Result<bool, Failure> {
-        let failed = self.given_up(plane).await?;
+        let failed = self.given_up(plane, graphs).await?;
         let (first, more) = graphs.split_at(graphs.len().min(GRAPHS));
         for graph in first {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
@@ -75,9 +75,10 @@ impl Report {
         }
         if let [next, ..] = more {
             exit::print(&format!(
-                "and {} more submissions, as in: sidecar trace{} {next}",
+                "and {} more submissions, as in: sidecar trace{} {}",
                 more.len(),
-                self.plane
+                self.plane,
+                again::quoted(next)
             ))?;
         }
         for letter in &failed {
@@ -96,20 +97,23 @@ impl Report {
             // One that stays asks for events, and alone there is nobody to ask.
             if !pipeline.modules.iter().any(|of| of.name == *module && of.is_warm()) {
                 exit::print(&format!(
-                    "  again, alone: sidecar replay{} {event} --context.name={module} --pipeline {}",
+                    "  again, alone: sidecar replay{} {} --context.name={} --pipeline {}",
                     self.plane,
+                    again::quoted(event.as_str()),
+                    again::quoted(module.as_str()),
                     again::quoted(&file.display().to_string())
                 ))?;
             } else {
                 exit::print(&format!("  its output: {}", shown(&logs(&self.base, module.as_str()))))?;
             }
             exit::print(&format!("  again, for good: sidecar dead redrive{} {}", self.plane, letter.id))?;
+            exit::print("  (the next start of the pipeline works on it)")?;
         }
         Ok(!failed.is_empty())
     }
 
-    /// The events that were given up since the beginning.
-    async fn given_up(&self, plane: &DataPlane) -> Result<Vec<DeadLetter>, Failure> {
+    /// The events that were given up since the beginning, and those of these graphs that were given up before.
+    async fn given_up(&self, plane: &DataPlane, graphs: &[String]) -> Result<Vec<DeadLetter>, Failure> {
         let (mut letters, mut after) = (Vec::new(), None::<String>);
         loop {
             let page =
@@ -117,7 +121,9 @@ impl Report {
             let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
             // As text, times in UTC are in their order.
-            letters.extend(page.into_iter().filter(|letter| letter.time >= self.began));
+            letters.extend(page.into_iter().filter(|letter| {
+                letter.time >= self.began || graphs.contains(&letter.context.correlation_id)
+            }));
         }
         letters.sort_by(|one, other| one.time.cmp(&other.time));
         Ok(letters)

@@ -131,7 +131,15 @@ impl Watch {
                 true
             }
             Err(error) => {
-                let (why, is_final) = (error.chain(), matches!(error, Error::Invalid(_)));
+                let (why, is_final) = match &error {
+                    // No module has anything to do with it.
+                    Error::Invalid(problems) => {
+                        let problems: Vec<_> =
+                            problems.iter().map(|problem| problem.message.as_str()).collect();
+                        (problems.join("; "), true)
+                    }
+                    error => (error.chain(), false),
+                };
                 if self.waiting.borrow().get(path).is_none_or(|file| file.why != why) {
                     let next = if is_final { "until it changes" } else { "yet" };
                     warn!("{} is not submitted {next}: {why}", name.display());

@@ -154,6 +154,11 @@ impl Workers {
         }
     }
 
+    /// How many deliveries were handed back, not to be lost.
+    pub(super) fn handed_back(&self) -> u64 {
+        self.workers.iter().map(|(_, worker)| worker.counters().summary().handed_back).sum()
+    }
+
     /// Receives nothing more.
     pub(super) fn drain(&self) {
         self.stop.send_replace(true);
@@ -181,10 +186,7 @@ fn settings(spec: &ModuleSpec, of_all: &Settings, base: &Path, grace: Duration) 
     module.context = Context { name: spec.name.clone(), ..module.context };
     module.layout = Layout::new(base.join(spec.name.as_str()));
     module.state_dir = module.layout.base().join(".sidecar");
-    module.event_types = match &spec.publishes {
-        Some(types) => EventTypes::Only(types.clone()),
-        None => EventTypes::Any,
-    };
+    module.event_types = spec.event_types();
     module.memoize.clone_from(&spec.memoize);
     let mut settings = WorkerSettings::new(module, spec.subscribes.clone());
     settings.group = spec.group.clone();
@@ -214,6 +216,14 @@ impl ModuleSpec {
 
     pub(crate) fn is_warm(&self) -> bool {
         self.warm
+    }
+
+    /// Which events it may publish.
+    pub(crate) fn event_types(&self) -> EventTypes {
+        match &self.publishes {
+            Some(types) => EventTypes::Only(types.clone()),
+            None => EventTypes::Any,
+        }
     }
 
     /// As a command with its surroundings.

@@ -67,7 +67,7 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     let ignored = ignored(&args.ignore)?;
     args.refuse_places()?;
     let name = work.settings.context.name.clone();
-    let module = module(&args, &work)?;
+    let (module, event_types) = module(&args, &work)?;
     let trace = match &args.from {
         Some(file) => read(file)?,
         None => Trace::of(&work.plane, &args.event).await.map_err(|error| unknown(&error, &args.event))?,
@@ -107,7 +107,8 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     })?;
     let plane = scratch_plane(&scratch, &work.plane).map_err(|error| Failure::local(&error))?;
     let settings = settings(&scratch, &work.settings, &plane, event, recorded, &trace.correlation_id).await;
-    let settings = settings.map_err(|error| Failure::at_open(&error))?;
+    let mut settings = settings.map_err(|error| Failure::at_open(&error))?;
+    settings.event_types = event_types;
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let session = Session::open(settings, plane.clone()).await.map_err(|error| Failure::at_open(&error))?;
@@ -192,13 +193,14 @@ fn ignored(globs: &[String]) -> Result<Vec<Pattern>, Failure> {
     globs.iter().map(pattern).collect()
 }
 
-/// The module of the command line, or that of a pipeline.
-fn module(args: &ReplayArgs, work: &Work) -> Result<Module, Failure> {
+/// The module of the command line, or that of a pipeline, and what it may publish.
+fn module(args: &ReplayArgs, work: &Work) -> Result<(Module, EventTypes), Failure> {
     let user = work.settings.module_user.other();
     let (hidden, service) = (work.hidden.clone(), work.service.clone());
     let Some(file) = &args.pipeline else {
         let (command, surroundings) = (args.command.clone(), Surroundings::default());
-        return Ok(Module { command, wrap: args.wrap, user, hidden, service, surroundings });
+        let module = Module { command, wrap: args.wrap, user, hidden, service, surroundings };
+        return Ok((module, EventTypes::Any));
     };
     let spec = Spec::read(file, &work.settings.context.name)
         .map_err(|problems| Failure::new(exit::CONFIGURATION, problems.join("\n")))?;
@@ -206,7 +208,7 @@ fn module(args: &ReplayArgs, work: &Work) -> Result<Module, Failure> {
         let why = "the module stays warm and asks for events: name a command that works on one, after --";
         return Err(Failure::new(NOT_REPLAYABLE, why));
     }
-    Ok(spec.module(work, None))
+    Ok((spec.module(work, None), spec.event_types()))
 }
 
 fn read(file: &std::path::Path) -> Result<Trace, Failure> {
@@ -246,7 +248,6 @@ async fn settings(
     let is_known = event.event_type.is_some() || recorded.is_some_and(|recorded| !recorded.inputs.is_empty());
     settings.first = if is_known { First::No } else { First::Yes };
     settings.module_user = of.module_user;
-    settings.event_types = EventTypes::Any;
     settings.start = Start::Restart;
     settings.parallel = of.parallel;
     if is_known {

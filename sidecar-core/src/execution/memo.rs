@@ -28,8 +28,9 @@ const DIFFERENCES: usize = 5;
 pub(super) struct Key {
     /// Equal work has an equal one.
     work: String,
-    /// The same place in other work: this module, for an event of this type with files of these names.
-    place: String,
+    /// The same place in other work: this module, for an event of this type with files of these names; the first with the
+    /// same values too.
+    places: [String; 2],
     pub(super) memoized: Memoized,
 }
 
@@ -38,29 +39,33 @@ impl Key {
         let module = execution.context().name;
         // Each part with its length, so that they cannot run into each other.
         let (mut work, mut place) = (blake3::Hasher::new(), blake3::Hasher::new());
+        let mut near = blake3::Hasher::new();
         let add = |hash: &mut blake3::Hasher, part: &[u8]| {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part);
         };
-        for hash in [&mut work, &mut place] {
+        for hash in [&mut work, &mut place, &mut near] {
             add(hash, module.as_str().as_bytes());
             add(hash, event_type.as_bytes());
         }
         add(&mut work, version.as_bytes());
-        add(&mut work, &(context.data.len() as u64).to_le_bytes());
-        for pair in &context.data {
-            add(&mut work, pair.key.as_bytes());
-            add(&mut work, pair.value.as_bytes());
+        for hash in [&mut work, &mut near] {
+            add(hash, &(context.data.len() as u64).to_le_bytes());
+            for pair in &context.data {
+                add(hash, pair.key.as_bytes());
+                add(hash, pair.value.as_bytes());
+            }
         }
         for (name, blob) in files(context) {
             add(&mut place, name.as_str().as_bytes());
+            add(&mut near, name.as_str().as_bytes());
             add(&mut work, name.as_str().as_bytes());
             add(&mut work, &blob.digest.0);
             add(&mut work, &[u8::from(blob.executable)]);
         }
         let memoized = Memoized { version: version.to_owned(), reused: None, because: Vec::new() };
         let id = |kind: &str, hash: &blake3::Hasher| format!("{kind}-{}", hash.finalize().to_hex());
-        Self { work: id("work", &work), place: id("place", &place), memoized }
+        Self { work: id("work", &work), places: [id("place", &near), id("place", &place)], memoized }
     }
 }
 
@@ -180,7 +185,16 @@ impl Execution {
     /// Why the module runs although one like it did: what differs from the last outcome in its place.
     async fn why_again(&self, key: &Key, context: &EventContext) -> Result<Vec<String>> {
         let documents = &self.plane.documents;
-        let Some(memo) = documents.find::<Memo>(&key.place).await? else { return Ok(Vec::new()) };
+        let mut memo = None;
+        for place in &key.places {
+            let found: Option<Memo> = documents.find(place).await?;
+            // One of the same submission is its neighbour, and not an earlier one.
+            memo = found.filter(|memo| memo.context.correlation_id != context.context.correlation_id);
+            if memo.is_some() {
+                break;
+            }
+        }
+        let Some(memo) = memo else { return Ok(Vec::new()) };
         if memo.version != key.memoized.version {
             return Ok(vec![format!("version {} instead of {}", key.memoized.version, memo.version)]);
         }
@@ -215,7 +229,8 @@ impl Execution {
             run: record.run,
             version: key.memoized.version.clone(),
         };
-        let memos = [memo(key.work.clone()), memo(key.place.clone())];
+        let [near, place] = &key.places;
+        let memos = [key.work.clone(), near.clone(), place.clone()].map(memo);
         if let Err(error) = self.plane.documents.store(&memos).await {
             warn!("equal work will not find this outcome: {}", error.chain());
         }

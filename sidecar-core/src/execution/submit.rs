@@ -13,6 +13,7 @@ use super::transfer::Progress;
 use super::tree::{self, Tree};
 use super::upload::upload;
 use crate::blob::Source;
+use crate::blocking;
 use crate::contract::{
     Blob, BlobKey, Digest, EVENT_TYPE, Event, EventContext, EventHeader, EventId, FILES, FileName, KeyOwner,
     KeyValuePairs, PrivateId, Problem, TraceParent,
@@ -169,6 +170,9 @@ impl Submission {
         if !problems.is_empty() {
             return Err(Error::Invalid(problems));
         }
+        if let Some(stored) = plane.documents.find::<EventContext>(id.as_str()).await? {
+            return again(plane, likely, files, stored).await;
+        }
         let uploads = keyed.into_iter().map(|(name, key)| (name.clone(), key, files[name].clone())).collect();
         let (stored, failed) =
             upload(&*plane.blobs, uploads, Settings::DEFAULT_PARALLEL, &Progress::default()).await;
@@ -180,12 +184,7 @@ impl Submission {
         let context = context(blobs);
         fault::point("submit.decide");
         let stored = plane.documents.decide(&context).await?;
-        if let Some(difference) = difference(&context, &stored) {
-            let why = format!("{difference}: take another id, or submit the same");
-            return Err(Error::Invalid(vec![Problem::of(format!("event {id}"), why)]));
-        }
-        plane.events.publish(&[message(stored)]).await?;
-        Ok(id)
+        publish(plane, &context, stored).await
     }
 
     /// How many files were added.
@@ -221,6 +220,36 @@ fn message(stored: EventContext) -> Event {
         data: KeyValuePairs::default(),
         traceparent: stored.traceparent,
     }
+}
+
+/// Submits once more what is stored under this id: its files are compared, and not stored again.
+async fn again(
+    plane: &DataPlane,
+    mut asked: EventContext,
+    files: Tree,
+    stored: EventContext,
+) -> Result<EventId> {
+    asked = blocking(move || {
+        for blob in &mut asked.blobs {
+            if let Some(source) = files.get(&blob.name) {
+                blob.digest = source.describe()?.digest;
+            }
+        }
+        Ok(asked)
+    })
+    .await?;
+    publish(plane, &asked, stored).await
+}
+
+/// Publishes what is stored, if that is what was asked for.
+async fn publish(plane: &DataPlane, asked: &EventContext, stored: EventContext) -> Result<EventId> {
+    let id = stored.context.event_id.clone();
+    if let Some(difference) = difference(asked, &stored) {
+        let why = format!("{difference}: take another id, or submit the same");
+        return Err(Error::Invalid(vec![Problem::of(format!("event {id}"), why)]));
+    }
+    plane.events.publish(&[message(stored)]).await?;
+    Ok(id)
 }
 
 /// How what is stored differs from what was to be submitted, if it does.
