@@ -173,11 +173,16 @@ impl Config {
         }
         let level = match options.loglevel.as_deref() {
             None => LevelFilter::INFO,
-            Some("warning") => LevelFilter::WARN,
-            Some(text) => text.to_ascii_lowercase().parse().unwrap_or_else(|_| {
-                errors.push("loglevel", format!("{text:?} is not one of error, warn, info, debug, trace"));
-                LevelFilter::INFO
-            }),
+            Some(text) => match &*text.to_ascii_lowercase() {
+                "warning" => LevelFilter::WARN,
+                // Of the original's: nothing is worse than an error here.
+                "fatal" | "panic" => LevelFilter::ERROR,
+                other => other.parse().unwrap_or_else(|_| {
+                    errors
+                        .push("loglevel", format!("{text:?} is not one of error, warn, info, debug, trace"));
+                    LevelFilter::INFO
+                }),
+            },
         };
         let format = match options.log_format.as_deref() {
             None | Some("text") => Format::Text,

@@ -62,6 +62,7 @@ impl Failure {
     /// An error while the providers were opened.
     pub(crate) fn at_start(error: &Error) -> Self {
         match error {
+            local if is_local(local) => Self::local(local),
             Error::Refused { .. } => Self::new(CONFIGURATION, describe(error)),
             other => Self::local(other),
         }
@@ -85,6 +86,17 @@ impl Failure {
     /// An error of this machine.
     pub(crate) fn local(error: &Error) -> Self {
         Self::new(LOCAL_FAILED, describe(error))
+    }
+}
+
+/// Whether it is this machine that does not let a file or directory be used, also where that is a store.
+pub(crate) fn is_local(error: &Error) -> bool {
+    match error {
+        Error::Io { .. } | Error::DiskFull { .. } => true,
+        Error::Refused { source, .. } => source.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        }),
+        _ => false,
     }
 }
 

@@ -225,8 +225,10 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     // Who only reads must not need the bus, nor the right to write.
     if !reads {
         plane.check().await.map_err(|errors| {
+            let code =
+                if errors.iter().all(exit::is_local) { exit::LOCAL_FAILED } else { exit::PROVIDER_FAILED };
             let errors: Vec<_> = errors.iter().map(Error::chain).collect();
-            Failure::new(exit::PROVIDER_FAILED, errors.join("\n"))
+            Failure::new(code, errors.join("\n"))
         })?;
     }
     match command {

@@ -128,6 +128,10 @@ pub(crate) fn unknown_variables(command: &Command) -> Vec<(String, Option<String
         known.iter().find(|known| known.ends_with(&end)).cloned()
     };
     let nearest = |name: &str| {
+        // The one that is not called like the others.
+        if ["SIDECAR_SHAREDSECRET", "SIDECAR_SHARED_SECRET"].contains(&name) {
+            return Some("SHARED_SECRET".to_owned());
+        }
         known_end(name).or_else(|| nearest(name, known.iter().map(String::as_str)).map(str::to_owned))
     };
     unknown.map(|name| (name.clone(), nearest(&name))).collect()

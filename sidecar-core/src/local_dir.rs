@@ -132,6 +132,14 @@ fn name(path: &Path) -> &Path {
 /// Documents are no secrets of their store.
 const MODE: Mode = Mode::from_raw_mode(0o644);
 
+/// Whether files can be written there. Blocks.
+pub(crate) fn writable(provider: &impl std::fmt::Display, dir: &Path) -> Result<()> {
+    let opened = Dir::open(dir).map_err(store_error(provider, "open", dir))?;
+    // It never has a name, and is gone with this.
+    let write = || Staged::new_in(&opened, MODE)?.write_all(b"?");
+    write().map_err(store_error(provider, "write", dir))
+}
+
 /// Whether the directory is there: in one that is gone, as a disk that is not mounted, nothing is known to be absent.
 /// Blocks.
 pub(crate) fn present(provider: &impl std::fmt::Display, dir: &Path) -> Result<()> {

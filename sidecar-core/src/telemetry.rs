@@ -35,6 +35,11 @@ pub(crate) fn follows(span: &Span, earlier: &TraceParent) {
     otel::follows(span, earlier);
 }
 
+/// Adds an attribute that is in no log.
+pub(crate) fn attribute(span: &Span, name: &'static str, value: &str) {
+    otel::attribute(span, name, value);
+}
+
 /// Says that what a span stands for has failed.
 pub(crate) fn failed(span: &Span, why: &str) {
     otel::failed(span, why);
@@ -75,6 +80,10 @@ mod otel {
         }
     }
 
+    pub(super) fn attribute(span: &Span, name: &'static str, value: &str) {
+        span.set_attribute(name, value.to_owned());
+    }
+
     pub(super) fn failed(span: &Span, why: &str) {
         span.set_status(Status::error(why.to_owned()));
     }
@@ -105,6 +114,8 @@ mod otel {
     }
 
     pub(super) fn continues(_: &Span, _: &TraceParent) {}
+
+    pub(super) fn attribute(_: &Span, _: &'static str, _: &str) {}
 
     pub(super) fn failed(_: &Span, _: &str) {}
 

@@ -4,6 +4,7 @@
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
 
 use std::env;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfi
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
 use tokio::runtime::Handle;
+use tracing::{info, warn};
 
 /// How long the last spans may take when the program ends.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -31,7 +33,11 @@ impl Traces {
         if !is_wanted()? {
             return Ok(None);
         }
-        let client = Client { client: reqwest::Client::new(), runtime: runtime.clone() };
+        let client = Client {
+            client: reqwest::Client::new(),
+            runtime: runtime.clone(),
+            is_away: AtomicBool::new(false),
+        };
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
@@ -55,9 +61,23 @@ impl Traces {
     /// Sends what is left.
     pub(crate) fn end(&self) {
         if let Err(error) = self.0.shutdown_with_timeout(FLUSH) {
-            tracing::warn!("the last spans were not sent: {error}");
+            warn!("the last spans were not sent: {error}");
         }
     }
+}
+
+/// An error with all its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(&format!(": {cause_text}"));
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -103,11 +123,26 @@ fn is_named() -> bool {
 struct Client {
     client: reqwest::Client,
     runtime: Handle,
+    /// Whether the last call failed, and that was told.
+    is_away: AtomicBool,
+}
+
+impl Client {
+    /// Tells when spans begin to be lost, and when they are sent again.
+    fn note(&self, url: &str, problem: Option<String>) {
+        let was_away = self.is_away.swap(problem.is_some(), Ordering::Relaxed);
+        match problem {
+            Some(why) if !was_away => warn!("spans are lost: the collector at {url} {why} (told once)"),
+            None if was_away => info!("spans are sent to {url} again"),
+            _ => {}
+        }
+    }
 }
 
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let url = request.uri().to_string();
         let request = reqwest::Request::try_from(request)?;
         let client = self.client.clone();
         let sent = self.runtime.spawn(async move {
@@ -118,6 +153,15 @@ impl HttpClient for Client {
             }
             Ok::<_, HttpError>(answer.body(response.bytes().await?)?)
         });
-        sent.await?
+        let answer = sent.await?;
+        self.note(
+            &url,
+            match &answer {
+                Ok(answer) if answer.status().is_success() => None,
+                Ok(answer) => Some(format!("answers with {}", answer.status())),
+                Err(error) => Some(format!("cannot be reached: {}", with_causes(&**error))),
+            },
+        );
+        answer
     }
 }

@@ -256,7 +256,9 @@ fn plain(line: &str, work: &Path) -> String {
     let mut words = Vec::new();
     for word in line.split(' ') {
         words.push(match word {
-            word if word.starts_with("attempt=") => "attempt=\"A\"}:".to_owned(),
+            word if word.contains("attempt=") => {
+                format!("{}attempt=\"A\"}}:", word.split("attempt=").next().unwrap())
+            }
             word => replaced(word),
         });
     }

@@ -545,7 +545,9 @@ fn nothing_is_computed_twice_where_a_module_is_memoized() {
         trace
     };
     memoized("1");
-    run("first");
+    // The lines of one file are neighbours: none of them has run before.
+    let trace = run("first");
+    assert!(!trace.contains("ran again"), "{trace}");
     assert_eq!(ran(), 2);
     let trace = run("second");
     assert_eq!(ran(), 2, "{trace}");
@@ -582,6 +584,38 @@ fn nothing_is_computed_twice_where_a_module_is_memoized() {
     }
     let trace = run("fifth");
     assert!(trace.contains("the outcome of fourth/split/0 could not be taken over"), "{trace}");
+}
+
+/// A script that repeats a pipeline is not told that all is well, and what it prints can be pasted whatever the id.
+#[test]
+fn a_repeated_pipeline_still_fails_where_an_event_was_given_up() {
+    let dir = chain("one\nbad\n");
+    let run = || output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id", "it's; 1"]);
+    let (first, again) = (run(), run());
+    for (code, out, log) in [&first, &again] {
+        assert!(*code == 1 && out.contains("\nfailed: module upper, event "), "{out}{log}");
+    }
+    // What was submitted before is not stored again.
+    let stored = crate::process::files(dir.path().join("dev/blobs"));
+    assert_eq!(stored.iter().filter(|(name, _)| name.ends_with("a.txt")).count(), 1, "{stored:?}");
+    let paste = |command: &str| {
+        let bin = env!("CARGO_BIN_EXE_sidecar");
+        let script = format!("sidecar() {{ {bin} \"$@\"; }}; {command}");
+        ended(&Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap())
+    };
+    let (code, _, log) = output(&dir, &["get", "--development=true", "--all", "it's; 1", "all"]);
+    assert_eq!(code, 1, "{log}");
+    let hint = log.lines().find_map(|line| line.split_once("; sidecar ")).unwrap().1;
+    let (code, trace, log) = paste(&format!("sidecar {}", hint.strip_suffix(" names them").unwrap()));
+    assert!(code == 0 && trace.contains("given up"), "{trace}{log}");
+    // The event of the file itself has the id that has to be quoted.
+    let text = CHAIN.replace("command = [\"sh\", \"split.sh\"]", "command = \"false\"");
+    fs::write(dir.path().join("chain.toml"), text).unwrap();
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id", "it's 2"]);
+    assert_eq!(code, 1, "{log}");
+    let alone = out.lines().find_map(|line| line.strip_prefix("  again, alone: ")).unwrap();
+    let (code, _, log) = paste(alone);
+    assert!(code == 1 && log.contains("the module failed (exit code 1)"), "{log}");
 }
 
 /// It ends within the grace period, says what is left, and a script that goes on after it is not misled.
@@ -625,8 +659,8 @@ fn the_commands_for_a_failed_event_work_as_they_are() {
     // The failures of everything that was submitted together, and what is missing of it.
     let (code, _, log) = output(&dir, &[&["failures", "--open", "e1"][..], &stores].concat());
     assert_eq!(code, 1, "{log}");
-    let (_, _, log) = output(&dir, &[&["get", "--all", "e1", "all"][..], &stores].concat());
-    assert!(log.contains("1 executions have no outcome"), "{log}");
+    let (code, _, log) = output(&dir, &[&["get", "--all", "e1", "all"][..], &stores].concat());
+    assert!(code == 1 && log.contains("executions without an outcome, and so without files: 1"), "{log}");
 }
 
 #[test]

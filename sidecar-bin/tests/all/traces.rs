@@ -216,6 +216,16 @@ fn nothing_is_sent_unless_it_is_asked_for_and_nobody_waits_long_for_a_collector_
     let ((code, _, log), took) = run("e4", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &silent)]);
     assert!(code == 0 && took < Duration::from_secs(5), "{took:?} {log}");
     assert!(log.contains("the last spans were not sent"), "{log}");
+    // A collector that is none, or refuses: told once.
+    let refused = format!("{}/nowhere", collector.address);
+    let ((code, _, log), _) = run("e7", &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &refused)]);
+    let told = format!("spans are lost: the collector at {refused} answers with 404");
+    assert!(code == 0 && log.matches(&told).count() == 1, "{log}");
+    let ((_, _, log), _) = run("e8", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")]);
+    assert!(
+        log.contains("spans are lost: the collector at http://127.0.0.1:1/v1/traces cannot be reached"),
+        "{log}"
+    );
     let grpc = run("e5", &[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).0;
     assert!(
         grpc.0 == 64 && grpc.2.contains("OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf, and not \"grpc\""),

@@ -55,6 +55,22 @@ fn execute(dir: &Path, sidecar: (u32, u32), module: (u32, u32), umask: &str, eve
     works(&as_user(dir, sidecar.0, sidecar.1, umask, &half("commit")));
 }
 
+#[test]
+fn a_store_that_cannot_be_written_is_found_before_the_module_runs() {
+    let Some(dir) = place() else { return };
+    let flags = "--blobs=file:store --documents=file:store --events=file:store";
+    make(dir.path(), "own", MODULE, MODULE, 0o700);
+    // Made by another user, and readable for all.
+    works(&as_user(dir.path(), 0, 0, "022", &format!("./sidecar check {flags}")));
+    let check = as_user(dir.path(), MODULE, MODULE, "022", &format!("./sidecar check {flags}"));
+    let (code, _, log) = ended(&check);
+    assert!(code == 71 && log.contains("refused to write") && !log.contains("usable"), "{code} {log}");
+    let run = format!("./sidecar run --wrap {flags} --basedir=own/base --context.name=m -- touch own/ran");
+    let (code, _, log) = ended(&as_user(dir.path(), MODULE, MODULE, "022", &run));
+    assert_eq!(code, 71, "{log}");
+    assert!(!dir.path().join("own/ran").exists());
+}
+
 fn make(dir: &Path, name: &str, uid: u32, gid: u32, mode: u32) {
     fs::create_dir_all(dir.join(name)).unwrap();
     chown(dir.join(name), Some(uid), Some(gid)).unwrap();

@@ -58,7 +58,7 @@ fn what_a_worker_gives_up_can_be_shown_and_sent_again() {
     assert!(code == 0 && log.contains("given up: 1"), "{log}");
     let (code, list, _) = development(&["dead", "list"]);
     let lines: Vec<_> = list.lines().collect();
-    assert!(code == 0 && lines.len() == 2 && lines[1].contains("e1/m\tt\tm\t1\t"), "{list}");
+    assert!(code == 0 && lines.len() == 2 && lines[1].contains("e1/m\te1\tt\tm\t1\t"), "{list}");
     let id = lines[1].split('\t').nth(1).unwrap();
     let (_, shown, _) = development(&["dead", "show", id]);
     let letter: serde_json::Value = serde_json::from_str(&shown).unwrap();

@@ -99,7 +99,7 @@ impl BlobProvider for Local {
 
     async fn check(&self) -> Result<()> {
         let store = self.clone();
-        blocking(move || local_dir::present(&store, &store.root)).await
+        blocking(move || local_dir::writable(&store, &store.root)).await
     }
 }
 

@@ -432,8 +432,18 @@ impl Opening {
         let passed_on =
             passed_on.or_else(|| context.as_ref().and_then(|context| context.traceparent.clone()));
         let is_root = Span::current().is_none();
-        let span =
-            error_span!("execution", module = %of.name, event = %of.event_id, attempt, trace_id = Empty);
+        let (module, event) = (&of.name, &of.event_id);
+        let span = match journaling {
+            Journaling::Synced => {
+                error_span!("execution", module = %module, event = %event, attempt, trace_id = Empty)
+            }
+            // In a worker's log they are said by the delivery that it is part of.
+            Journaling::Unsynced => error_span!("execution", attempt, trace_id = Empty),
+        };
+        if journaling == Journaling::Unsynced {
+            telemetry::attribute(&span, "module", module.as_str());
+            telemetry::attribute(&span, "event", event.as_str());
+        }
         if is_root && let Some(parent) = &passed_on {
             telemetry::continues(&span, parent);
         }

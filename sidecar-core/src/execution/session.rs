@@ -264,6 +264,10 @@ impl Session {
     /// # Errors
     /// Those of [`ready`](Self::ready).
     pub async fn ready_for(&self, module_start: Option<&str>) -> Outcome<Prepared> {
+        if self.is_another(module_start) {
+            // What it wrote while the outputs of another one are committed would be cleared with them.
+            self.idle().await;
+        }
         self.stage(module_start, true).await
     }
 
@@ -338,21 +342,33 @@ impl Session {
     /// # Errors
     /// [`Error::OutOfOrder`] for such a process; otherwise those of [`done`](Self::done).
     pub async fn done_for(&self, module_start: Option<&str>) -> Outcome<Receipt> {
-        {
-            let shared = self.inner.shared.borrow();
-            let known = shared.module_start.as_deref();
-            let is_another = known.zip(module_start).is_some_and(|(known, this)| known != this);
-            if is_another && matches!(shared.state, State::Rest(Rest::Ready { .. })) {
-                let hint =
-                    "another process of the module has called ready since this one did: its outputs count";
-                return Err(Arc::new(Error::OutOfOrder {
-                    call: "commit",
-                    phase: Phase::Ready,
-                    hint: hint.into(),
-                }));
-            }
-        }
+        self.refuse_another("commit", module_start)?;
         self.done().await
+    }
+
+    /// Whether a process of the module is another one than the one that called `ready` last.
+    fn is_another(&self, module_start: Option<&str>) -> bool {
+        let shared = self.inner.shared.borrow();
+        shared.module_start.as_deref().zip(module_start).is_some_and(|(known, this)| known != this)
+    }
+
+    /// Refuses the call of a process of the module in whose place another one works.
+    pub(crate) fn refuse_another(&self, call: &'static str, module_start: Option<&str>) -> Outcome<()> {
+        if !self.is_another(module_start) || self.phase() != Phase::Ready {
+            return Ok(());
+        }
+        let hint = "another process of the module has called ready since this one did: its outputs count";
+        Err(Arc::new(Error::OutOfOrder { call, phase: Phase::Ready, hint: hint.into() }))
+    }
+
+    /// Says which process of the module is at work from now on.
+    #[cfg(all(feature = "worker", feature = "process"))]
+    pub(crate) fn given_to(&self, module_start: Option<&str>) {
+        self.inner.change(|shared| {
+            if let Some(start) = module_start {
+                shared.module_start = Some(start.to_owned());
+            }
+        });
     }
 
     /// Commits the outputs, or answers again what it answered before.
@@ -379,6 +395,16 @@ impl Session {
             inner.delivered.send_replace(true);
         }
         outcome
+    }
+
+    /// The same as [`fail`](Self::fail) for a module that says which process it is, as in
+    /// [`ready_for`](Self::ready_for).
+    ///
+    /// # Errors
+    /// Those of [`fail`](Self::fail), and [`Error::OutOfOrder`] when another process has called `ready` since.
+    pub async fn fail_for(&self, module_start: Option<&str>, reason: impl Into<String>) -> Outcome<()> {
+        self.refuse_another("fail", module_start)?;
+        self.fail(reason).await
     }
 
     /// Ends the attempt without a commit, for this reason of the module; a running call is waited for.

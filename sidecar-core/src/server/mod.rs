@@ -12,6 +12,8 @@ use axum::routing::{MethodFilter, get, on, post};
 use axum::{Extension, Json, Router};
 use tracing::warn;
 
+use serde_json::Value;
+
 use crate::contract::{EventId, ReadyAnswer, Receipt, Status};
 use crate::execution::Session;
 
@@ -57,7 +59,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 struct Api {
     sessions: Sessions,
     /// Told of a call with a wrong secret.
-    refused: Once,
+    /// Whether it was told that a secret is missing, and that one is wrong.
+    refused: [Once; 2],
     metrics: Metrics,
 }
 
@@ -66,7 +69,7 @@ struct Api {
 /// `/ready`, `/done`, `/fail` and `/status` take the header `secret`; `/healthz`, `/metrics` and
 /// `/openapi.json` do not. The three calls answer GET and POST alike, since the original contract uses GET.
 pub fn router(sessions: Sessions) -> Router {
-    let api = Arc::new(Api { metrics: Metrics::new(), sessions, refused: Once::new() });
+    let api = Arc::new(Api { metrics: Metrics::new(), sessions, refused: [Once::new(), Once::new()] });
     let call = MethodFilter::GET.or(MethodFilter::POST);
     Router::new()
         .route("/ready", on(call, ready).head(head_not_allowed))
@@ -148,8 +151,9 @@ async fn done(
 }
 
 async fn fail(Extension(session): Extension<Session>, request: Request) -> Result<Json<Status>, HttpError> {
+    let start = module_start(request.headers());
     let reason = reason(request).await?;
-    session.fail(reason).await?;
+    session.fail_for(start.as_deref(), reason).await?;
     Ok(Json(session.status()))
 }
 
@@ -161,36 +165,37 @@ async fn next_event(
     let Some(Extension(feed)) = feed else {
         return Err(HttpError::new(StatusCode::CONFLICT, "this module is not one of sidecar worker --warm"));
     };
+    let start = module_start(request.headers());
     let body = axum::body::to_bytes(request.into_body(), MAX_BODY).await;
     let body = body.map_err(|_| HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "an event id is shorter"))?;
-    let finished = finished(&String::from_utf8_lossy(&body))
-        .map_err(|problem| HttpError::new(StatusCode::BAD_REQUEST, problem))?;
-    Ok(match feed.next(finished).await? {
+    let finished = finished(&body).map_err(|problem| HttpError::new(StatusCode::BAD_REQUEST, problem))?;
+    Ok(match feed.next(finished, start.as_deref()).await? {
         Some(next) => Json(next).into_response(),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
 /// The event that a body names: `null` or nothing for none, a JSON string, an object with `eventId`, or the bare id.
-fn finished(body: &str) -> Result<Option<EventId>, String> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum Body {
-        None,
-        Id(String),
-        #[serde(rename_all = "camelCase")]
-        Object {
-            event_id: Option<String>,
-        },
-    }
-    let body = body.trim();
-    let id = match serde_json::from_str::<Body>(body) {
-        Ok(Body::None) => None,
-        Ok(Body::Id(id)) => Some(id),
-        Ok(Body::Object { event_id }) => event_id,
-        Err(_) => Some(body.to_owned()).filter(|body| !body.is_empty()),
+fn finished(body: &[u8]) -> Result<Option<EventId>, String> {
+    let wrong = |why: &str| {
+        format!("the body is no event id: {why}; it is null, \"ID\", {{\"eventId\": \"ID\"}}, or the bare id")
     };
-    id.map(|id| EventId::parse(&id)).transpose().map_err(|error| format!("the body is no event id: {error}"))
+    let body = std::str::from_utf8(body).map_err(|_| wrong("it is not UTF-8"))?.trim();
+    let id = match serde_json::from_str::<Value>(body) {
+        Ok(Value::Null) => None,
+        Ok(Value::String(id)) => Some(id),
+        Ok(Value::Object(object)) => match object.get("eventId") {
+            Some(Value::Null) => None,
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(_) => return Err(wrong("eventId is no text")),
+            None => return Err(wrong("it has no eventId")),
+        },
+        Ok(Value::Array(_)) => return Err(wrong("it is a list")),
+        Err(error) if body.starts_with(['{', '[', '"']) => return Err(wrong(&error.to_string())),
+        // A number may be one too.
+        Ok(_) | Err(_) => Some(body.to_owned()).filter(|body| !body.is_empty()),
+    };
+    id.map(|id| EventId::parse(&id)).transpose().map_err(|error| wrong(&error.to_string()))
 }
 
 async fn status(Extension(session): Extension<Session>) -> Json<Status> {
@@ -244,8 +249,10 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
         Some(_) => "the header \"secret\" is wrong",
         None => "the header \"secret\" is missing",
     };
+    let [missing, wrong] = &api.refused;
+    let refused = if given.is_none() { missing } else { wrong };
     // Most likely it is the module, whose author looks here; whoever guesses must not fill the log.
-    api.refused.call_once(|| warn!("{} was refused: {problem} (told once)", request.uri().path()));
+    refused.call_once(|| warn!("{} was refused: {problem} (told once)", request.uri().path()));
     HttpError::new(StatusCode::UNAUTHORIZED, problem).into_response()
 }
 

@@ -37,7 +37,11 @@ pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
     /// Commits the event that is finished, and waits for the next one, staged; `None` when there will be none.
     ///
     /// A repeat with the same finished event gets the same answer.
-    async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>>;
+    async fn next(
+        &self,
+        finished: Option<EventId>,
+        module_start: Option<&str>,
+    ) -> Result<Option<NextAnswer>, Arc<Error>>;
 
     /// How the last event ended, for a module whose answer was lost.
     fn answered(&self) -> Option<Answered>;

@@ -68,9 +68,11 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
             slot = number,
             r#type = event_type,
             correlation = correlation,
+            event = %context.event_id,
+            module = %context.name,
             trace_id = Empty
         );
-        let event = &delivery.event().context.event_id;
+        let event = &context.event_id;
         let receive =
             span.in_scope(|| step!("receive", otel.kind = "consumer", r#type = event_type, %event, %group));
         let parent = delivery.event().traceparent.clone();
@@ -321,8 +323,7 @@ impl Work {
             false => self.attempt(&context, &*delivery).await,
         };
         fault::point("worker.settling");
-        self.settle(&*delivery, &context, attempt).await;
-        drop(keeping);
+        self.settle(&*delivery, &context, attempt, keeping).await;
         counters.end();
         self.active_until(Instant::now());
         busy.fetch_sub(1, Ordering::Relaxed);
@@ -517,7 +518,13 @@ impl Work {
         Ok(session.discard().await?)
     }
 
-    async fn settle(&self, delivery: &dyn Delivery, context: &Context, attempt: Attempt) {
+    async fn settle(
+        &self,
+        delivery: &dyn Delivery,
+        context: &Context,
+        attempt: Attempt,
+        keeping: Option<Keeping>,
+    ) {
         let Shared { counters, settings, plane, .. } = &*self.shared;
         let Attempt { outcome, number, written, failure } = attempt;
         let event_type = &*delivery.event().event_type;
@@ -598,6 +605,8 @@ impl Work {
                     self.active_until(Instant::now() + after);
                 }
                 self.give_back(delivery, after).await;
+                // What was given back is not kept from others while this slot rests.
+                drop(keeping);
                 if let Outcome::Unusable(error) = outcome {
                     self.shared.give_up(error);
                 }

@@ -112,7 +112,11 @@ impl Feed for Warm {
         self.state.borrow().answer.clone()
     }
 
-    async fn next(&self, finished: Option<EventId>) -> Result<Option<NextAnswer>, Arc<Error>> {
+    async fn next(
+        &self,
+        finished: Option<EventId>,
+        module_start: Option<&str>,
+    ) -> Result<Option<NextAnswer>, Arc<Error>> {
         let current = self.state.borrow().current.clone();
         if let Some(finished) = &finished {
             match current {
@@ -122,6 +126,7 @@ impl Feed for Warm {
                         && current.given.load(Ordering::Relaxed) > 0
                         && current.session.phase() != Phase::Failed =>
                 {
+                    current.session.refuse_another("commit", module_start)?;
                     let receipt = match current.session.commit().await {
                         Ok(receipt) => receipt,
                         Err(error) => {
@@ -204,6 +209,7 @@ impl Feed for Warm {
         if given > 1 && finished.is_none() {
             session.begin_again().await?;
         }
+        session.given_to(module_start);
         // From now on it may be silent for so long.
         session.heartbeat();
         let committed_by = last.filter(|(last, _)| Some(last) == finished.as_ref());
@@ -345,7 +351,11 @@ impl Runner for WarmProcesses {
                 }
                 *starts += 1;
                 match self.start(slot, &warm) {
-                    Ok(started) => *child = Some(started),
+                    Ok(started) => {
+                        // What another process was answered is no answer to this one.
+                        warm.state.send_modify(|state| state.answer = None);
+                        *child = Some(started);
+                    }
                     // Another one that is still at work will end.
                     Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                         warn!("the module of slot {} is not started: {error}", slot.number);

@@ -106,6 +106,8 @@ async fn a_process_that_another_has_taken_the_place_of_commits_nothing() {
     assert_eq!(call("/ready", "two").await, StatusCode::OK);
     scene.write("out/data/two", "2");
     assert_eq!(call("/done", "one").await, StatusCode::CONFLICT);
+    // Nor does it end what the other one works on.
+    assert_eq!(call("/fail", "one").await, StatusCode::CONFLICT);
     assert_eq!(call("/done", "two").await, StatusCode::OK);
     // What is done can be asked for by anybody.
     assert_eq!(call("/done", "one").await, StatusCode::OK);
@@ -231,4 +233,5 @@ async fn the_description_names_every_route() {
         assert_ne!(get(&router, path).await.0, StatusCode::NOT_FOUND, "{path}");
     }
     assert_eq!(paths.len(), 8);
+    assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
 }

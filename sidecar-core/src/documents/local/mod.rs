@@ -119,7 +119,7 @@ impl DocumentProvider for Local {
 
     async fn check(&self) -> Result<()> {
         let store = self.clone();
-        brief(move || Kind::ALL.iter().try_for_each(|kind| local_dir::present(&store, &store.dir(*kind))))
+        brief(move || Kind::ALL.iter().try_for_each(|kind| local_dir::writable(&store, &store.dir(*kind))))
             .await
     }
 

@@ -64,7 +64,7 @@ impl EventProvider for Local {
 
     async fn check(&self) -> Result<()> {
         let store = self.clone();
-        brief(move || local_dir::present(&store, &store.dir)).await
+        brief(move || local_dir::writable(&store, &store.dir)).await
     }
 }
 
