@@ -100,6 +100,11 @@ pub(crate) fn is_local(error: &Error) -> bool {
     }
 }
 
+/// Whether a store cannot be what its settings say.
+pub(crate) fn is_setting(error: &Error) -> bool {
+    matches!(error, Error::Refused { action, .. } if action == "take these settings")
+}
+
 /// The code for a command that cannot be started.
 pub(crate) fn not_started(kind: io::ErrorKind) -> u8 {
     match kind {
@@ -192,7 +197,11 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
             // The session has logged the error, and each problem of the outputs.
             let what =
                 if matches!(*error, Error::Invalid(_)) { message } else { "nothing is lost".to_owned() };
-            Err(Failure::new(code, format!("{what}; to repeat the commit: {}", again("commit", context))))
+            let again = again("commit", context);
+            let message = format!(
+                "{what}; to repeat the commit, before another event is run in this directory: {again}"
+            );
+            Err(Failure::new(code, message))
         }
         Ended::Local(error @ Error::Io { action: "listen on", .. }) => Err(Failure::new(
             LOCAL_FAILED,

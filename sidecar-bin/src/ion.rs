@@ -125,7 +125,7 @@ fn read(flags: &Flags<'_>, url: impl Fn() -> String, errors: &mut Errors) -> Swi
         // With a URL of the same provider they are its credentials.
         let same = replaced.as_ref().is_some_and(|url| url.starts_with(scheme));
         if let Some((flag, _)) = required.iter().find(|(_, value)| value.is_some() && !same) {
-            errors.push(flag, format!("has no effect without --{switch}=true"));
+            errors.push(flag, format!("has no effect without --{switch}=true, or --{replaces}={scheme}…"));
         }
         return Switch::Off;
     }

@@ -225,8 +225,13 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     // Who only reads must not need the bus, nor the right to write.
     if !reads {
         plane.check().await.map_err(|errors| {
-            let code =
-                if errors.iter().all(exit::is_local) { exit::LOCAL_FAILED } else { exit::PROVIDER_FAILED };
+            let code = if errors.iter().all(exit::is_local) {
+                exit::LOCAL_FAILED
+            } else if errors.iter().all(exit::is_setting) {
+                exit::CONFIGURATION
+            } else {
+                exit::PROVIDER_FAILED
+            };
             let errors: Vec<_> = errors.iter().map(Error::chain).collect();
             Failure::new(code, errors.join("\n"))
         })?;
@@ -296,6 +301,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let bar = Bar::of(&session);
     let (service, hidden) = (config.service, config.plane.hidden);
+    let out = session.layout().base().join("out");
     let ended = match command {
         Some(Command::Run { wrap, log_output, command, .. }) => {
             let surroundings = Surroundings { log_output, ..Surroundings::default() };
@@ -304,10 +310,14 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.prepare() => match prepared {
-                Ok(_) => match session.leave_to_others().await {
-                    Ok(()) => Ended::Committed,
-                    Err(error) => Ended::Local(error),
-                },
+                Ok(_) if std::fs::read_dir(out.join(".previous")).is_ok_and(|mut all| all.next().is_some()) => {
+                    info!(
+                        "{} holds outputs of executions that were not committed; they stay there",
+                        out.join(".previous").display()
+                    );
+                    left_to_others(&session).await
+                }
+                Ok(_) => left_to_others(&session).await,
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotPrepared(error)
@@ -317,7 +327,12 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         },
         Some(Command::Commit) => tokio::select! {
             done = session.commit() => match done {
-                Ok(_) => Ended::Committed,
+                Ok(receipt) => {
+                    if receipt.files == 0 && receipt.events.is_empty() && receipt.insight.is_none() {
+                        warn!("the outcome is empty: {} held no file, no event and no insight", out.display());
+                    }
+                    Ended::Committed
+                }
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotCommitted(error)
@@ -333,6 +348,14 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         warn!("{}", error.chain());
     }
     code
+}
+
+/// Whoever starts the module is somebody else.
+async fn left_to_others(session: &Session) -> Ended {
+    match session.leave_to_others().await {
+        Ok(()) => Ended::Committed,
+        Err(error) => Ended::Local(error),
+    }
 }
 
 /// `commit` goes on with what `prepare` began, or with a commit that was begun; it must not touch another execution, nor

@@ -74,8 +74,8 @@ fn the_flags_of_the_original_are_another_spelling() {
     assert_eq!(code, 64, "{errors}");
     for line in [
         "blobs = \"az://box/?account=a\"",
-        "documents = \"mongodb://acct.mongo.cosmos.azure.com:10255/acct.docs\"",
-        "events = \"servicebus://n/t\"",
+        "documents = \"mongodb://acct@acct.mongo.cosmos.azure.com:10255/acct.docs?tls=true&replicaSet=globaldb",
+        "events = \"servicebus://n/t?rule=r\"",
     ] {
         assert!(out.contains(line), "{line} is not in\n{out}");
     }

@@ -128,7 +128,7 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             ),
             (
                 NONE,
-                "sidecar check --retry-for=1s --blobs=memory: --documents=mongodb://127.0.0.1:1/d.c --events=amqp://127.0.0.1:1/x",
+                "sidecar check --retry-for=300ms --blobs=memory: --documents=mongodb://127.0.0.1:1/d.c --events=amqp://127.0.0.1:1/x",
             ),
         ],
     ),

@@ -18,7 +18,7 @@ use super::failure::Reason;
 use super::open::{self, Opened};
 use super::record::{Decision, abandon, roll_forward};
 use super::state::{Move, Rest, State, Turn};
-use super::{Execution, Settings, Step, ids, journal};
+use super::{Execution, Journaling, Settings, Step, ids, journal};
 use crate::contract::{
     Contents, Context, Culprit, ExecutionRecord, FailureId, Layout, Phase, Prepared, Receipt, Status,
     TraceParent,
@@ -929,6 +929,10 @@ impl Inner {
                 Error::Invalid(problems) => problems.iter().for_each(|problem| error!("{problem}")),
                 failed if matches!(self.shared.borrow().state, State::Publishing(..)) => {
                     error!("the outputs are committed, but not all events are published: {}", failed.chain());
+                }
+                // Whoever began the execution repeats it.
+                failed if self.execution.spec.journal == Journaling::Unsynced && failed.is_retryable() => {
+                    warn!("the outputs cannot be committed yet: {}", failed.chain());
                 }
                 failed => error!("the outputs could not be committed: {}", failed.chain()),
             },

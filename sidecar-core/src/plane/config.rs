@@ -193,19 +193,14 @@ impl Problem {
 /// A provider on the network that was made once, so that its settings are known to be right; who opens it again gets
 /// another. It is not kept: a connection lives as long as somebody uses it.
 pub(super) struct Opener<P, F> {
-    name: String,
     first: Mutex<Option<P>>,
     open: F,
 }
 
-impl<P: fmt::Display, F: Fn() -> Result<P>> Opener<P, F> {
+impl<P, F: Fn() -> Result<P>> Opener<P, F> {
     pub(super) fn new(open: F) -> Result<Self, Problem> {
         let first = open().map_err(|error| error.chain())?;
-        Ok(Self { name: first.to_string(), first: Mutex::new(Some(first)), open })
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
+        Ok(Self { first: Mutex::new(Some(first)), open })
     }
 
     pub(super) fn open(&self) -> Result<P> {

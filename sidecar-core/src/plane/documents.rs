@@ -26,17 +26,17 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
             let (server, database, collection) = mongo(url, password.as_deref())?;
             let ca_file = given.config.ca_file.clone();
             let config = documents::MongoConfig { database, collection, ca_file };
-            remote(move || Ok(documents::Mongo::open(server.clone(), config.clone())), given)
+            remote(url, move || Ok(documents::Mongo::open(server.clone(), config.clone())), given)
         }
         #[cfg(feature = "postgres")]
         "postgres" | "postgresql" => {
             let example = "postgres://user@host/database?table=prefix";
-            let url = url::Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
-            if url.fragment().is_some() {
+            let parsed = url::Url::parse(url).map_err(|error| format!("{error}: say {example}"))?;
+            if parsed.fragment().is_some() {
                 return Err("has a #, which ends a URL: write it as %23".into());
             }
             let ca_file = given.config.ca_file.clone();
-            remote(move || documents::Postgres::open(&url, ca_file.as_deref()), given)
+            remote(url, move || documents::Postgres::open(&parsed, ca_file.as_deref()), given)
         }
         _ => match text::embedded(url, "documents", &SCHEMES)? {
             #[cfg(feature = "local")]
@@ -56,11 +56,12 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Documents, Problem> 
 /// A store on the network with the policies around it.
 #[cfg(any(feature = "mongodb", feature = "postgres"))]
 fn remote<P: DocumentProvider>(
+    url: &str,
     open: impl Fn() -> crate::Result<P> + Send + Sync + 'static,
     given: &Given<'_>,
 ) -> Result<Documents, Problem> {
     let (policies, open) = (given.config.policies.clone(), Opener::new(open)?);
-    Ok(Documents::new(open.name().to_owned(), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
+    Ok(Documents::new(text::shown(url), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
 }
 
 /// The connection string without its path, and the two names of the path.
@@ -79,7 +80,10 @@ fn mongo(url: &str, password: Option<&str>) -> Result<(String, String, String), 
     let names = path.split_once('.').filter(|(database, name)| !database.is_empty() && !name.is_empty());
     let (database, collection) = names.ok_or_else(|| format!("names no collection: say {example}"))?;
     let authority = match (authority.rsplit_once('@'), password) {
-        (Some((user, hosts)), Some(password)) if !user.contains(':') => {
+        (Some((user, _)), Some(_)) if user.contains(':') => {
+            return Err("holds a password, and another one is given apart: leave one out".into());
+        }
+        (Some((user, hosts)), Some(password)) => {
             let password: String = url::form_urlencoded::byte_serialize(password.as_bytes()).collect();
             // A space is a plus sign in forms only.
             format!("{user}:{}@{hosts}", password.replace('+', "%20"))

@@ -50,7 +50,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
             if config.key.is_empty() {
                 return Err(Problem::missing(Credential::ServiceBusKey, "needs the rule's key"));
             }
-            remote(move || events::ServiceBus::open(config.clone()), given)
+            remote(url, move || events::ServiceBus::open(config.clone()), given)
         }
         #[cfg(feature = "nats")]
         "nats" | "tls" => {
@@ -80,7 +80,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                     }
                 }
             }
-            remote(move || Ok(events::Nats::open(&server, config.clone())), given)
+            remote(url, move || Ok(events::Nats::open(&server, config.clone())), given)
         }
         #[cfg(feature = "amqp")]
         "amqp" | "amqps" => {
@@ -108,7 +108,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
                     }
                 }
             }
-            remote(move || Ok(events::Amqp::open(&broker, config.clone())), given)
+            remote(url, move || Ok(events::Amqp::open(&broker, config.clone())), given)
         }
         _ => match text::embedded(url, "events", &SCHEMES)? {
             #[cfg(feature = "local")]
@@ -126,9 +126,10 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Events, Problem> {
 /// A bus on the network with the policies around it.
 #[cfg(any(feature = "servicebus", feature = "nats", feature = "amqp"))]
 fn remote<P: EventProvider>(
+    url: &str,
     open: impl Fn() -> crate::Result<P> + Send + Sync + 'static,
     given: &Given<'_>,
 ) -> Result<Events, Problem> {
     let (policies, open) = (given.config.policies.clone(), Opener::new(open)?);
-    Ok(Events::new(open.name().to_owned(), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
+    Ok(Events::new(text::shown(url), move || Ok(Arc::new(policies.around(faulty(open.open()?))))))
 }

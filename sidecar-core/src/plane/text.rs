@@ -154,6 +154,35 @@ pub(super) fn remote(url: &str, example: &str) -> Result<(Url, Vec<(String, Stri
     Ok((root, query))
 }
 
+/// A URL of a store on the network as it was given, without its secrets: the password, what NATS takes for a token, and
+/// parameters that are called like one.
+#[cfg(any(
+    feature = "mongodb",
+    feature = "postgres",
+    feature = "servicebus",
+    feature = "nats",
+    feature = "amqp"
+))]
+pub(super) fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let user = match user.split_once(':') {
+        Some((user, _)) => user,
+        None if ["nats", "tls"].contains(&scheme) => "",
+        None => user,
+    };
+    let is_secret = |parameter: &str| {
+        let name = parameter.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        ["password", "secret", "token", "authmechanismproperties"].iter().any(|secret| name.contains(secret))
+    };
+    let query: Vec<&str> = query.split('&').filter(|part| !part.is_empty() && !is_secret(part)).collect();
+    let at = if user.is_empty() { "" } else { "@" };
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{scheme}://{user}{at}{hosts}{path}{mark}{}", query.join("&"))
+}
+
 /// The path of a URL as one name, which is taken out of the URL.
 pub(super) fn take_path(url: &mut Url) -> String {
     let path = decoded(url.path().trim_matches('/'));
@@ -164,4 +193,27 @@ pub(super) fn take_path(url: &mut Url) -> String {
 /// Text of a URL with its percent-encoding resolved.
 pub(super) fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(all(test, feature = "nats"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_as_it_was_given_and_without_its_secrets() {
+        for (given, shown_as) in [
+            (
+                "mongodb://u:p@h1:1,h2/d.c?authSource=d&tls=true",
+                "mongodb://u@h1:1,h2/d.c?authSource=d&tls=true",
+            ),
+            ("mongodb://h/d.c?tlsCertificateKeyFilePassword=p&tls=true", "mongodb://h/d.c?tls=true"),
+            ("postgres://u:p%40@h/d?sslmode=require&password=x", "postgres://u@h/d?sslmode=require"),
+            ("nats://token@h/s?stream=n", "nats://h/s?stream=n"),
+            ("nats://u:p@h/s", "nats://u@h/s"),
+            ("amqp://:p@h/x?vhost=v&unroutable=drop", "amqp://h/x?vhost=v&unroutable=drop"),
+            ("servicebus://n/t?rule=r", "servicebus://n/t?rule=r"),
+        ] {
+            assert_eq!(shown(given), shown_as);
+        }
+    }
 }

@@ -84,7 +84,7 @@ impl Run<'_> {
         if module.wrap {
             tokio::select! {
                 prepared = session.prepare() => if let Err(error) = prepared {
-                    session.report(&error).await;
+                    self.report(&error).await;
                     return Err(Ended::NotPrepared(error));
                 },
                 signal = signals.end() => return Ok(self.stop(signal).await),
@@ -339,8 +339,15 @@ impl Run<'_> {
     }
 
     async fn refused(&self, error: Arc<Error>) -> Ended {
-        self.session.report(&error).await;
+        self.report(&error).await;
         Ended::NotCommitted(error)
+    }
+
+    /// Leaves a failure document, unless a worker repeats the call when the store is back.
+    async fn report(&self, error: &Error) {
+        if self.served_at.is_none() || !error.is_retryable() {
+            self.session.report(error).await;
+        }
     }
 }
 
