@@ -81,8 +81,8 @@ pub(crate) fn start(log: &Log, runtime: &Handle) -> Result<Option<Traces>, Failu
     #[cfg(feature = "otel")]
     let registry = registry.with(traces.as_ref().map(|traces| {
         let ours = |metadata: &Metadata<'_>| {
-            // For people: `receive` is in its place.
-            let is_for_the_log = metadata.name() == "delivery";
+            // For people: `receive` is in the place of the first, and the second lives as long as a warm module.
+            let is_for_the_log = ["delivery", "process"].contains(&metadata.name());
             let is_ours = [SPANS, "sidecar"].iter().any(|ours| metadata.target().starts_with(ours));
             metadata.is_span() && is_ours && !is_for_the_log
         };

@@ -654,6 +654,8 @@ impl Session {
                     "{} files are saved and no event is published; the next done sends only what is missing",
                     files.len()
                 ),
+                // The next event takes the slot of a worker.
+                _ if self.inner.execution.spec.journal == Journaling::Unsynced => "nothing is committed".to_owned(),
                 _ => "nothing is committed; the outputs are left where they are".to_owned(),
             },
             State::Failing { .. } | State::Failed(_) => "the execution failed; nothing was published".to_owned(),

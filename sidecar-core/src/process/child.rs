@@ -162,7 +162,7 @@ impl Module {
         if let Some((Context { event_id, correlation_id, .. }, traceparent)) = execution {
             command.env("SIDECAR_EVENT_ID", event_id.as_str()).env("SIDECAR_CORRELATION_ID", correlation_id);
             if let Some(traceparent) = traceparent {
-                // As OpenTelemetry says: docs/specs, "Environment Variables as Context Propagation Carriers".
+                // The name is that of OpenTelemetry's specification of environment variables as carriers.
                 command.env("TRACEPARENT", traceparent.as_str());
             }
         }

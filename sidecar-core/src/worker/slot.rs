@@ -377,7 +377,11 @@ impl Work {
             let reason = format!(
                 "{begun} attempts were started, and {most} are allowed: the last one has failed, or its worker has ended or lost it"
             );
-            return Attempt { outcome: Outcome::Failed(reason), number: begun, written, failure: None };
+            // A worker that was gone has left no failure, and people look for one.
+            let failure = session.fail(reason.clone()).await.is_ok().then(|| session.failure_id());
+            let outcome = Outcome::Failed(reason);
+            self.leave(session, &outcome).await;
+            return Attempt { outcome, number: begun, written, failure };
         }
         let number = begun + 1;
         if written && let Err(outcome) = self.patiently(|| attempts::write(plane, context, number)).await {

@@ -276,7 +276,7 @@ impl WarmProcesses {
         }
         let mut module = self.module.clone();
         module.service.secret.clone_from(&warm.secret);
-        let span = error_span!("module", module = %self.name, slot = slot.number);
+        let span = error_span!("process", module = %self.name, slot = slot.number);
         module.start(&base, &self.name, None, self.address, lock, &span)
     }
 }

@@ -520,6 +520,7 @@ async fn a_module_that_takes_its_worker_down_is_given_up_too() {
         letter.reason.contains("the last one has failed, or its worker has ended") && letter.attempts == 2,
         "{letter:?}"
     );
+    assert!(letter.failure.is_some(), "people look for it among the failures: {letter:?}");
 }
 
 #[tokio::test]
