@@ -626,14 +626,36 @@ fn an_interrupted_pipeline_says_so() {
     fs::write(dir.path().join("my c.toml"), file).unwrap();
     fs::write(dir.path().join("a.txt"), "a").unwrap();
     let stores = ["--blobs=file:s", "--documents=file:s", "--events=file:s"];
-    let mut command = sidecar(&dir, &["pipeline", "my c.toml", "--grace=2s", "--input=a.txt"]);
-    let child = command.args(stores).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    let began = Instant::now();
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    let (code, out, log) = ended(&child.wait_with_output().unwrap());
-    assert!(began.elapsed() < Duration::from_secs(8), "{:?}: {log}", began.elapsed());
-    assert!(code == 143 && log.contains("without --input"), "{code}: {out}{log}");
+    // Also the one that goes on with what is left.
+    for input in [&["--input=a.txt"][..], &[]] {
+        let mut command = sidecar(&dir, &[&["pipeline", "my c.toml", "--grace=2s"], input].concat());
+        let child = command.args(stores).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let began = Instant::now();
+        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        let (code, out, log) = ended(&child.wait_with_output().unwrap());
+        assert!(began.elapsed() < Duration::from_secs(8), "{:?}: {log}", began.elapsed());
+        assert!(code == 143 && log.contains("without --input"), "{code}: {out}{log}");
+    }
+}
+
+/// What a pipeline refuses its replay refuses too.
+#[test]
+fn a_replay_may_publish_what_its_pipeline_may() {
+    let dir = TempDir::new().unwrap();
+    let file = r#"
+[modules.m]
+subscribes = "t"
+publishes = ["known"]
+wrap = true
+max-deliveries = 1
+command = ["sh", "-c", "echo '[{\"key\":\"eventType\",\"value\":\"other\"}]' > $SIDECAR_BASE_DIR/out/events/1.json"]
+"#;
+    fs::write(dir.path().join("p.toml"), file).unwrap();
+    assert_eq!(output(&dir, &["pipeline", "p.toml", "--value=a=b", "--id=e1"]).0, 1);
+    let replay = ["replay", "--development=true", "e1", "--context.name=m", "--pipeline", "p.toml"];
+    let (code, _, log) = output(&dir, &replay);
+    assert!(code == 1 && log.contains("event type \"other\" is not allowed"), "{code} {log}");
 }
 
 /// What is printed is pasted: it names this data plane and this file.

@@ -506,6 +506,48 @@ fn a_warm_module_may_repeat_done_and_fail() {
     assert!(answers.len() == 5 && answers[0] == answers[1] && answers[2] == answers[4], "{answers:?}");
 }
 
+/// A process that another one has taken the place of commits nothing, also where events follow one another.
+#[test]
+fn a_warm_module_is_the_process_that_was_given_the_event_last() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 1);
+    let flags =
+        ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm", "--max-events=1"];
+    let mut worker = sidecar(&dir, &flags);
+    let script = "echo $SIDECAR_PORT $SHARED_SECRET > at; while ! test -e end; do sleep 0.1; done";
+    let mut worker = worker.args(["--", "sh", "-c", script]).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let at = loop {
+        match fs::read_to_string(dir.path().join("at")) {
+            Ok(at) if at.ends_with('\n') => break at,
+            _ => assert!(Instant::now() < deadline),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let (port, secret) = at.trim().split_once(' ').unwrap();
+    let client = reqwest::blocking::Client::new();
+    let call = |path: &str, start: &str, body: &'static str| {
+        let request = client.post(format!("http://127.0.0.1:{port}/{path}")).header("secret", secret);
+        let answer = request.header("module-start", start).body(body).send().unwrap();
+        (answer.status().as_u16(), answer.text().unwrap())
+    };
+    for wrong in ["{}", "[1]", "{bad", "\"a\" \"b\"", "{\"eventId\": 1}"] {
+        let (status, text) = call("next", "one", wrong);
+        assert!(status == 400 && text.contains("the body is no event id"), "{wrong}: {status} {text}");
+    }
+    let (status, text) = call("next", "one", "null");
+    assert!(status == 200 && text.contains("\"eventId\":\"e0\""), "{text}");
+    assert_eq!(call("next", "two", "null").0, 200);
+    for (path, body) in [("done", ""), ("fail", "one"), ("next", "\"e0\"")] {
+        let (status, text) = call(path, "one", body);
+        assert!(status == 409 && text.contains("another process of the module"), "{path}: {status} {text}");
+    }
+    // Nothing follows: the worker takes one event.
+    assert_eq!(call("next", "two", "{\"eventId\": \"e0\"}").0, 204);
+    fs::write(dir.path().join("end"), "").unwrap();
+    assert!(worker.wait().unwrap().success());
+}
+
 /// A module that has outlived its worker is not beside the next one, of whichever kind that is.
 #[test]
 fn no_module_is_started_beside_a_warm_one_that_lives_on() {
