@@ -68,6 +68,19 @@ impl Failure {
         }
     }
 
+    /// What the stores of a data plane cannot be used for.
+    pub(crate) fn at_check(errors: &[Error]) -> Self {
+        let code = if errors.iter().all(is_local) {
+            LOCAL_FAILED
+        } else if errors.iter().all(is_setting) {
+            CONFIGURATION
+        } else {
+            PROVIDER_FAILED
+        };
+        let errors: Vec<_> = errors.iter().map(Error::chain).collect();
+        Self::new(code, errors.join("\n"))
+    }
+
     /// An error while the execution was looked up, or of the data plane alone.
     pub(crate) fn at_open(error: &Error) -> Self {
         match error {
@@ -90,7 +103,7 @@ impl Failure {
 }
 
 /// Whether it is this machine that does not let a file or directory be used, also where that is a store.
-pub(crate) fn is_local(error: &Error) -> bool {
+fn is_local(error: &Error) -> bool {
     match error {
         Error::Io { .. } | Error::DiskFull { .. } => true,
         Error::Refused { source, .. } => source.downcast_ref::<io::Error>().is_some_and(|error| {
@@ -101,7 +114,7 @@ pub(crate) fn is_local(error: &Error) -> bool {
 }
 
 /// Whether a store cannot be what its settings say.
-pub(crate) fn is_setting(error: &Error) -> bool {
+fn is_setting(error: &Error) -> bool {
     matches!(error, Error::Refused { action, .. } if action == "take these settings")
 }
 

@@ -27,6 +27,7 @@ mod usage;
 mod worker;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
@@ -34,7 +35,7 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
-use sidecar_core::{Context, Error, EventTypes, Phase, Remembered, Session, Settings, Start};
+use sidecar_core::{Context, EventTypes, Phase, Remembered, Session, Settings, Start};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -224,17 +225,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
     // Who only reads must not need the bus, nor the right to write.
     if !reads {
-        plane.check().await.map_err(|errors| {
-            let code = if errors.iter().all(exit::is_local) {
-                exit::LOCAL_FAILED
-            } else if errors.iter().all(exit::is_setting) {
-                exit::CONFIGURATION
-            } else {
-                exit::PROVIDER_FAILED
-            };
-            let errors: Vec<_> = errors.iter().map(Error::chain).collect();
-            Failure::new(code, errors.join("\n"))
-        })?;
+        plane.check().await.map_err(|errors| Failure::at_check(&errors))?;
     }
     match command {
         Some(Command::Check) => {
@@ -310,14 +301,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.prepare() => match prepared {
-                Ok(_) if std::fs::read_dir(out.join(".previous")).is_ok_and(|mut all| all.next().is_some()) => {
-                    info!(
-                        "{} holds outputs of executions that were not committed; they stay there",
-                        out.join(".previous").display()
-                    );
-                    left_to_others(&session).await
-                }
-                Ok(_) => left_to_others(&session).await,
+                Ok(_) => left_to_others(&session, &out.join(".previous")).await,
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotPrepared(error)
@@ -328,7 +312,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Commit) => tokio::select! {
             done = session.commit() => match done {
                 Ok(receipt) => {
-                    if receipt.files == 0 && receipt.events.is_empty() && receipt.insight.is_none() {
+                    if receipt.is_empty() {
                         warn!("the outcome is empty: {} held no file, no event and no insight", out.display());
                     }
                     Ended::Committed
@@ -350,8 +334,12 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     code
 }
 
-/// Whoever starts the module is somebody else.
-async fn left_to_others(session: &Session) -> Ended {
+/// Whoever starts the module is somebody else, and looks here for what is left of earlier ones.
+async fn left_to_others(session: &Session, previous: &Path) -> Ended {
+    if std::fs::read_dir(previous).is_ok_and(|mut all| all.next().is_some()) {
+        let previous = previous.display();
+        info!("{previous} holds outputs of executions that were not committed; they stay there");
+    }
     match session.leave_to_others().await {
         Ok(()) => Ended::Committed,
         Err(error) => Ended::Local(error),

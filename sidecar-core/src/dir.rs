@@ -90,7 +90,7 @@ impl Dir {
         }
         let reached = self.open_below(name, REACHABLE, Mode::empty())?;
         let mode = Mode::from_raw_mode(sys::fstat(&reached)?.st_mode);
-        // Where that fails it may still be usable; if not, whoever uses it is told.
+        // Where that fails it may still be usable; if not, whoever uses it gets the error.
         let _ = sys::chmod(format!("/proc/self/fd/{}", reached.as_raw_fd()), mode | Mode::RWXU);
         let fd = sys::openat(&reached, ".", READABLE | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { fd, path: self.path.join(name), heirs: self.heirs, lock: None })
@@ -421,7 +421,8 @@ fn is_a_link() -> io::Error {
     io::Error::new(io::ErrorKind::NotADirectory, "it is a link")
 }
 
-fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+/// What is to be removed may be gone.
+pub(crate) fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,

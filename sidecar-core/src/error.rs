@@ -176,7 +176,7 @@ impl Error {
 }
 
 /// An error and its causes in one line, outermost first, without what an outer one says already.
-pub(crate) fn with_causes(error: &(dyn StdError + 'static)) -> String {
+pub fn with_causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -60,7 +60,7 @@ pub(crate) use blocking::{blocking, brief, spawn};
 #[cfg(feature = "engine")]
 pub use documents::{DocumentProvider, Documents};
 #[cfg(feature = "engine")]
-pub use error::{Cause, Error, Result};
+pub use error::{Cause, Error, Result, with_causes};
 #[cfg(feature = "engine")]
 pub use events::EventProvider;
 #[cfg(feature = "engine")]

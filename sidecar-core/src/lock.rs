@@ -3,8 +3,11 @@
 use std::io;
 use std::ops::Deref;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+
+use crate::error::Error;
 
 /// An open file or directory that nobody else locks until this is dropped.
 ///
@@ -36,6 +39,14 @@ impl<F: AsFd> Drop for Locked<F> {
     fn drop(&mut self) {
         // Where that fails, to close it does the same a moment later.
         let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+/// Why something could not be locked; `busy` where somebody else has locked it.
+pub(crate) fn not_locked(path: &Path, busy: String) -> impl FnOnce(io::Error) -> Error + '_ {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Busy(busy),
+        _ => Error::io("lock", path)(error),
     }
 }
 

@@ -24,9 +24,14 @@ pub(crate) fn traceparent(span: &Span) -> Option<TraceParent> {
     otel::traceparent(span)
 }
 
-/// Makes a span, of which nothing is known yet, the child of one that may be on another machine.
-pub(crate) fn continues(span: &Span, parent: &TraceParent) {
-    otel::continues(span, parent);
+/// Makes a span, of which nothing is known yet, the child of one that may be on another machine, unless the caller has
+/// one of its own.
+pub(crate) fn continues(span: &Span, parent: Option<&TraceParent>) {
+    if Span::current().is_none()
+        && let Some(parent) = parent
+    {
+        otel::continues(span, parent);
+    }
 }
 
 /// Says that a span comes after another one for the same cause.

@@ -13,6 +13,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
+use sidecar_core::with_causes;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -66,20 +67,6 @@ impl Traces {
     }
 }
 
-/// An error with all its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(&format!(": {cause_text}"));
-        }
-        next = cause.source();
-    }
-    text
-}
-
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
@@ -123,12 +110,12 @@ fn is_named() -> bool {
 struct Client {
     client: reqwest::Client,
     runtime: Handle,
-    /// Whether the last call failed, and that was told.
+    /// Whether the last call failed, and that was reported.
     is_away: AtomicBool,
 }
 
 impl Client {
-    /// Tells when spans begin to be lost, and when they are sent again.
+    /// Reports when spans begin to be lost, and when they are sent again.
     fn note(&self, url: &str, problem: Option<String>) {
         let was_away = self.is_away.swap(problem.is_some(), Ordering::Relaxed);
         match problem {

@@ -133,7 +133,7 @@ fn a_chain_of_modules_is_one_trace() {
     let first = spans.iter().find(|span| span.span_id == again[0].links[0].span_id).unwrap();
     assert_eq!((&*again[0].name, &*first.name), ("receive", "receive"));
     assert_eq!(first.parent_span_id, again[0].parent_span_id);
-    // Each module was told its own span.
+    // Each module was given its own span.
     let told = fs::read_to_string(dir.path().join("traceparents")).unwrap();
     let told: BTreeSet<&str> = told.lines().collect();
     let modules: BTreeSet<String> = spans

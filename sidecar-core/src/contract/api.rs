@@ -49,6 +49,13 @@ pub struct Receipt {
     pub committed_by: Option<String>,
 }
 
+impl Receipt {
+    /// Whether nothing was committed but that the module has run: no file, no event, no insight.
+    pub fn is_empty(&self) -> bool {
+        self.files == 0 && self.events.is_empty() && self.insight.is_none()
+    }
+}
+
 /// One published event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

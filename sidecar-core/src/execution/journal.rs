@@ -13,7 +13,7 @@ use super::slot::Slot;
 use super::spec::Journaling;
 use crate::blob::Identity;
 use crate::contract::{Blob, Context, ExecutionRecord, FileName, Prepared, PrivateId, Receipt, Stores};
-use crate::dir::Dir;
+use crate::dir::{Dir, absent_is_fine};
 use crate::error::{Error, Result};
 use crate::{durable, fault};
 
@@ -187,16 +187,13 @@ impl Journal {
         let name = entry.step.name();
         fault::point(&format!("journal.{name}.before"));
         let synced = self.journaling == Journaling::Synced;
-        // What begins again anyway needs to be told only of what may be decided.
+        // What begins again anyway needs only what may be decided.
         let is_kept = synced || matches!(entry.step, Step::Deciding { .. });
         let write = || match is_kept {
             true => durable::replace(&self.slot.state(), FILE, synced, |file: &mut dyn Write| {
                 Ok(serde_json::to_writer(file, &entry)?)
             }),
-            false => match self.slot.state().remove_file(Path::new(FILE)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            },
+            false => absent_is_fine(self.slot.state().remove_file(Path::new(FILE))),
         };
         let written = match write() {
             Err(_) if self.slot.survive_wiped_state()? => write(),

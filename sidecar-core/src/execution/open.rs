@@ -17,7 +17,7 @@ use super::{Execution, First, Inputs, Journaling, Settings, Start, ids, now, sto
 use crate::brief;
 use crate::contract::{
     Committed, Contents, Context, EventContext, ExecutionRecord, Insight, KeyOwner, Outcome, Publication,
-    Receipt, RecordedFile, Stores,
+    Receipt, RecordedFile, Stores, TraceParent,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -426,30 +426,9 @@ impl Opening {
             Ok(journal)
         })
         .await?;
-        let (of, attempt) = (&journal.entry().context.clone(), journal.entry().attempt.clone());
-        let attempt = &attempt.as_str()[..8];
-        let passed_on = self.spec.traceparent.clone();
-        let passed_on =
-            passed_on.or_else(|| context.as_ref().and_then(|context| context.traceparent.clone()));
-        let is_root = Span::current().is_none();
-        let (module, event) = (&of.name, &of.event_id);
-        let span = match journaling {
-            Journaling::Synced => {
-                error_span!("execution", module = %module, event = %event, attempt, trace_id = Empty)
-            }
-            // In a worker's log they are said by the delivery that it is part of.
-            Journaling::Unsynced => error_span!("execution", attempt, trace_id = Empty),
-        };
-        if journaling == Journaling::Unsynced {
-            telemetry::attribute(&span, "module", module.as_str());
-            telemetry::attribute(&span, "event", event.as_str());
-        }
-        if is_root && let Some(parent) = &passed_on {
-            telemetry::continues(&span, parent);
-        }
-        if is_root {
-            telemetry::name_trace(&span, telemetry::traceparent(&span).or_else(|| passed_on.clone()));
-        }
+        let of_event = context.as_ref().and_then(|context| context.traceparent.clone());
+        let passed_on = self.spec.traceparent.clone().or(of_event);
+        let span = span(&journal.entry(), journaling, passed_on.as_ref());
         let execution = Execution {
             span,
             passed_on,
@@ -463,6 +442,29 @@ impl Opening {
         };
         Ok(Opened { execution: Arc::new(execution), state, decided })
     }
+}
+
+/// The span around everything that an attempt does.
+fn span(entry: &Entry, journaling: Journaling, passed_on: Option<&TraceParent>) -> Span {
+    let Context { name: module, event_id: event, .. } = &entry.context;
+    let attempt = &entry.attempt.as_str()[..8];
+    let span = match journaling {
+        Journaling::Synced => {
+            error_span!("execution", module = %module, event = %event, attempt, trace_id = Empty)
+        }
+        // In a worker's log they are said by the delivery that it is part of.
+        Journaling::Unsynced => {
+            let span = error_span!("execution", attempt, trace_id = Empty);
+            telemetry::attribute(&span, "module", module.as_str());
+            telemetry::attribute(&span, "event", event.as_str());
+            span
+        }
+    };
+    telemetry::continues(&span, passed_on);
+    if Span::current().is_none() {
+        telemetry::name_trace(&span, telemetry::traceparent(&span).or_else(|| passed_on.cloned()));
+    }
+    span
 }
 
 impl Execution {

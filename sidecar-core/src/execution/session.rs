@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::watch;
-use tracing::{Instrument, Span, debug, error, info, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 use super::failure::Reason;
 use super::open::{self, Opened};
@@ -222,13 +222,13 @@ impl Session {
 
     /// Around everything that this attempt does.
     #[cfg(feature = "process")]
-    pub(crate) fn span(&self) -> Span {
+    pub(crate) fn span(&self) -> tracing::Span {
         self.inner.execution.span.clone()
     }
 
     /// A span for the module at work.
     #[cfg(feature = "server")]
-    pub(crate) fn module_span(&self) -> Span {
+    pub(crate) fn module_span(&self) -> tracing::Span {
         step!(parent: &self.inner.execution.span, "module", exit_code = tracing::field::Empty)
     }
 
@@ -437,6 +437,14 @@ impl Session {
     /// The attempt does not end by it: whoever fixes the cause can still commit.
     pub async fn report(&self, error: &Error) {
         self.inner.execution.record_failure(self.phase(), &Reason::error(error)).await;
+    }
+
+    /// The same, unless whoever began the execution repeats the call when the store is back.
+    #[cfg(feature = "server")]
+    pub(crate) async fn report_unless_repeated(&self, error: &Error) {
+        if !self.inner.is_repeated(error) {
+            self.report(error).await;
+        }
     }
 
     /// Leaves a [`Failure`](crate::Failure) for an attempt that a signal has ended before `done`; its module may have
@@ -708,6 +716,11 @@ impl Inner {
         self.change(|shared| shared.state = state);
     }
 
+    /// Whether the call that failed so is repeated by whoever began the execution, as a worker does.
+    fn is_repeated(&self, error: &Error) -> bool {
+        self.execution.spec.journal == Journaling::Unsynced && error.is_retryable()
+    }
+
     fn beat(&self) {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -907,10 +920,10 @@ impl Inner {
                 debug!("committed before: {files} files, {} events", events.len());
             }
             Ok(receipt) => {
-                let Receipt { files, bytes, events, insight, .. } = receipt;
+                let Receipt { files, bytes, events, .. } = receipt;
                 info!("done: {}, events: {}", transferred(*files, *bytes, took), events.len());
                 let had_inputs = self.shared.borrow().state.prepared().is_some_and(|staged| staged.files > 0);
-                if had_inputs && *files == 0 && events.is_empty() && insight.is_none() {
+                if had_inputs && receipt.is_empty() {
                     let out = self.execution.spec.layout.base().join("out");
                     warn!(
                         "the module had inputs and left no outputs: no file, no event, no insight in {}",
@@ -932,8 +945,7 @@ impl Inner {
                 failed if matches!(self.shared.borrow().state, State::Publishing(..)) => {
                     error!("the outputs are committed, but not all events are published: {}", failed.chain());
                 }
-                // Whoever began the execution repeats it.
-                failed if self.execution.spec.journal == Journaling::Unsynced && failed.is_retryable() => {
+                failed if self.is_repeated(failed) => {
                     warn!("the outputs cannot be committed yet: {}", failed.chain());
                 }
                 failed => error!("the outputs could not be committed: {}", failed.chain()),

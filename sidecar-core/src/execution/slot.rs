@@ -14,7 +14,7 @@ use crate::contract::{Layout, Phase};
 use crate::dir::Dir;
 use crate::durable;
 use crate::error::{Error, Result};
-use crate::lock::Locked;
+use crate::lock::{Locked, not_locked};
 
 /// A base directory and a state directory that no other sidecar uses while this lives.
 #[derive(Debug)]
@@ -204,7 +204,7 @@ fn lock_base(path: &Path, user: ModuleUser) -> Result<Arc<Dir>> {
         let error = if is_file { io::Error::other("it is not a directory") } else { error };
         Error::io("use", path)(error)
     })?;
-    let base = Dir::open(path).and_then(Dir::locked).map_err(not_locked(path, "--basedir"))?;
+    let base = Dir::open(path).and_then(Dir::locked).map_err(not_locked(path, taken(path, "--basedir")))?;
     let heirs = match user {
         ModuleUser::Other { uid, gid } => Some((uid, gid)),
         ModuleUser::Unknown | ModuleUser::Same => None,
@@ -249,17 +249,11 @@ fn hold(base: Arc<Dir>, base_path: &Path, path: &Path) -> Result<Held> {
     }
     let lock_path = path.join(LOCK);
     let file = state.open_lock(LOCK).map_err(Error::io("lock", &lock_path))?;
-    let lock = Locked::new(file).map_err(not_locked(path, "--statedir"))?;
+    let lock = Locked::new(file).map_err(not_locked(path, taken(path, "--statedir")))?;
     Ok(Held { base, state: Arc::new(state), lock: Arc::new(lock) })
 }
 
-/// Why a directory could not be locked.
-fn not_locked(path: &Path, flag: &str) -> impl FnOnce(io::Error) -> Error {
-    move |error| match error.kind() {
-        io::ErrorKind::WouldBlock => Error::Busy(format!(
-            "another sidecar works in {}: wait for it, or give this one its own {flag}",
-            path.display()
-        )),
-        _ => Error::io("lock", path)(error),
-    }
+/// What is said of a directory that another sidecar has locked.
+fn taken(path: &Path, flag: &str) -> String {
+    format!("another sidecar works in {}: wait for it, or give this one its own {flag}", path.display())
 }

@@ -114,11 +114,7 @@ impl Submission {
     /// Nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
         let step = step!("submit", otel.kind = "producer", r#type = self.event_type, event = %self.event_id);
-        if Span::current().is_none()
-            && let Some(parent) = &self.traceparent
-        {
-            telemetry::continues(&step, parent);
-        }
+        telemetry::continues(&step, self.traceparent.as_ref());
         self.submit_now(plane).instrument(step).await
     }
 

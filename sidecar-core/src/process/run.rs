@@ -84,7 +84,7 @@ impl Run<'_> {
         if module.wrap {
             tokio::select! {
                 prepared = session.prepare() => if let Err(error) = prepared {
-                    self.report(&error).await;
+                    session.report_unless_repeated(&error).await;
                     return Err(Ended::NotPrepared(error));
                 },
                 signal = signals.end() => return Ok(self.stop(signal).await),
@@ -339,15 +339,8 @@ impl Run<'_> {
     }
 
     async fn refused(&self, error: Arc<Error>) -> Ended {
-        self.report(&error).await;
+        self.session.report_unless_repeated(&error).await;
         Ended::NotCommitted(error)
-    }
-
-    /// Leaves a failure document, unless a worker repeats the call when the store is back.
-    async fn report(&self, error: &Error) {
-        if self.served_at.is_none() || !error.is_retryable() {
-            self.session.report(error).await;
-        }
     }
 }
 

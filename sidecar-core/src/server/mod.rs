@@ -59,7 +59,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 struct Api {
     sessions: Sessions,
     /// Told of a call with a wrong secret.
-    /// Whether it was told that a secret is missing, and that one is wrong.
+    /// Whether it was reported that a secret is missing, and that one is wrong.
     refused: [Once; 2],
     metrics: Metrics,
 }

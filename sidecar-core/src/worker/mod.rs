@@ -25,7 +25,6 @@ pub use settlement::{Outcome, Settlement};
 pub use warm::WarmProcesses;
 
 use std::fs::{self, File};
-use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -41,7 +40,7 @@ use crate::contract::ModuleName;
 use crate::error::{Error, Result};
 use crate::events::{EventSource, Subscription};
 use crate::execution::{First, Journaling, Settings, Start, check_places, recover};
-use crate::lock::Locked;
+use crate::lock::{Locked, not_locked};
 use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
 use crate::{blocking, dedicated};
@@ -344,13 +343,9 @@ fn lock_base(base: &Path) -> Result<Locked<File>> {
     fs::create_dir_all(base).map_err(Error::io("use", base))?;
     let path = base.join(".worker.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    file.and_then(Locked::new).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => Error::Busy(format!(
-            "another worker works in {}: give this one a base directory of its own",
-            base.display()
-        )),
-        _ => Error::io("lock", &path)(error),
-    })
+    let busy =
+        format!("another worker works in {}: give this one a base directory of its own", base.display());
+    file.and_then(Locked::new).map_err(not_locked(&path, busy))
 }
 
 /// How long stores and the bus have for what is handed back when the grace period is over.

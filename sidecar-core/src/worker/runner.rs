@@ -8,7 +8,7 @@ use tracing::Instrument;
 
 use super::settlement::Outcome;
 use crate::contract::Phase;
-use crate::error::{Cause, Error, Result, with_causes};
+use crate::error::{Cause, Result, with_causes};
 use crate::execution::Session;
 
 /// Where a worker runs one module at a time.
@@ -103,7 +103,7 @@ where
 {
     async fn run(&self, session: &Session, slot: &Slot, _: &Assignment) -> Outcome {
         if let Err(error) = session.ready().await {
-            report(session, &error).await;
+            session.report_unless_repeated(&error).await;
             return Outcome::NotPrepared(error);
         }
         let worked = tokio::select! {
@@ -114,7 +114,7 @@ where
             Ok(()) => match session.done().await {
                 Ok(_) => Outcome::Committed,
                 Err(error) => {
-                    report(session, &error).await;
+                    session.report_unless_repeated(&error).await;
                     Outcome::NotCommitted(error)
                 }
             },
@@ -126,12 +126,5 @@ where
                 }
             }
         }
-    }
-}
-
-/// Leaves a failure document, unless the worker repeats the call when the store is back.
-async fn report(session: &Session, error: &Error) {
-    if !error.is_retryable() {
-        session.report(error).await;
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
         let receive =
             span.in_scope(|| step!("receive", otel.kind = "consumer", r#type = event_type, %event, %group));
         let parent = delivery.event().traceparent.clone();
-        parent.iter().for_each(|parent| telemetry::continues(&receive, parent));
+        telemetry::continues(&receive, parent.as_ref());
         telemetry::name_trace(&span, telemetry::traceparent(&receive).or(parent));
         worker.deliver(Arc::from(delivery), context).instrument(receive).instrument(span).await;
     }
