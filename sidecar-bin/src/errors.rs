@@ -10,7 +10,11 @@ pub(crate) struct Errors(pub(crate) Vec<String>);
 
 impl Errors {
     pub(crate) fn push(&mut self, flag: &str, problem: impl Display) {
-        self.0.push(format!("--{flag}: {problem}"));
+        let error = format!("--{flag}: {problem}");
+        // One setting may be read in two places.
+        if !self.0.contains(&error) {
+            self.0.push(error);
+        }
     }
 
     /// Whether something is wrong with this flag.

@@ -63,7 +63,7 @@ impl Failure {
     pub(crate) fn at_start(error: &Error) -> Self {
         match error {
             local if is_local(local) => Self::local(local),
-            Error::Refused { .. } => Self::new(CONFIGURATION, describe(error)),
+            Error::Refused { .. } | Error::Settings { .. } => Self::new(CONFIGURATION, describe(error)),
             other => Self::local(other),
         }
     }
@@ -72,7 +72,7 @@ impl Failure {
     pub(crate) fn at_check(errors: &[Error]) -> Self {
         let code = if errors.iter().all(is_local) {
             LOCAL_FAILED
-        } else if errors.iter().all(is_setting) {
+        } else if errors.iter().all(|error| matches!(error, Error::Settings { .. })) {
             CONFIGURATION
         } else {
             PROVIDER_FAILED
@@ -88,10 +88,9 @@ impl Failure {
                 Self::local(error)
             }
             Error::Corrupt { .. } => Self::at_ready(error),
-            // A run that cannot be, whatever the store is like.
-            Error::Refused { action, .. } if action.starts_with("begin ") => {
-                Self::new(CONFIGURATION, describe(error))
-            }
+            // What cannot be, whatever the store is like.
+            Error::RunNotOpen { .. } | Error::Settings { .. } => Self::new(CONFIGURATION, describe(error)),
+            Error::NotLoaded { .. } => Self::new(MODULE_FAILED, describe(error)),
             other => Self::new(PROVIDER_FAILED, describe(other)),
         }
     }
@@ -111,11 +110,6 @@ fn is_local(error: &Error) -> bool {
         }),
         _ => false,
     }
-}
-
-/// Whether a store cannot be what its settings say.
-fn is_setting(error: &Error) -> bool {
-    matches!(error, Error::Refused { action, .. } if action == "take these settings")
 }
 
 /// The code for a command that cannot be started.

@@ -44,7 +44,7 @@ const TOPICS: [(&str, &str); 9] = [
 ];
 
 /// The table for `sidecar help exit-codes`.
-const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
     0  the outputs are committed
     1  the module failed (`run` exits with the module's own code); `failures --open`: there are some; `replay`: the
@@ -59,6 +59,23 @@ Exit codes:
   127  `run`: the command does not exist
 128+N  signal N ended the sidecar before the outputs were committed (143: SIGTERM, 130: Ctrl-C); `run`: signal N ended
        the module
+";
+
+/// What the man page says of the environment.
+pub(crate) const ENVIRONMENT: &str = "\
+Each setting is a variable too: --blobs is SIDECAR_BLOBS, --context.name is SIDECAR_CONTEXT_NAME.
+AWS_..., AZURE_..., GOOGLE_...: credentials of the stores, as their own tools read them.
+OTEL_...: traces are sent over OTLP where OTEL_EXPORTER_OTLP_ENDPOINT is set.
+SIDECAR_PORT, SIDECAR_BASE_DIR, SIDECAR_EVENT_ID, SIDECAR_CORRELATION_ID, SIDECAR_MODULE_NAME: set for the module.
+";
+
+/// What it says of files, below the base directory.
+pub(crate) const FILES: &str = "\
+in/data, in/meta.json        the files and values of the event
+out/data, out/meta.json      the files and the insight that the module writes
+out/events/*.json            the events that it publishes
+out/.previous                outputs that were set aside
+.sidecar                     the state of the execution (--statedir)
 ";
 
 const MORE: &str = "\

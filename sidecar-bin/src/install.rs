@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap_complete::aot;
+use clap_mangen::roff::{self, Roff};
 
 use crate::cli::Shell;
 use crate::exit::{self, Failure};
@@ -38,6 +39,24 @@ pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
     })
 }
 
+/// The man page: what clap knows, and what else a manual says.
+fn manual(command: clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
+    clap_mangen::Man::new(command).render(page)?;
+    let mut more = Roff::default();
+    for (title, text) in [
+        ("EXIT STATUS", help::EXIT_CODES.lines().skip(1).collect::<Vec<_>>().join("\n")),
+        ("ENVIRONMENT", help::ENVIRONMENT.to_owned()),
+        ("FILES", help::FILES.to_owned()),
+    ] {
+        more.control("SH", [title]).control("nf", []);
+        for line in text.lines() {
+            more.text([roff::roman(line), roff::line_break()]);
+        }
+        more.control("fi", []);
+    }
+    more.to_writer(page)
+}
+
 /// Prints the completions of a shell, or the man page.
 pub(crate) fn completions(shell: Shell) -> ExitCode {
     let mut command = help::command();
@@ -55,7 +74,7 @@ pub(crate) fn completions(shell: Shell) -> ExitCode {
             aot::generate(shell, &mut command, NAME, &mut text);
             Ok(())
         }
-        None => clap_mangen::Man::new(command).render(&mut text),
+        None => manual(command, &mut text),
     };
     let printed = written
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, error.to_string()))

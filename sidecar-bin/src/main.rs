@@ -27,7 +27,6 @@ mod usage;
 mod worker;
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
@@ -292,7 +291,6 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let bar = Bar::of(&session);
     let (service, hidden) = (config.service, config.plane.hidden);
-    let out = session.layout().base().join("out");
     let ended = match command {
         Some(Command::Run { wrap, log_output, command, .. }) => {
             let surroundings = Surroundings { log_output, ..Surroundings::default() };
@@ -301,7 +299,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         Some(Command::Prepare { .. }) => tokio::select! {
             prepared = session.prepare() => match prepared {
-                Ok(_) => left_to_others(&session, &out.join(".previous")).await,
+                Ok(_) => left_to_others(&session).await,
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotPrepared(error)
@@ -311,12 +309,7 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         },
         Some(Command::Commit) => tokio::select! {
             done = session.commit() => match done {
-                Ok(receipt) => {
-                    if receipt.is_empty() {
-                        warn!("the outcome is empty: {} held no file, no event and no insight", out.display());
-                    }
-                    Ended::Committed
-                }
+                Ok(_) => Ended::Committed,
                 Err(error) => {
                     session.report(&error).await;
                     Ended::NotCommitted(error)
@@ -335,8 +328,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
 }
 
 /// Whoever starts the module is somebody else, and looks here for what is left of earlier ones.
-async fn left_to_others(session: &Session, previous: &Path) -> Ended {
-    if std::fs::read_dir(previous).is_ok_and(|mut all| all.next().is_some()) {
+async fn left_to_others(session: &Session) -> Ended {
+    let previous = session.layout().base().join("out/.previous");
+    if std::fs::read_dir(&previous).is_ok_and(|mut all| all.next().is_some()) {
         let previous = previous.display();
         info!("{previous} holds outputs of executions that were not committed; they stay there");
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sidecar_core::lineage::{Stage, Trace, copy_graph};
+use sidecar_core::plane::counted;
 use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
@@ -17,23 +18,24 @@ use crate::trace::unknown;
 /// With the code that says which part failed.
 pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<PathBuf>) -> Result<u8, Failure> {
     let dir = dir.unwrap_or_else(|| id.replace('/', "-").into());
-    let copied = match all {
-        true => copy_graph(plane, id, &dir).await,
-        false => copy_out(plane, id, &dir).await,
+    let trace = match all {
+        true => Some(Trace::of(plane, id).await.map_err(|error| unknown(&error, id))?),
+        false => None,
+    };
+    let copied = match &trace {
+        Some(trace) => copy_graph(plane, trace, &dir).await,
+        None => copy_out(plane, id, &dir).await,
     };
     let Copied { files, bytes } = copied.map_err(|error| match &error {
-        Error::UnknownEvent { .. } => unknown(&error, id),
         Error::Io { .. } | Error::DiskFull { .. } => Failure::local(&error),
         other => Failure::at_ready(other),
     })?;
     info!(files, bytes, "copied {id}");
-    let missing = match all {
-        // What was given up has no files, and whoever has copied everything should know.
-        true => Trace::of_graph(plane, id).await.map_or(0, |trace| {
-            trace.stages().into_values().filter(|stage| !matches!(stage, Stage::Committed(_))).count()
-        }),
-        false => 0,
-    };
+    let (missing, superseded) = trace.as_ref().map(left_out).unwrap_or_default();
+    if superseded > 0 {
+        let what = counted(superseded, "execution");
+        info!("not copied, since a later run of a module has replaced what it came of: {what}");
+    }
     if missing > 0 {
         let (flags, id) = (again::plane_flags(), again::quoted(id));
         warn!(
@@ -42,6 +44,20 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
     }
     exit::print(&dir.display().to_string())?;
     Ok(if missing > 0 { exit::MODULE_FAILED } else { 0 })
+}
+
+/// How many executions have no files although somebody waits for them, and how many came of a run that was replaced.
+fn left_out(trace: &Trace) -> (usize, usize) {
+    let (mut missing, mut superseded) = (0, 0);
+    let replaced = trace.superseded();
+    for ((event, _), stage) in trace.stages() {
+        match stage {
+            _ if replaced.contains(event) => superseded += 1,
+            Stage::Committed(_) => {}
+            Stage::Failed(_) | Stage::GivenUp(_) => missing += 1,
+        }
+    }
+    (missing, superseded)
 }
 
 /// Prints one line for each failure, the oldest first, with tabs between its columns.
@@ -106,9 +122,10 @@ pub(crate) async fn recover(plane: &DataPlane) -> Result<u8, Failure> {
     info!(published, failed, oldest_seconds, "published what was left");
     match failed {
         0 => Ok(0),
-        failed => {
-            Err(Failure::new(exit::PROVIDER_FAILED, format!("{failed} executions could not be published")))
-        }
+        failed => Err(Failure::new(
+            exit::PROVIDER_FAILED,
+            format!("could not be published: {}", counted(failed, "execution")),
+        )),
     }
 }
 
@@ -121,15 +138,20 @@ pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Re
         collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
     info!(
-        "deleted {blobs} files of {bytes} bytes and {documents} documents; closed {abandoned} undecided runs"
+        "deleted {} of {bytes} bytes and {}; closed {}",
+        counted(blobs, "file"),
+        counted(documents, "document"),
+        counted(abandoned, "undecided run")
     );
     if young > 0 {
-        info!("{young} executions were left alone: they stored a file within {older_than:?} (--older-than)");
+        let young = counted(young, "execution");
+        info!("left alone, with a file that was stored within {older_than:?} (--older-than): {young}");
     }
     if unknown > 0 {
         warn!(
-            "{unknown} executions were left alone: {} knows neither them nor their events, and may not be the one \
-             that belongs to these blobs (--unknown removes them)",
+            "left alone: {}, which {} does not know, nor the events: it may not be the one that belongs to these \
+             blobs (--unknown removes them)",
+            counted(unknown, "execution"),
             plane.documents
         );
     }

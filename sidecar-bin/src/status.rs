@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
+use sidecar_core::plane::counted;
 use sidecar_core::server::{Address, ask};
 use sidecar_core::{Error, Phase, Status};
 
@@ -64,7 +65,7 @@ async fn show(address: &Address, secret: &str) -> Result<u8, Failure> {
     exit::print(&what(&status))?;
     if !is_moving(&status) {
         if status.files_total > 0 {
-            exit::print(&format!("  {} files, {} moved", status.files, HumanBytes(status.bytes)))?;
+            exit::print(&format!("  {}, {} moved", counted(status.files, "file"), HumanBytes(status.bytes)))?;
         }
         return Ok(0);
     }

@@ -122,8 +122,13 @@ fn meant(given: &str, arguments: &[OsString]) -> Option<String> {
     if own.get_name() == "submit" && name.ends_with("id") {
         return Some(format!("there is no --{name}: did you mean --id?"));
     }
-    let exact = flags().find(|flag| *flag == name || flag.rsplit('.').next() == Some(name));
-    let meant = exact.or_else(|| nearest(name, flags()))?;
+    let ours = || own.get_arguments().filter(|argument| argument.get_help_heading() != Some("Ion"));
+    let ours = || ours().filter_map(clap::Arg::get_long).filter(applies);
+    let mut longer = ours().filter(|flag| name.len() > 2 && flag.ends_with(name));
+    let only = longer.next().filter(|_| longer.next().is_none());
+    let exact = || flags().find(|flag| flag.rsplit('.').next() == Some(name));
+    let same = flags().find(|flag| *flag == name);
+    let meant = same.or(only).or_else(exact).or_else(|| nearest(name, flags()))?;
     let value =
         value.filter(|_| !secret(meant)).map(|value| format!("={}", quoted(value))).unwrap_or_default();
     Some(match given.starts_with("--") {

@@ -42,6 +42,14 @@ pub enum Error {
         /// The cause.
         source: Cause,
     },
+    /// The settings of a provider contradict each other, or name what cannot be.
+    #[error("{provider} cannot be used with these settings")]
+    Settings {
+        /// The provider's short name.
+        provider: String,
+        /// The cause.
+        source: Cause,
+    },
     /// A blob that a manifest names is not there.
     #[error("{provider} has no blob {key:?}")]
     NotFound {
@@ -49,6 +57,22 @@ pub enum Error {
         provider: String,
         /// The blob's key.
         key: String,
+    },
+    /// An event that was named has no context yet: it may be on its way.
+    #[error("{provider} has no context of event {event:?} yet")]
+    NoEventYet {
+        /// The document provider's short name.
+        provider: String,
+        /// The event's id.
+        event: String,
+    },
+    /// A run that cannot begin, since one before it has no outcome.
+    #[error("{run} cannot begin: run {open} of it has no outcome yet")]
+    RunNotOpen {
+        /// The run that was asked for.
+        run: String,
+        /// The first one that has no outcome.
+        open: u32,
     },
     /// An event that was named has no context: its id is wrong, or this is not its data plane.
     #[error(
@@ -130,6 +154,14 @@ pub enum Error {
     /// The base or state directory belongs to somebody else.
     #[error("{0}")]
     Busy(String),
+    /// A module that stays cannot load: it has ended too often before it asked for an event.
+    #[error("the module has ended {starts} times before it asked for an event (POST /next){last}")]
+    NotLoaded {
+        /// How often it was started.
+        starts: u32,
+        /// How it ended the last time, as the end of the sentence.
+        last: String,
+    },
     /// A defect of this crate or of a provider, which should be reported.
     #[error("internal error: {0}")]
     Internal(String),
@@ -155,6 +187,11 @@ impl Error {
         Self::Refused { provider: provider.to_string(), action: action.into(), source: source.into() }
     }
 
+    /// `provider` cannot be what its settings say.
+    pub fn settings(provider: &impl fmt::Display, source: impl Into<Cause>) -> Self {
+        Self::Settings { provider: provider.to_string(), source: source.into() }
+    }
+
     /// An I/O error with its path; a full disk becomes [`Error::DiskFull`].
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
@@ -166,7 +203,13 @@ impl Error {
 
     /// Whether the same call can succeed later without a change by the caller.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::DiskFull { .. } | Self::Abandoned { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::NoEventYet { .. }
+                | Self::DiskFull { .. }
+                | Self::Abandoned { .. }
+        )
     }
 
     /// The error and its causes in one line, outermost first, without what an outer one says already.

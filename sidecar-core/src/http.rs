@@ -20,5 +20,5 @@ pub(crate) fn client(provider: &impl Display, ca_file: Option<&Path>) -> Result<
             .map_err(|error| Error::refused(provider, format!("trust {}", file.display()), error))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| Error::refused(provider, "take these settings", error))
+    builder.build().map_err(|error| Error::settings(provider, error))
 }

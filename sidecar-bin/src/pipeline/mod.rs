@@ -13,7 +13,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sidecar_core::plane::nearest;
+use sidecar_core::plane::{counted, nearest};
 use sidecar_core::process::Signals;
 use sidecar_core::{Error, Submission};
 use tracing::{info, warn};
@@ -82,8 +82,8 @@ impl PipelineArgs {
         if self.check {
             let first: Vec<_> = pipeline.first_types().into_iter().collect();
             eprintln!(
-                "{name}: {} modules; it begins with events of type {}",
-                pipeline.modules.len(),
+                "{name}: {}; it begins with events of type {}",
+                counted(pipeline.modules.len(), "module"),
                 first.join(", ")
             );
             return Ok(false);
@@ -178,7 +178,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         // Not in the log, which others may read: whoever has it sees everything.
         eprintln!("the page, live: {}", ui.url);
     }
-    let lines = lines::show(each, counts);
+    let lines = lines::show(each, counts.clone());
     let watched = async {
         match &watching {
             Some(watch) => watch.run(&plane).await,
@@ -201,7 +201,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
                     workers.end_modules();
                 }
             }
-            let watched = watching.iter().flat_map(watch::Watch::submitted).map(|id| id.to_string());
+            let watched = watching.iter().flat_map(watch::Watch::submitted).map(|(id, _)| id.to_string());
             let graphs: Vec<_> = graphs.iter().cloned().chain(watched).collect();
             Ok(workers.left(&pipeline, &plane, &graphs).await?)
         }
@@ -220,19 +220,23 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         warn!("nothing came of {more} more");
     }
     let mut is_whole = left.is_empty();
+    let mut files = Vec::new();
     if let Some(watch) = watching {
-        graphs.extend(watch.submitted().iter().map(ToString::to_string));
+        files = watch.submitted();
+        graphs.extend(files.iter().map(|(id, _)| id.to_string()));
         for (path, why) in watch.left() {
             warn!("{} was not submitted: {why}", path.display());
             is_whole = false;
         }
         info!(
-            "submitted from {}: {} files",
+            "submitted from {}: {}",
             args.watch.unwrap_or_default().display(),
-            watch.submitted().len()
+            counted(files.len(), "file")
         );
     }
-    let failed = report.end(&plane, &graphs, &args.file, &pipeline).await?;
+    // What an earlier start left, or somebody else has submitted meanwhile.
+    graphs.extend(counts.graphs().into_iter().filter(|graph| !graphs.contains(graph)).collect::<Vec<_>>());
+    let failed = report.end(&plane, &graphs, &files, &args.file, &pipeline).await?;
     Ok(match stopped_by {
         // Whoever asked for an end has got it, and what is not done is done by the next start.
         Some(signal) if !left.is_empty() || handed_back > 0 => {

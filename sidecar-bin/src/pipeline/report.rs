@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use sidecar_core::lineage::Trace;
 use sidecar_core::worker::dead_letters;
-use sidecar_core::{DataPlane, DeadLetter};
+use sidecar_core::{DataPlane, DeadLetter, EventId};
 
 use super::file::Pipeline;
 use super::work::logs;
@@ -46,7 +46,8 @@ impl Report {
         Self { base: base.to_owned(), began, plane: flags }
     }
 
-    /// Prints what became of these graphs, and every event that was given up; whether there was one.
+    /// Prints what became of these graphs, those of `files` with their names, and every event that was given up; whether
+    /// there was one.
     ///
     /// # Errors
     /// When the documents cannot be listed, or nothing can be printed.
@@ -54,6 +55,7 @@ impl Report {
         self,
         plane: &DataPlane,
         graphs: &[String],
+        files: &[(EventId, PathBuf)],
         file: &Path,
         pipeline: &Pipeline,
     ) -> Result<bool, Failure> {
@@ -61,6 +63,9 @@ impl Report {
         let (first, more) = graphs.split_at(graphs.len().min(GRAPHS));
         for graph in first {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
+            if let Some((_, name)) = files.iter().find(|(id, _)| id.as_str() == graph) {
+                exit::print(&format!("{}:", exit::cell(&name.display().to_string())))?;
+            }
             exit::print(tree(&trace, false).trim_end())?;
             let path = self.base.join("pages").join(format!("{graph}.html"));
             let text = page(&data(plane, &trace, &self.logs().of(&trace).await).await);

@@ -38,7 +38,7 @@ pub(super) struct Watch {
     dir: PathBuf,
     event_type: String,
     /// What was submitted in this run, for whoever tells of it in the end.
-    submitted: watch::Sender<Vec<EventId>>,
+    submitted: watch::Sender<Vec<(EventId, PathBuf)>>,
     waiting: watch::Sender<HashMap<PathBuf, Waiting>>,
 }
 
@@ -65,8 +65,8 @@ impl Watch {
         Ok(Self { dir, event_type, submitted, waiting })
     }
 
-    /// The events of this run.
-    pub(super) fn submitted(&self) -> Vec<EventId> {
+    /// The events of this run, each with its file, below the folder.
+    pub(super) fn submitted(&self) -> Vec<(EventId, PathBuf)> {
         self.submitted.borrow().clone()
     }
 
@@ -125,7 +125,7 @@ impl Watch {
             Ok(id) => {
                 if begun.remove(&id) {
                     info!("submitted {} as event {id}", name.display());
-                    self.submitted.send_modify(|all| all.push(id));
+                    self.submitted.send_modify(|all| all.push((id, name.to_owned())));
                 }
                 self.waiting.send_modify(|waiting| drop(waiting.remove(path)));
                 true

@@ -9,6 +9,7 @@ use clap::Args;
 use glob::Pattern;
 use sidecar_core::blob::{self, Overlay};
 use sidecar_core::lineage::{Trace, Traced, TracedEvent, TracedExecution};
+use sidecar_core::plane::counted;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
 use sidecar_core::{
     Context, DataPlane, Documents as _, Error, EventContext, EventHeader, EventId, EventTypes, First, Layout,
@@ -111,6 +112,7 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
     settings.event_types = event_types;
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
+    info!("replaying on a data plane of its own: nothing is stored or published in {}", work.plane);
     let session = Session::open(settings, plane.clone()).await.map_err(|error| Failure::at_open(&error))?;
     match process::run(&session, &module, &mut signals).await {
         Ended::Committed => {}
@@ -152,7 +154,8 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
         })?;
     }
     if shown.is_empty() {
-        info!("the outputs are the same: {} files, {} events", found.outputs.len(), found.events.len());
+        let (files, events) = (counted(found.outputs.len(), "file"), counted(found.events.len(), "event"));
+        info!("the outputs are the same: {files}, {events}");
         return Ok(0);
     }
     exit::print(shown.lines().trim_end())?;

@@ -12,6 +12,8 @@ pub(super) struct Events<'t> {
     /// Their type; empty where none is known.
     pub(super) event_type: &'t str,
     pub(super) events: Vec<&'t TracedEvent>,
+    /// How many of them came of a run that another one has replaced.
+    pub(super) superseded: usize,
     /// The modules that worked on any of them.
     pub(super) modules: Vec<Module<'t>>,
 }
@@ -23,6 +25,9 @@ pub(super) struct Module<'t> {
     pub(super) committed: Vec<&'t TracedExecution>,
     /// Outcomes of runs before those.
     pub(super) earlier: Vec<&'t TracedExecution>,
+    /// Attempts that failed before an outcome.
+    pub(super) retried: Vec<&'t Failure>,
+    /// The last attempts, where they failed.
     pub(super) failed: Vec<&'t Failure>,
     pub(super) given_up: Vec<&'t DeadLetter>,
     /// What it published.
@@ -119,7 +124,12 @@ pub(super) fn forest(trace: &Trace, all: bool) -> Vec<Events<'_>> {
     for execution in &trace.executions {
         outcomes.entry((&execution.event_id, &execution.module)).or_default().push(execution);
     }
-    let index = Index { by_id, work, outcomes, all };
+    let mut failures: HashMap<(&EventId, &ModuleName), Vec<&Failure>> = HashMap::new();
+    for failure in &trace.failures {
+        failures.entry((&failure.context.event_id, &failure.context.name)).or_default().push(failure);
+    }
+    let superseded = trace.superseded();
+    let index = Index { by_id, work, outcomes, failures, superseded, all };
     let mut seen = HashSet::new();
     index.group(roots, &mut seen)
 }
@@ -128,6 +138,8 @@ struct Index<'t> {
     by_id: HashMap<&'t EventId, &'t TracedEvent>,
     work: HashMap<&'t EventId, Vec<(&'t ModuleName, Stage<'t>)>>,
     outcomes: HashMap<(&'t EventId, &'t ModuleName), Vec<&'t TracedExecution>>,
+    failures: HashMap<(&'t EventId, &'t ModuleName), Vec<&'t Failure>>,
+    superseded: HashSet<&'t EventId>,
     all: bool,
 }
 
@@ -143,7 +155,8 @@ impl<'t> Index<'t> {
         }
         let one = |((event_type, _), events): ((&'t str, _), Vec<&'t TracedEvent>)| {
             let modules = self.modules(&events, seen);
-            Events { event_type, events, modules }
+            let superseded = events.iter().filter(|event| self.superseded.contains(&event.event_id)).count();
+            Events { event_type, events, superseded, modules }
         };
         groups.into_iter().map(one).collect()
     }
@@ -156,6 +169,7 @@ impl<'t> Index<'t> {
                     name,
                     committed: Vec::new(),
                     earlier: Vec::new(),
+                    retried: Vec::new(),
                     failed: Vec::new(),
                     given_up: Vec::new(),
                     events: Vec::new(),
@@ -167,7 +181,13 @@ impl<'t> Index<'t> {
                 let outcomes = self.outcomes.get(&(&event.event_id, *name)).into_iter().flatten();
                 module.earlier.extend(outcomes.filter(|execution| Some(execution.run) != last));
                 match stage {
-                    Stage::Committed(execution) => module.committed.push(execution),
+                    Stage::Committed(execution) => {
+                        let failures = self.failures.get(&(&event.event_id, *name)).into_iter().flatten();
+                        module.retried.extend(
+                            failures.filter(|failure| failure.attempt.as_ref() != Some(&execution.attempt)),
+                        );
+                        module.committed.push(execution);
+                    }
                     Stage::Failed(failure) => module.failed.push(failure),
                     Stage::GivenUp(letter) => module.given_up.push(letter),
                 }

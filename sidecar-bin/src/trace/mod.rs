@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use sidecar_core::lineage::{Trace, Verified};
+use sidecar_core::plane::counted;
 use sidecar_core::{DataPlane, Error};
 use tracing::info;
 
@@ -97,7 +98,10 @@ pub(crate) async fn run(plane: &DataPlane, args: TraceArgs) -> Result<u8, Failur
         0 => Ok(0),
         count => {
             let lines = damaged.iter().map(|damaged| damaged.error.chain()).collect::<Vec<_>>().join("\n");
-            Err(Failure::new(exit::INPUTS_FAILED, format!("{count} of {files} files are damaged:\n{lines}")))
+            Err(Failure::new(
+                exit::INPUTS_FAILED,
+                format!("damaged: {count} of {}:\n{lines}", counted(files, "file")),
+            ))
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use sidecar_core::lineage::Trace;
+use sidecar_core::plane::counted;
 
 use super::forest::{Events, Module, forest};
 use crate::exit;
@@ -52,6 +53,11 @@ fn events_lines(events: &Events<'_>, first: &str, rest: &str, text: &mut String)
     if files > 0 {
         let _ = write!(text, "  {}, {}", counted(files, "file"), HumanBytes(bytes));
     }
+    if events.superseded > 0 {
+        let all = events.superseded == events.events.len();
+        let count = if all { String::new() } else { format!("{} ", events.superseded) };
+        let _ = write!(text, "  ({count}of an earlier run)");
+    }
     let untouched = events.untouched();
     if untouched > 0 && !events.modules.is_empty() {
         let _ = write!(text, "  ({untouched} without an outcome yet)");
@@ -81,6 +87,9 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
     }
     if !module.earlier.is_empty() {
         let _ = write!(text, ", {}", counted(module.earlier.len(), "earlier run"));
+    }
+    if !module.retried.is_empty() {
+        let _ = write!(text, ", after {}", counted(module.retried.len(), "failed attempt"));
     }
     match (module.reused().count(), module.reused().next()) {
         (1, Some(from)) if all == 1 => {
@@ -142,11 +151,6 @@ fn most<'r>(reasons: impl Iterator<Item = &'r str>) -> Option<(&'r str, String)>
         others => format!(" (×{count}), {}", counted(others, "other reason")),
     };
     Some((reason, more))
-}
-
-/// A number of things.
-pub(super) fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A time as people read it.

@@ -223,7 +223,7 @@ wrap = true
 
     if let Some(browser) = Browser::start().await {
         browser.client.goto(&url).await.unwrap();
-        browser.until("#summary", "2 events, 1 outcomes").await;
+        browser.until("#summary", "2 events, 1 outcome").await;
         browser.until("#modules", "1 running").await;
         // Somebody else's page cannot read it, although it knows the address.
         let here = browser.client.window().await.unwrap();

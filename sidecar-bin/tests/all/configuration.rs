@@ -146,6 +146,9 @@ fn azure_takes_a_connection_string_or_a_signature_instead_of_the_key() {
     assert!(!errors(&[container, connection, "--retry-for=0s"]).contains("is required"));
     let signature = ["--azureblobprovider.sas=sig=x", "--azureblobprovider.blobaccountname=a", "--nonsense"];
     assert!(!errors(&[&[container][..], &signature].concat()).contains("is required"));
+    let two =
+        ["--azureblobprovider.sas=sig=x", "--azureblobprovider.blobaccountkey=a2V5", container, signature[1]];
+    assert!(errors(&two).contains("one of them is enough"));
     assert!(errors(&["--uri-expiry=8d"]).contains("--uri-expiry: is more than 7d"));
 }
 
@@ -153,6 +156,7 @@ fn azure_takes_a_connection_string_or_a_signature_instead_of_the_key() {
 fn unknown_flags_are_configuration_errors() {
     let dir = TempDir::new().unwrap();
     assert_eq!(output(&dir, &["--nonsense"]).0, 64);
+    assert!(output(&dir, &["--port=80"]).2.contains("--serverport=80"));
     assert_eq!(output(&dir, &["--help"]).0, 0);
 }
 

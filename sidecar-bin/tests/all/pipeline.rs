@@ -130,6 +130,13 @@ fn one_command_runs_a_chain_and_tells_what_became_of_it() {
     let logs = fs::read_dir(dir.path().join("dev/modules/pipeline/logs/upper")).unwrap();
     let logs: Vec<_> = logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
     assert_eq!((logs.len(), logs.iter().all(|log| log.starts_with("working on "))), (3, true));
+    // What somebody else has submitted is shown like what was submitted here.
+    assert_eq!(output(&dir, &["submit", "--development=true", "--type=text", "--id=late", "a.txt"]).0, 0);
+    let (code, late, log) = output(&dir, &["pipeline", "chain.toml"]);
+    assert!(
+        code == 0 && late.contains("late: 7 events, 7 outcomes") && late.contains("late.html"),
+        "{late}{log}"
+    );
 }
 
 /// Events that a collapsed line stands for may have failed for several reasons.
@@ -332,7 +339,8 @@ fn a_folder_is_watched() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let (code, _, log) = ended(&child.wait_with_output().unwrap());
+    let (code, out, log) = ended(&child.wait_with_output().unwrap());
+    assert!(out.contains("a.txt:\n"), "{out}");
     assert!(code == 0 && log.contains("submitted ") && log.contains("no more events are received"), "{log}");
 }
 
@@ -346,7 +354,7 @@ fn a_trace_shows_every_run_and_a_failure_after_an_outcome() {
     let publish = "echo '[{\"key\":\"eventType\",\"value\":\"t\"}]' > $SIDECAR_BASE_DIR/out/events/1.json";
     assert_eq!((run(&[], publish), run(&["--rerun"], publish)), (0, 0));
     let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
-    assert!(tree.contains("m, 1 earlier run") && tree.contains("t ×2"), "{tree}");
+    assert!(tree.contains("m, 1 earlier run") && tree.contains("t ×2  (1 of an earlier run)"), "{tree}");
     assert_eq!(run(&["--rerun"], "exit 4"), 4);
     let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
     assert!(tree.contains("1 failed") && tree.contains("exit code 4"), "{tree}");
@@ -357,6 +365,43 @@ fn a_trace_shows_every_run_and_a_failure_after_an_outcome() {
         let (code, _, log) = output(&dir, &[command, "--development=true", "e2"]);
         assert_eq!(code, 66, "{command}: {log}");
     }
+}
+
+/// What was replaced is not mixed with what replaced it, and a failure before an outcome is no secret.
+#[test]
+fn what_an_earlier_run_led_to_is_not_copied() {
+    let dir = TempDir::new().unwrap();
+    let run = |event: &str, module: &str, flags: &[&str], script: &str| {
+        let ids = [format!("--context.eventid={event}"), format!("--context.name={module}")];
+        let all = ["run", "--wrap", "--development=true", &ids[0], &ids[1]];
+        output(
+            &dir,
+            &[&all[..], flags, &["--", "sh", "-c", &format!("cd $SIDECAR_BASE_DIR; {script}")]].concat(),
+        )
+    };
+    let publish = |text: &str| {
+        format!(
+            "echo {text} > out/data/a; echo '[{{\"key\":\"eventType\",\"value\":\"t\"}},{{\"key\":\"files\",\"value\":\"a\"}}]' > out/events/1.json"
+        )
+    };
+    let published = |log: &str| {
+        log.lines()
+            .find_map(|line| Some(line.split_once("published 1.json as event ")?.1[..36].to_owned()))
+            .unwrap()
+    };
+    assert_eq!(run("e1", "first", &[], "exit 5").0, 5);
+    let (code, _, log) = run("e1", "first", &[], &publish("old"));
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(run(&published(&log), "next", &[], "cp in/data/a out/data/b").0, 0);
+    let (code, _, log) = run("e1", "first", &["--rerun"], &publish("new"));
+    assert!(code == 0 && log.contains("run 1: its outcome replaces"), "{log}");
+    assert_eq!(run(&published(&log), "next", &[], "cp in/data/a out/data/b").0, 0);
+    let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
+    assert!(tree.contains("first, 1 earlier run, after 1 failed attempt"), "{tree}");
+    let (code, _, log) = output(&dir, &["get", "--development=true", "--all", "e1", "all"]);
+    assert!(code == 0 && log.contains("not copied, ") && log.contains("1 execution"), "{log}");
+    let copied = crate::process::files(dir.path().join("all"));
+    assert!(copied.len() == 2 && copied.iter().all(|(_, content)| content == "new\n"), "{copied:?}");
 }
 
 #[test]
@@ -409,7 +454,7 @@ fn every_format_of_a_trace_can_be_read() {
     fs::remove_dir_all(dir.path().join("dev/blobs")).unwrap();
     fs::create_dir(dir.path().join("dev/blobs")).unwrap();
     let (code, _, log) = output(&dir, &["trace", "--development=true", &id, "--verify"]);
-    assert!(code == 66 && log.contains("files are damaged"), "{log}");
+    assert!(code == 66 && log.contains("damaged: "), "{log}");
 }
 
 /// RFC 3339 in UTC, as far as a look tells.
@@ -755,6 +800,7 @@ fn a_watched_folder_loses_nothing_and_computes_nothing_twice() {
         "{log}"
     );
     assert!(log.contains("3 files") && out.contains("copy"), "{out}{log}");
+    assert!(out.contains("a.txt:\n") && out.contains("below/b.txt:\n"), "{out}");
     // The same content is no new event, however old it looks.
     fs::write(folder.join("a.txt"), "BBBB").unwrap();
     let child = start(false);

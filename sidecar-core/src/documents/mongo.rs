@@ -238,9 +238,11 @@ impl Mongo {
 
     async fn connected(&self) -> Result<&Connected> {
         let connect = async || {
-            let action = "take these settings";
-            let mut options =
-                ClientOptions::parse(&self.url).await.map_err(|error| self.error(action, error))?;
+            let settings = |error| match self.error("connect", error) {
+                Error::Refused { provider, source, .. } => Error::Settings { provider, source },
+                other => other,
+            };
+            let mut options = ClientOptions::parse(&self.url).await.map_err(settings)?;
             options.app_name.get_or_insert_with(|| "sidecar".into());
             options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
             options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
@@ -257,11 +259,11 @@ impl Mongo {
             if let Some(Tls::Enabled(tls @ TlsOptions { ca_file_path: None, .. })) = &mut options.tls {
                 let ca_file = self.config.ca_file.clone();
                 let made = blocking(move || Ok(tls::roots_file(ca_file.as_deref()))).await?;
-                roots = made.map_err(|error| Error::refused(self, action, error))?;
+                roots = made.map_err(|error| Error::settings(self, error))?;
                 tls.ca_file_path =
                     roots.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
             }
-            let client = Client::with_options(options).map_err(|error| self.error(action, error))?;
+            let client = Client::with_options(options).map_err(settings)?;
             let collection = client.database(&self.config.database).collection(&self.config.collection);
             Ok(Connected { client, collection, _roots: roots })
         };

@@ -191,7 +191,7 @@ impl Postgres {
     /// [`Error::Refused`] when the URL cannot be used.
     pub fn open(url: &Url, ca_file: Option<&Path>) -> Result<Self> {
         let name = format!("postgres://{}", &url[Position::BeforeHost..Position::AfterPath]);
-        let refused = |source: crate::Cause| Error::refused(&name, "take these settings", source);
+        let refused = |source: crate::Cause| Error::settings(&name, source);
         let (mut connection, mut table) = (url.clone(), DEFAULT_TABLE.to_owned());
         connection.set_query(None);
         for (key, mut value) in url.query_pairs() {

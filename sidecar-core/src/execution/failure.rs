@@ -36,16 +36,18 @@ impl Reason {
     /// A call failed, and nobody will repeat it.
     pub(super) fn error(error: &Error) -> Self {
         let culprit = match error {
-            Error::Unavailable { .. } | Error::Refused { .. } => Culprit::Provider,
+            Error::Unavailable { .. } | Error::Refused { .. } | Error::Settings { .. } => Culprit::Provider,
             Error::NotFound { .. }
+            | Error::NoEventYet { .. }
             | Error::Corrupt { .. }
             | Error::UnknownEvent { .. }
             | Error::TooLarge { .. } => Culprit::Inputs,
             Error::Invalid(_) => Culprit::Outputs,
-            Error::OutOfOrder { .. } => Culprit::Module,
+            Error::OutOfOrder { .. } | Error::NotLoaded { .. } => Culprit::Module,
             Error::DiskFull { .. }
             | Error::Io { .. }
             | Error::Busy(_)
+            | Error::RunNotOpen { .. }
             | Error::Abandoned { .. }
             | Error::NotHeld { .. }
             | Error::Internal(_) => Culprit::Sidecar,

@@ -19,7 +19,7 @@ impl Session {
     pub async fn prepare(&self) -> Result<Prepared, Arc<Error>> {
         loop {
             match self.ready().await {
-                Err(error) if matches!(*error, Error::Unavailable { .. }) && self.awaits_event() => {
+                Err(error) if matches!(*error, Error::NoEventYet { .. }) => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 staged => return staged,

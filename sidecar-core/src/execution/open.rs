@@ -375,6 +375,9 @@ impl Opening {
         let beside = decided.is_none();
         let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
         self.opened(entry, context, state, decided, move |journal| {
+            if beside && run > 0 && start == Start::Rerun {
+                info!("run {run}: its outcome replaces that of the run before, whose events stay delivered");
+            }
             if beside {
                 // A module that starts from the beginning must not meet one that was started before.
                 slot.refuse_beside_a_module()?;

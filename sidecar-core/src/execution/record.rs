@@ -155,8 +155,7 @@ pub(super) async fn close_earlier(plane: &DataPlane, execution: &ExecutionId) ->
     for run in 0..execution.run {
         let earlier = ExecutionId { run, ..execution.clone() };
         let Some(record) = find(&*plane.documents, &earlier).await? else {
-            let why = format!("run {run} of it has no outcome yet");
-            return Err(Error::refused(&plane.documents, format!("begin {execution}"), why));
+            return Err(Error::RunNotOpen { run: execution.to_string(), open: run });
         };
         if let Some(committed) = record.committed() {
             roll_forward(plane, &record, committed, None).await?;

@@ -25,7 +25,7 @@ use crate::contract::{
 };
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::plane::DataPlane;
+use crate::plane::{DataPlane, counted};
 use crate::telemetry::{self, step};
 use crate::{blocking, spawn};
 
@@ -537,12 +537,6 @@ impl Session {
         self.inner.shared.borrow().state.is_beyond_the_module()
     }
 
-    /// Whether the event's context is missing, and may still appear: then `ready` is worth repeating.
-    pub fn awaits_event(&self) -> bool {
-        let Execution { spec, .. } = &*self.inner.execution;
-        self.inner.execution.inputs().missing_since.is_some_and(|since| since.elapsed() < spec.patience)
-    }
-
     /// Why the last call of [`done`](Self::done) failed, unless another has succeeded since.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.inner.shared.borrow().state.last_error().cloned()
@@ -642,7 +636,7 @@ impl Session {
         match &self.inner.shared.borrow().state {
             State::Rest(Rest::Done { receipt, .. }) | State::Staging(Rest::Done { receipt, .. }) => {
                 let Receipt { files, events, .. } = receipt;
-                format!("everything is committed: {files} files, {} events", events.len())
+                format!("everything is committed: {}, {}", counted(*files, "file"), counted(events.len(), "event"))
             }
             State::Publishing(..) => {
                 "the outcome is decided and everything it names is saved; of its events any number may be \
@@ -659,8 +653,8 @@ impl Session {
             ),
             State::Rest(Rest::Ready { .. }) => match &self.inner.execution.journal.entry().step {
                 Step::Committing { files, .. } => format!(
-                    "{} files are saved and no event is published; the next done sends only what is missing",
-                    files.len()
+                    "{} saved and no event published; the next done sends only what is missing",
+                    counted(files.len(), "file")
                 ),
                 // The next event takes the slot of a worker.
                 _ if self.inner.execution.spec.journal == Journaling::Unsynced => "nothing is committed".to_owned(),
@@ -926,7 +920,7 @@ impl Inner {
                 if had_inputs && receipt.is_empty() {
                     let out = self.execution.spec.layout.base().join("out");
                     warn!(
-                        "the module had inputs and left no outputs: no file, no event, no insight in {}",
+                        "the outcome is empty: the module had inputs and left no file, no event and no insight in {}",
                         out.display()
                     );
                 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -18,9 +18,6 @@ use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
 use crate::telemetry::step;
-
-/// How soon a missing context is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Execution {
     /// Fills `in/`; on failure it is left empty.
@@ -97,12 +94,7 @@ impl Execution {
             if since.elapsed() >= self.spec.patience {
                 return Err(Error::UnknownEvent { provider, event });
             }
-            return Err(Error::Unavailable {
-                provider,
-                action: format!("find the context of event {event}"),
-                retry_after: Some(LOOK_AGAIN),
-                source: "there is none yet".into(),
-            });
+            return Err(Error::NoEventYet { provider, event });
         };
         if context.context.event_id != event {
             let (provider, what) = (documents.to_string(), format!("the context of event {event}"));

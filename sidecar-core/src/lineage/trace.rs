@@ -202,6 +202,27 @@ impl Trace {
         stages
     }
 
+    /// The events that no last outcome led to: an earlier run of a module published them, or they came of such an event.
+    pub fn superseded(&self) -> HashSet<&EventId> {
+        let (mut last, mut of_event) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        for execution in &self.executions {
+            let run = last.entry((&execution.event_id, &execution.module)).or_insert(execution.run);
+            *run = execution.run.max(*run);
+            of_event.entry(&execution.event_id).or_default().push(execution);
+        }
+        let is_last = |of: &TracedExecution| last.get(&(&of.event_id, &of.module)) == Some(&of.run);
+        let mut open: Vec<_> = self.executions.iter().filter(|execution| !is_last(execution)).collect();
+        let mut superseded = HashSet::new();
+        while let Some(execution) = open.pop() {
+            for event in &execution.events {
+                if superseded.insert(&event.event_id) {
+                    open.extend(of_event.get(&event.event_id).into_iter().flatten());
+                }
+            }
+        }
+        superseded
+    }
+
     /// The event with this id.
     pub fn event(&self, id: &EventId) -> Option<&TracedEvent> {
         self.events.iter().find(|event| event.event_id == *id)

@@ -16,8 +16,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join3;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::error::{Error, Result};
@@ -40,7 +44,7 @@ pub use overlap::overlaps;
 #[cfg(feature = "worker")]
 pub(crate) use places::Places;
 pub use policies::Policies;
-pub use text::nearest;
+pub use text::{counted, nearest};
 pub use unopened::Unopened;
 
 /// The schemes of all stores on the network, whether this build has them or not.
@@ -94,7 +98,7 @@ impl DataPlane {
     pub fn from_urls(config: &Config, credential: impl Fn(Credential) -> Option<String>) -> Result<Self> {
         let unopened = config.parse(credential).map_err(|mistakes| {
             let mistakes: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();
-            Error::refused(&"the data plane", "take these settings", mistakes.join("; "))
+            Error::settings(&"the data plane", mistakes.join("; "))
         })?;
         unopened.open()
     }
@@ -141,23 +145,47 @@ impl DataPlane {
     /// there or created.
     ///
     /// # Errors
-    /// The error of each provider that cannot be used.
+    /// The error of each provider that cannot be used. Once one is refused, the others have no more than a second.
     pub async fn check(&self) -> Result<(), Vec<Error>> {
-        let (blobs, documents, events) =
-            join3(self.blobs.check(), self.documents.check(), self.events.check()).await;
+        let mut checks = FuturesUnordered::from_iter([
+            named(0, self.blobs.to_string(), self.blobs.check()),
+            named(1, self.documents.to_string(), self.documents.check()),
+            named(2, self.events.to_string(), self.events.check()),
+        ]);
         let mut errors = Vec::new();
-        for (name, outcome) in [
-            (self.blobs.to_string(), blobs),
-            (self.documents.to_string(), documents),
-            (self.events.to_string(), events),
-        ] {
-            match outcome {
-                Ok(()) => debug!("{name}: usable"),
-                Err(error) => errors.push(error),
+        // What waiting does not help is not waited for.
+        let mut patience = None;
+        loop {
+            let checked = match patience {
+                None => checks.next().await,
+                Some(end) => tokio::time::timeout_at(end, checks.next()).await.unwrap_or_default(),
+            };
+            match checked {
+                None => break,
+                Some((_, name, Ok(()))) => debug!("{name}: usable"),
+                Some((place, _, Err(error))) => {
+                    if !error.is_retryable() {
+                        patience.get_or_insert_with(|| Instant::now() + REST);
+                    }
+                    errors.push((place, error));
+                }
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        errors.sort_by_key(|(place, _)| *place);
+        if errors.is_empty() { Ok(()) } else { Err(errors.into_iter().map(|(_, error)| error).collect()) }
     }
+}
+
+/// How long the other providers may take once one cannot be used at all.
+const REST: Duration = Duration::from_secs(1);
+
+/// A check with its place among the errors, and the name of what is checked.
+fn named<'c>(
+    place: usize,
+    name: String,
+    check: impl Future<Output = Result<()>> + Send + 'c,
+) -> BoxFuture<'c, (usize, String, Result<()>)> {
+    async move { (place, name, check.await) }.boxed()
 }
 
 #[cfg(feature = "fault-points")]

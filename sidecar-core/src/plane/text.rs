@@ -69,6 +69,12 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
     }
 }
 
+/// A number of things, as in `1 file` and `2 files`.
+pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// The name that was most likely meant by a misspelled one.
 pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let rated = known.map(|known| (strsim::jaro_winkler(known, name), known));

@@ -38,7 +38,7 @@ impl From<Arc<Error>> for HttpError {
         }
         answer.retry_after = match &*error {
             Error::Unavailable { retry_after, .. } => Some(retry_after.unwrap_or(RETRY_AFTER)),
-            Error::DiskFull { .. } | Error::Abandoned { .. } => Some(RETRY_AFTER),
+            Error::NoEventYet { .. } | Error::DiskFull { .. } | Error::Abandoned { .. } => Some(RETRY_AFTER),
             _ => None,
         };
         answer
@@ -59,15 +59,20 @@ impl IntoResponse for HttpError {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::Unavailable { .. } | Error::Abandoned { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Unavailable { .. } | Error::NoEventYet { .. } | Error::Abandoned { .. } => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Error::Refused { .. }
+        | Error::Settings { .. }
         | Error::NotFound { .. }
         | Error::UnknownEvent { .. }
         | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
         Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::OutOfOrder { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,
+        Error::OutOfOrder { .. } | Error::RunNotOpen { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,
         Error::DiskFull { .. } | Error::TooLarge { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        Error::Io { .. } | Error::Busy(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Io { .. } | Error::Busy(_) | Error::NotLoaded { .. } | Error::Internal(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 
@@ -91,6 +96,7 @@ mod tests {
         for (error, status, retryable, after) in [
             (unavailable, 503, true, Some("3")),
             (Error::Refused { provider: provider.clone(), action, source: "s".into() }, 502, false, None),
+            (Error::NoEventYet { provider: provider.clone(), event: key.clone() }, 503, true, Some("1")),
             (Error::NotFound { provider: provider.clone(), key }, 502, false, None),
             (Error::Corrupt { provider, what, problem }, 502, false, None),
             (Error::Invalid(vec![Problem::of("f", "m")]), 422, false, None),

@@ -78,7 +78,10 @@ impl Outcome {
 
 /// Whether a store does not do what it should, and may do so later: then the same attempt waits for it.
 pub(super) fn is_outage(error: &Error) -> bool {
-    matches!(error, Error::Unavailable { .. } | Error::Refused { .. })
+    matches!(
+        error,
+        Error::Unavailable { .. } | Error::NoEventYet { .. } | Error::Refused { .. } | Error::Settings { .. }
+    )
 }
 
 /// The delay before the second attempt; each is up to half longer or shorter.

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::events::Delivery;
 use crate::execution::{Session, Settings, Start};
 use crate::fault;
+use crate::plane::counted;
 use crate::telemetry::{self, step};
 
 /// How long one call waits for an event.
@@ -375,7 +376,8 @@ impl Work {
         }
         if known {
             let reason = format!(
-                "{begun} attempts were started, and {most} are allowed: the last one has failed, or its worker has ended or lost it"
+                "{} started, and {most} allowed: the last one has failed, or its worker has ended or lost it",
+                counted(begun, "attempt")
             );
             // A worker that was gone has left no failure, and people look for one.
             let failure = session.fail(reason.clone()).await.is_ok().then(|| session.failure_id());
@@ -572,7 +574,8 @@ impl Work {
                     Ok(id) => {
                         counters.count(Count::DeadLettered, event_type);
                         error!(
-                            "event {event} is given up after {number} attempts, as dead letter {id}: {reason}"
+                            "event {event} is given up after {}, as dead letter {id}: {reason}",
+                            counted(number, "attempt")
                         );
                         answer(delivery.dead_letter(&reason)).await
                     }
@@ -702,7 +705,7 @@ async fn reuse(session: &Session, event_type: &str) -> Result<bool, Failed> {
     }
     match session.reuse(event_type).await {
         Err(error) if has_begun() => Err(Failed { error, outcome: Outcome::NotCommitted }),
-        Err(error) if !matches!(*error, Error::Unavailable { .. }) => {
+        Err(error) if !matches!(*error, Error::Unavailable { .. } | Error::NoEventYet { .. }) => {
             debug!("no outcome is taken over: {}", error.chain());
             Ok(false)
         }

@@ -340,9 +340,7 @@ impl Runner for WarmProcesses {
             let Process { child, starts } = &mut *process;
             let Some(running) = child else {
                 if slot.is_bounded && *starts >= MOST_STARTS {
-                    return Err(Error::Busy(format!(
-                        "the module has ended {starts} times before it asked for an event (POST /next){last}"
-                    )));
+                    return Err(Error::NotLoaded { starts: *starts, last });
                 }
                 if *starts > 0 {
                     let pause = (FIRST_PAUSE * (1 << (*starts - 1).min(6))).min(LONGEST_PAUSE);

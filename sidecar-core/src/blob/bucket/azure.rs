@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use object_store::ObjectStore;
 use object_store::azure::{
     AzureAuthorizer, AzureConfigKey, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder,
@@ -57,7 +59,18 @@ impl Bucket {
     /// # Errors
     /// [`Error::Refused`] when the settings contradict each other.
     pub fn azure(root: &Url, config: &AzureConfig, expiry: Duration) -> Result<Self> {
-        let refused = |source: Cause| Error::refused(root, "take these settings", source);
+        let refused = |source: Cause| Error::settings(root, source);
+        match (&config.key, &config.sas) {
+            (Some(_), Some(_)) => {
+                return Err(refused(
+                    "a key and a shared access signature were given: one of them is enough".into(),
+                ));
+            }
+            (Some(key), None) if STANDARD.decode(key).is_err() => {
+                return Err(refused("the access key is not in base 64".into()));
+            }
+            _ => {}
+        }
         let name = root.host_str().unwrap_or_default();
         let window = Window::default();
         let signing = Account::default();

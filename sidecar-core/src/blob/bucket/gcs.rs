@@ -49,7 +49,7 @@ impl Bucket {
             builder = builder.with_base_url(endpoint.trim_end_matches('/'));
         }
         let at = builder.get_config_value(&GoogleConfigKey::BaseUrl);
-        let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
+        let store = builder.build().map_err(|error| Error::settings(root, error))?;
         let store = Arc::new(store);
         Ok(Self { window, at, ..Self::new(store.clone(), Some(store), root.clone(), expiry) })
     }

@@ -59,7 +59,7 @@ impl Bucket {
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
         }
         let at = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-        let store = builder.build().map_err(|error| Error::refused(root, "take these settings", error))?;
+        let store = builder.build().map_err(|error| Error::settings(root, error))?;
         let store = Arc::new(store);
         let folds_backslash = true;
         Ok(Self {

@@ -241,7 +241,7 @@ impl Amqp {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let settings = |source: crate::Cause| Error::refused(self, "take these settings", source);
+        let settings = |source: crate::Cause| Error::settings(self, source);
         let vhost = self.name(&self.config.vhost)?.to_string();
         let mut uri: AMQPUri = self.url.as_str().parse().map_err(|e: String| settings(e.into()))?;
         uri.vhost = vhost;

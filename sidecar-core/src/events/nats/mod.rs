@@ -309,7 +309,7 @@ impl Nats {
                 let read = options.credentials_file(file).await;
                 options = read.map_err(|error| Error::refused(self, "read its credentials", error))?;
             }
-            let settings = |error: crate::Cause| Error::refused(self, "take these settings", error);
+            let settings = |error: crate::Cause| Error::settings(self, error);
             // The driver logs the address that it is given.
             let mut server = self.url.clone();
             server

@@ -166,7 +166,7 @@ impl ServiceBus {
             None => format!("https://{}.servicebus.windows.net", config.namespace),
         };
         let topic = Url::parse(&format!("{endpoint}/{}", config.topic.trim_matches('/')))
-            .map_err(|error| Error::refused(&name, "take these settings", error))?;
+            .map_err(|error| Error::settings(&name, error))?;
         let client = http::client(&name, config.ca_file.as_deref())?;
         Ok(Self { config, client, topic })
     }
