@@ -1,11 +1,14 @@
 //! The command line, as it is typed: every flag is text here, so that `config` can judge them all at once.
 
+use std::time::Duration;
+
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
-
 use sidecar_core::Start;
+use sidecar_core::lineage::Scope;
 
+use crate::maintain;
 use crate::options::Options;
 #[cfg(feature = "pipeline")]
 use crate::pipeline::PipelineArgs;
@@ -152,14 +155,21 @@ pub(crate) enum Command {
     },
     /// Publish what was committed but not published yet, by any sidecar
     Recover,
-    /// Delete leftovers of attempts that were not committed
+    /// Delete leftovers of attempts that were not committed, or outcomes that are old
     Gc {
-        /// Keep the leftovers of runs that stored a file within this time
-        #[arg(long, value_name = "DURATION", default_value = "0s")]
-        older_than: humantime::Duration,
+        /// Keep the leftovers of runs that stored a file within this time; with --outcomes: keep outcomes for this time, all
+        /// (90d), those of a module (module:NAME=7d) or those for events of a type (type:TYPE=3650d) [default: 0s]
+        #[arg(long, value_name = "[SCOPE=]DURATION", value_parser = maintain::older_than)]
+        older_than: Vec<(Scope, Duration)>,
         /// Also delete the files of events that the document store does not know
-        #[arg(long)]
+        #[arg(long, conflicts_with = "outcomes")]
         unknown: bool,
+        /// Instead of leftovers, show the outcomes that are older, with everything that belongs to them
+        #[arg(long, requires = "older_than")]
+        outcomes: bool,
+        /// Delete what --outcomes shows
+        #[arg(long, requires = "outcomes")]
+        delete: bool,
     },
     /// Store files and values as the first event of a graph, and print its id
     Submit {

@@ -238,7 +238,12 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         Some(Command::Failures { open, event }) => return maintain::failures(&plane, open, event).await,
         Some(Command::Dead { dead }) => return worker::dead(&plane, dead).await,
         Some(Command::Recover) => return maintain::recover(&plane).await,
-        Some(Command::Gc { older_than, unknown }) => return maintain::gc(&plane, *older_than, unknown).await,
+        Some(Command::Gc { older_than, outcomes: true, delete, .. }) => {
+            return maintain::expire(&plane, older_than, delete).await;
+        }
+        Some(Command::Gc { older_than, unknown, .. }) => {
+            return maintain::gc(&plane, &older_than, unknown).await;
+        }
         _ => {}
     }
     if let Some(Command::Submit { id, event_type, values, files }) = command {

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sidecar_core::lineage::{Stage, Trace, copy_graph};
+use sidecar_core::lineage::{self, Expired, Scope, Stage, Trace, copy_graph};
 use sidecar_core::plane::counted;
-use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
+use sidecar_core::{
+    Collected, Copied, DataPlane, Error, ModuleName, Recovered, ShownFailure, collect_garbage, copy_out,
+};
 use tracing::{info, warn};
 
 use crate::again;
@@ -133,7 +135,15 @@ pub(crate) async fn recover(plane: &DataPlane) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// When a store cannot be listed or changed; it can be repeated.
-pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Result<u8, Failure> {
+pub(crate) async fn gc(plane: &DataPlane, rules: &[(Scope, Duration)], all: bool) -> Result<u8, Failure> {
+    let older_than = match rules {
+        [] => Duration::ZERO,
+        [(Scope::All, age)] => *age,
+        _ => {
+            let why = "--older-than: without --outcomes it is one duration, for all leftovers";
+            return Err(Failure::new(exit::CONFIGURATION, why));
+        }
+    };
     let collected =
         collect_garbage(plane, older_than, all).await.map_err(|error| Failure::at_open(&error))?;
     let Collected { blobs, bytes, documents, abandoned, young, unknown, .. } = collected;
@@ -156,4 +166,49 @@ pub(crate) async fn gc(plane: &DataPlane, older_than: Duration, all: bool) -> Re
         );
     }
     Ok(0)
+}
+
+/// Shows outcomes that are older than they have to be kept, or deletes them.
+///
+/// # Errors
+/// When a store cannot be listed or changed; it can be repeated.
+pub(crate) async fn expire(
+    plane: &DataPlane,
+    rules: Vec<(Scope, Duration)>,
+    delete: bool,
+) -> Result<u8, Failure> {
+    let expired = lineage::expire(plane, &rules.into_iter().collect(), delete).await;
+    let Expired { modules, submissions, needed, .. } = expired.map_err(|error| Failure::at_open(&error))?;
+    if needed > 0 {
+        let needed = counted(needed, "older outcome");
+        info!("kept, since something younger came of them or names their files: {needed}");
+    }
+    if modules.is_empty() {
+        info!("no outcome is to be deleted");
+        return Ok(0);
+    }
+    let done = if delete { "deleted" } else { "would be deleted (--delete does it)" };
+    info!("{done}, with {}:", counted(submissions, "submitted event"));
+    let lines =
+        modules.into_iter().map(|(module, (outcomes, bytes))| format!("{module}\t{outcomes}\t{bytes}"));
+    exit::table("MODULE\tOUTCOMES\tBYTES", lines.collect())?;
+    Ok(0)
+}
+
+/// A rule of `--older-than`: a duration, with `module:NAME=` or `type:TYPE=` before it where it is for those alone.
+pub(crate) fn older_than(text: &str) -> Result<(Scope, Duration), String> {
+    let (scope, age) = match text.rsplit_once('=') {
+        None => (Scope::All, text),
+        Some((scope, age)) => match scope.split_once(':') {
+            Some(("module", name)) => {
+                let name = ModuleName::parse(name).map_err(|error| error.to_string())?;
+                (Scope::Module(name), age)
+            }
+            Some(("type", name)) if !name.is_empty() => (Scope::Type(name.to_owned()), age),
+            _ => return Err(format!("{scope:?} is neither module:NAME nor type:TYPE")),
+        },
+    };
+    let age = humantime::parse_duration(age)
+        .map_err(|error| format!("{age:?} is not a duration such as 90d: {error}"))?;
+    Ok((scope, age))
 }

@@ -367,6 +367,37 @@ fn a_trace_shows_every_run_and_a_failure_after_an_outcome() {
     }
 }
 
+/// What is old is shown, and deleted only where that is asked for.
+#[test]
+fn old_outcomes_are_shown_and_then_deleted() {
+    let dir = chain("one\ntwo\n");
+    assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]).0, 0);
+    let gc = |flags: &[&str]| output(&dir, &[&["gc", "--development=true", "--outcomes"], flags].concat());
+    let (code, out, log) = gc(&["--older-than=1h"]);
+    assert!(code == 0 && out.is_empty() && log.contains("no outcome is to be deleted"), "{out}{log}");
+    let (code, out, log) = gc(&["--older-than=1h", "--older-than", "module:count=0s"]);
+    assert!(code == 0 && out.contains("count") && !out.contains("upper"), "{out}{log}");
+    let (code, out, log) = gc(&["--older-than=0s", "--older-than", "type:upper=1h"]);
+    assert!(code == 0 && out.is_empty() && log.contains("names their files: 3 older outcomes"), "{out}{log}");
+    for mistake in ["--older-than=1", "--older-than=team:x=1d", "--older-than=module:a/b=1d"] {
+        assert_eq!(gc(&[mistake]).0, 64, "{mistake}");
+    }
+    for flags in [
+        &["gc", "--outcomes"][..],
+        &["gc", "--older-than=1d", "--delete"],
+        &["gc", "--older-than=module:m=1d"],
+    ] {
+        assert_eq!(output(&dir, &[flags, &["--development=true"]].concat()).0, 64, "{flags:?}");
+    }
+    let (code, shown, log) = gc(&["--older-than=0s"]);
+    assert!(code == 0 && log.contains("would be deleted"), "{shown}{log}");
+    assert_eq!(output(&dir, &["trace", "--development=true", "a"]).0, 0);
+    let (code, deleted, log) = gc(&["--older-than=0s", "--delete"]);
+    assert_eq!((code, &deleted), (0, &shown), "{log}");
+    assert_eq!(output(&dir, &["trace", "--development=true", "a"]).0, 66);
+    assert!(crate::process::files(dir.path().join("dev/blobs")).is_empty());
+}
+
 /// What was replaced is not mixed with what replaced it, and a failure before an outcome is no secret.
 #[test]
 fn what_an_earlier_run_led_to_is_not_copied() {

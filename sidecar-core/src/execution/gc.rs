@@ -148,7 +148,7 @@ async fn collect_runs(
 }
 
 /// Removes the blobs below a prefix that are `own` and not named.
-pub(super) async fn remove_unnamed(
+pub(crate) async fn remove_unnamed(
     plane: &DataPlane,
     prefix: &str,
     own: impl Fn(&BlobKey) -> bool,

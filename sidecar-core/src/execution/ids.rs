@@ -31,7 +31,7 @@ pub(super) fn chunk(execution: &ExecutionId, proposal: &PrivateId, number: usize
 }
 
 /// The id of an execution's insight, which is stored after the decision. Run 0 has the id of release 0.1.
-pub(super) fn insight(execution: &ExecutionId) -> InsightId {
+pub(crate) fn insight(execution: &ExecutionId) -> InsightId {
     let run = if execution.run == 0 { String::new() } else { execution.run.to_string() };
     InsightId::from(v5("insight", execution, &run))
 }
@@ -56,6 +56,11 @@ pub(crate) fn dead_letter(context: &Context, group: &str) -> String {
 /// Stands for the proposal that release 0.1 had begun to publish: it is the same however often it is asked for.
 pub(super) fn of_release_0_1(execution: &ExecutionId) -> PrivateId {
     PrivateId::of(v5("release 0.1", execution, "").as_u128())
+}
+
+/// Who closed a run whose outcome was too old: nobody's attempt.
+pub(crate) fn of_retention(execution: &ExecutionId) -> PrivateId {
+    PrivateId::of(v5("retention", execution, "").as_u128())
 }
 
 /// Which execution it is.

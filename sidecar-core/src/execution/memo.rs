@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -19,6 +20,9 @@ use crate::contract::{
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
 use crate::fault;
+
+/// How long a memo may be followed after it was read: from twice this time on, what it named may be removed.
+pub(crate) const VALID: Duration = Duration::from_secs(30);
 
 /// The most differences that a record tells.
 const DIFFERENCES: usize = 5;
@@ -91,9 +95,10 @@ impl Execution {
         let Some(context) = self.event_context().await? else { return Ok(None) };
         self.inherit(&context).await?;
         let mut key = Key::new(self, &version, event_type, &context);
+        let found = Instant::now();
         let memo: Option<Memo> = self.plane.documents.find(&key.work).await?;
         let proposal = match memo {
-            Some(memo) => self.take_over(&memo.execution(), &key, &context).await?,
+            Some(memo) => self.take_over(&memo.execution(), &key, &context, found).await?,
             None => None,
         };
         if proposal.is_none() {
@@ -110,6 +115,7 @@ impl Execution {
         of: &ExecutionId,
         key: &Key,
         event: &EventContext,
+        found_at: Instant,
     ) -> Result<Option<ExecutionRecord>> {
         let documents = &self.plane.documents;
         let Some(other) = find(&**documents, of).await? else { return Ok(None) };
@@ -162,6 +168,10 @@ impl Execution {
         for contexts in contexts.chunks(AT_ONCE) {
             documents.store(contexts).await?;
             fault::point("documents.put_event_contexts");
+        }
+        if found_at.elapsed() > VALID {
+            info!("the outcome of {of} is not taken over: it took too long, and may be removed by now");
+            return Ok(None);
         }
         let outcome = Outcome::Committed(Box::new(committed));
         let record = ExecutionRecord::new(self.context(), execution.run, self.attempt(), outcome);

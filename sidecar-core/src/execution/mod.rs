@@ -45,12 +45,14 @@ use journal::{Entry, Journal, Step};
 use slot::Slot;
 use transfer::Progress;
 
-pub(crate) use ids::record as record_id;
+pub(crate) use gc::remove_unnamed;
 #[cfg(feature = "worker")]
-pub(crate) use ids::{attempts as attempts_id, dead_letter as dead_letter_id};
+pub(crate) use ids::dead_letter as dead_letter_id;
+pub(crate) use ids::{attempts as attempts_id, insight as insight_id, record as record_id};
+pub(crate) use memo::VALID as MEMO_VALID;
 #[cfg(feature = "worker")]
 pub(crate) use open::check_places;
-pub(crate) use record::contents_of;
+pub(crate) use record::{contents_of, find as find_record, is_half_removed, remove as remove_record};
 #[cfg(feature = "server")]
 pub(crate) use session::DECISIONS;
 pub(crate) use stage::fetch;

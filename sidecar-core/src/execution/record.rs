@@ -71,7 +71,7 @@ pub(super) async fn abandon(
 }
 
 /// The record of one run, if it has one.
-pub(super) async fn find(
+pub(crate) async fn find(
     documents: &dyn DocumentProvider,
     execution: &ExecutionId,
 ) -> Result<Option<ExecutionRecord>> {
@@ -84,6 +84,25 @@ pub(super) async fn find(
         });
     }
     Ok(found)
+}
+
+/// Removes the record of a run that is published, and the notes of that.
+///
+/// The record alone would be published once more by whoever finds it without a note, and the note alone would let the next
+/// outcome of this run pass for published: so the run is closed first, as one that never had an outcome.
+pub(crate) async fn remove(plane: &DataPlane, record: &ExecutionRecord) -> Result<()> {
+    let execution = record.execution();
+    let attempt = ids::of_retention(&execution);
+    let closed = ExecutionRecord::new(record.context.clone(), record.run, attempt, Outcome::Abandoned);
+    plane.documents.store(&[closed]).await?;
+    let (record, cursor) = (ids::record(&execution), ids::cursor(&execution));
+    plane.documents.delete(Kind::Published, &[record.clone(), cursor]).await?;
+    plane.documents.delete(Kind::Execution, &[record]).await
+}
+
+/// Whether [`remove`] has closed this run and not come further.
+pub(crate) fn is_half_removed(record: &ExecutionRecord) -> bool {
+    record.attempt == ids::of_retention(&record.execution())
 }
 
 /// What an execution comes to, from one run on: an abandoned run is no outcome, and the next one is looked at.

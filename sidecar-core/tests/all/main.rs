@@ -19,6 +19,7 @@ mod never_again;
 mod postgres;
 mod processes;
 mod properties;
+mod retention;
 mod sabotage;
 mod scene;
 mod server;

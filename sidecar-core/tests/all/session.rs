@@ -606,7 +606,7 @@ async fn a_start_removes_what_a_death_left_beside_the_journal() {
 #[test]
 fn every_call_can_be_spawned() {
     fn can_be_spawned<T: Send>(_: impl Fn(DataPlane) -> T) {}
-    use sidecar_core::lineage::{Trace, copy_graph};
+    use sidecar_core::lineage::{Retention, Trace, copy_graph, expire};
     use sidecar_core::worker::{dead_letter, dead_letters, drop_letter, redrive};
     use sidecar_core::{Submission, collect_garbage, copy_out, failures, recover};
     use std::path::Path;
@@ -615,7 +615,11 @@ fn every_call_can_be_spawned() {
         let trace = Trace::of_graph(&plane, "e").await.unwrap();
         drop(trace.verify(&plane).await);
     });
-    can_be_spawned(|plane| async move { drop(copy_graph(&plane, "e", Path::new("d")).await) });
+    can_be_spawned(|plane| async move {
+        let trace = Trace::of_graph(&plane, "e").await.unwrap();
+        drop(copy_graph(&plane, &trace, Path::new("d")).await);
+    });
+    can_be_spawned(|plane| async move { drop(expire(&plane, &Retention::default(), false).await) });
     can_be_spawned(|plane| async move { drop(copy_out(&plane, "e", Path::new("d")).await) });
     can_be_spawned(|plane| async move { drop(collect_garbage(&plane, Duration::ZERO, false).await) });
     can_be_spawned(|plane| async move { drop(recover(&plane).await) });

@@ -587,7 +587,21 @@ async fn an_outcome_stands_for_that_of_equal_work() {
     let reused: Vec<_> =
         recorded.iter().filter_map(|trace| trace.executions[0].memoized.as_ref()?.reused.as_ref()).collect();
     assert_eq!(reused.len(), 2);
-    // Three outcomes with events of their own, and the next module finds the same file with each.
+    // As long as one that took it over is younger, it is not removed.
+    let taken = recorded.iter().find(|trace| trace.executions[0].memoized.as_ref().unwrap().reused.is_none());
+    let taken = humantime::parse_rfc3339(&taken.unwrap().executions[0].done).unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    scene.submit(1).await;
+    assert_eq!(ended(&work(memoized("1"))).await.committed, 1);
+    let between = taken.elapsed().unwrap() - Duration::from_millis(600);
+    let expired = async |age| {
+        let rules = sidecar_core::lineage::Retention::from_iter([(sidecar_core::lineage::Scope::All, age)]);
+        sidecar_core::lineage::expire(&scene.plane, &rules, false).await.unwrap()
+    };
+    let (some, all) = (expired(between).await, expired(Duration::ZERO).await);
+    assert_eq!((some.needed, some.modules.values().map(|(count, _)| count).sum()), (1, 2), "{some:?}");
+    assert_eq!((all.needed, all.modules.values().map(|(count, _)| count).sum()), (0, 4), "{all:?}");
+    // Four outcomes with events of their own, and the next module finds the same file with each.
     let mut settings = scene.settings("next");
     settings.module.context.name = ModuleName::parse("next").unwrap();
     settings.group = settings.module.context.name.clone();
@@ -595,7 +609,7 @@ async fn an_outcome_stands_for_that_of_equal_work() {
         let content = std::fs::read_to_string(session.layout().input_data().join("a.txt"))?;
         if content == "content" { Ok(()) } else { Err(std::io::Error::other(content)) }
     });
-    assert_eq!(ended(&next).await.committed, 3);
+    assert_eq!(ended(&next).await.committed, 4);
     assert!(recorded.iter().all(|trace| trace.executions[0].insight.len() == 1));
 
     // Another version, or types that the module may not publish any more: it runs.

@@ -1,6 +1,7 @@
 //! Which documents belong to which graph: an empty file `ROOT/graphs/{correlation id}/{kind}/{document id}` for each.
 //!
-//! An entry is made before its document, so that none is without. It may outlive its document, and is passed over then.
+//! An entry is made before its document, so that none is without, and looked for after it, since whoever deletes a document
+//! removes its entry too. It may outlive its document, and is passed over then.
 //! It needs no sync of its own: a file system with a journal keeps the order in which names were made.
 
 use std::collections::BTreeSet;
@@ -23,6 +24,9 @@ const COMPLETE: &str = ".complete";
 
 /// The longest name of a directory; a longer correlation id goes by its digest.
 const LONGEST: usize = 200;
+
+/// How often a directory is made that others remove at the same time.
+const ATTEMPTS: usize = 10;
 
 /// What a file name cannot have, and the percent sign, which tells of it.
 const ODD: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
@@ -64,13 +68,35 @@ impl Graphs {
         }
         let dir = self.of(kind, correlation_id);
         let path = dir.join(id);
+        if path.exists() {
+            return Ok(());
+        }
         let make = || File::options().write(true).create(true).truncate(false).open(&path).map(drop);
-        match make() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&dir)?;
-                make()
+        let mut made = make();
+        for _ in 0..ATTEMPTS {
+            match made {
+                // It was not there yet, or was removed as an empty one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&dir)?;
+                    made = make();
+                }
+                made => return made,
             }
-            made => made,
+        }
+        made
+    }
+
+    /// Removes the entry of a document that was deleted, and directories that are empty without it. Blocks.
+    pub(super) fn remove(&self, kind: Kind, correlation_id: &str, id: &str) {
+        if INDEXED.contains(&kind) {
+            let dir = self.of(kind, correlation_id);
+            // What is left is passed over.
+            let _ = fs::remove_file(dir.join(id));
+            if fs::remove_dir(&dir).is_ok()
+                && let Some(graph) = dir.parent()
+            {
+                let _ = fs::remove_dir(graph);
+            }
         }
     }
 

@@ -40,9 +40,10 @@ impl DocumentProvider for Local {
         let documents = documents.to_vec();
         brief(move || {
             documents.iter().try_for_each(|document| store.index(kind, document))?;
-            let file = |document: Document| (local_dir::path(&dir, &document.id), document.json);
-            let files: Vec<_> = documents.into_iter().map(file).collect();
-            local_dir::write(&store, &dir, &files)
+            let file = |document: &Document| (local_dir::path(&dir, &document.id), document.json.clone());
+            let files: Vec<_> = documents.iter().map(file).collect();
+            local_dir::write(&store, &dir, &files)?;
+            documents.iter().try_for_each(|document| store.index(kind, document))
         })
         .await
     }
@@ -53,6 +54,7 @@ impl DocumentProvider for Local {
             let path = local_dir::path(&dir, &document.id);
             store.index(kind, &document)?;
             if local_dir::insert(&store, &dir, &path, document.json.as_bytes())? {
+                store.index(kind, &document)?;
                 return Ok(document.json);
             }
             store.read(&path)?.ok_or_else(|| {
@@ -105,11 +107,20 @@ impl DocumentProvider for Local {
         brief(move || {
             for id in ids {
                 let path = local_dir::path(&dir, &id);
+                let graph = fs::read_to_string(&path).ok().and_then(|json| super::graph_of(&json));
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(store_error(&store, "remove", &path)(error));
                     }
                     _ => {}
+                }
+                if let Some(graph) = graph {
+                    store.graphs.remove(kind, &graph, &id);
+                    // Another one may have stored it once more, and seen the entry that is gone now.
+                    if path.exists() {
+                        let added = store.graphs.add(kind, &graph, &id);
+                        added.map_err(store_error(&store, "index", &path))?;
+                    }
                 }
             }
             local_dir::present(&store, &dir)

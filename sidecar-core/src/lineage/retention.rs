@@ -1,0 +1,392 @@
+//! How long outcomes are kept: those that are older are removed, each as a whole.
+//!
+//! An outcome goes when it is older than its rule says, and everything that came of it goes too or is gone: what stays
+//! can still be traced, verified and replayed. Its record goes last, so that whoever is interrupted goes on where it was.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, SystemTime};
+
+use tracing::debug;
+
+use super::{Trace, TracedExecution};
+use crate::contract::{
+    Attempts, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner, Memo, ModuleName,
+    Publication,
+};
+use crate::documents::{Documents as _, Kind};
+use crate::error::Result;
+use crate::execution::{
+    Collected, MEMO_VALID, attempts_id, find_record, insight_id, is_half_removed, record_id, remove_record,
+    remove_unnamed,
+};
+use crate::plane::DataPlane;
+
+/// The outcomes that a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// All that no other rule is for.
+    All,
+    /// Those of a module.
+    Module(ModuleName),
+    /// Those for events of a type.
+    Type(String),
+}
+
+/// How long outcomes are kept after they were decided; the longest of the rules that are for an outcome counts. What no
+/// rule is for stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention(Vec<(Scope, Duration)>);
+
+impl FromIterator<(Scope, Duration)> for Retention {
+    fn from_iter<I: IntoIterator<Item = (Scope, Duration)>>(rules: I) -> Self {
+        Self(rules.into_iter().collect())
+    }
+}
+
+impl Retention {
+    fn age(&self, module: &ModuleName, event_type: Option<&str>) -> Option<Duration> {
+        let own = self.0.iter().filter(|(scope, _)| match scope {
+            Scope::All => false,
+            Scope::Module(name) => name == module,
+            Scope::Type(name) => Some(&**name) == event_type,
+        });
+        let all = || self.0.iter().filter(|(scope, _)| *scope == Scope::All);
+        own.map(|(_, age)| *age).max().or_else(|| all().map(|(_, age)| *age).max())
+    }
+}
+
+/// What [`expire`] has removed, or would remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// How many executions of each module, and the bytes of their files.
+    pub modules: BTreeMap<ModuleName, (u64, u64)>,
+    /// Submitted events that no execution is left of.
+    pub submissions: u64,
+    /// Executions that are old enough and stay, since something that stays came of them, or names their files.
+    pub needed: u64,
+    /// What was deleted; nothing where that was not asked for.
+    pub deleted: Collected,
+}
+
+/// Removes the outcomes that are older than `retention` says, with their files, documents and failures, and the submitted
+/// events that no outcome is left of; or only counts them, unless `delete`.
+///
+/// What a younger record refers to stays, and so does what is not published, what a dead letter names, and what somebody
+/// works on. Before anything is deleted that equal work may still take over, it waits for a minute.
+///
+/// Once a record is gone, its event would run again: let no bus deliver one that is so old.
+///
+/// # Errors
+/// What the stores report; it can be repeated.
+pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
+    let now = SystemTime::now();
+    if delete && forget(plane, retention, now).await? {
+        // Who has found a memo before gives it up by then.
+        tokio::time::sleep(MEMO_VALID * 2).await;
+    }
+    let Survey { graphs, mut reused, half } = survey(plane).await?;
+    for record in half.iter().filter(|_| delete) {
+        remove_record(plane, record).await?;
+    }
+    let mut expired = Expired::default();
+    for graph in graphs {
+        let plan = Plan::new(plane, &graph, retention, now, &reused).await?;
+        expired.needed += plan.needed;
+        for (event, module) in &plan.executions {
+            let of = plan.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
+            let (mut bytes, mut last) = (0, 0);
+            for execution in of {
+                bytes += execution.outputs.iter().map(|file| file.size).sum::<u64>();
+                last = last.max(execution.run);
+                // It needs no other any more.
+                let of = execution.memoized.as_ref().and_then(|memoized| memoized.reused.as_ref());
+                if let Some(by) = of.and_then(|of| reused.get_mut(of)) {
+                    by.remove(&id_of(execution));
+                }
+            }
+            let count = expired.modules.entry(module.clone()).or_default();
+            *count = (count.0 + 1, count.1 + bytes);
+            debug!("{event}/{module} is older than it has to be kept");
+            if delete {
+                if plan.submissions.contains(event) {
+                    remove_submission(plane, event, &mut expired.deleted).await?;
+                }
+                plan.remove(plane, event, module, &mut expired.deleted).await?;
+            }
+        }
+        expired.submissions += plan.submissions.len() as u64;
+    }
+    Ok(expired)
+}
+
+fn id_of(execution: &TracedExecution) -> ExecutionId {
+    let TracedExecution { event_id, module, run, .. } = execution;
+    ExecutionId { event_id: event_id.clone(), name: module.clone(), run: *run }
+}
+
+/// Who has taken over the outcome of an execution.
+type Reused = HashMap<ExecutionId, HashSet<ExecutionId>>;
+
+/// What all records tell.
+struct Survey {
+    /// The graphs that have outcomes, those with the youngest first.
+    graphs: Vec<String>,
+    reused: Reused,
+    /// What an interrupted removal has left.
+    half: Vec<ExecutionRecord>,
+}
+
+async fn survey(plane: &DataPlane) -> Result<Survey> {
+    let (mut graphs, mut reused, mut half) = (HashMap::<String, String>::new(), Reused::new(), Vec::new());
+    let mut after = None::<String>;
+    loop {
+        let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(last.clone());
+        for (_, record) in page {
+            let id = record.execution();
+            let Some(committed) = record.committed() else {
+                half.extend(is_half_removed(&record).then_some(record));
+                continue;
+            };
+            if let Some(of) = committed.memoized.as_ref().and_then(|memoized| memoized.reused.clone()) {
+                reused.entry(of).or_default().insert(id);
+            }
+            let youngest = graphs.entry(record.context.correlation_id.clone()).or_default();
+            // As text, times in UTC are in their order.
+            if *youngest < committed.done {
+                youngest.clone_from(&committed.done);
+            }
+        }
+    }
+    let mut graphs: Vec<_> = graphs.into_iter().collect();
+    // Whoever takes over an outcome is younger than it.
+    graphs.sort_by(|(one, its), (other, others)| (others, one).cmp(&(its, other)));
+    Ok(Survey { graphs: graphs.into_iter().map(|(graph, _)| graph).collect(), reused, half })
+}
+
+/// Removes the memos of outcomes that are old enough; whether there were any.
+async fn forget(plane: &DataPlane, retention: &Retention, now: SystemTime) -> Result<bool> {
+    let (mut after, mut found) = (None::<String>, false);
+    loop {
+        let page = plane.documents.page::<Memo>(after.as_deref()).await?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        after = Some(last.clone());
+        let mut old = Vec::new();
+        for (id, memo) in page {
+            let record = find_record(&*plane.documents, &memo.execution()).await?;
+            let done = record.as_ref().and_then(ExecutionRecord::committed).map(|committed| &*committed.done);
+            // The type of its event is not known here: the shortest of all ages that it may have.
+            let ages = retention.0.iter().filter(|(scope, _)| match scope {
+                Scope::Module(name) => *name == memo.context.name,
+                Scope::All | Scope::Type(_) => true,
+            });
+            let age = ages.map(|(_, age)| *age).min();
+            if done.is_none_or(|done| age.is_some_and(|age| is_older(done, age, now))) {
+                old.push(id);
+            }
+        }
+        found |= !old.is_empty();
+        plane.documents.delete(Kind::Memo, &old).await?;
+    }
+}
+
+/// Whether a time is longer ago than an age; one that nobody can read is not.
+fn is_older(time: &str, age: Duration, now: SystemTime) -> bool {
+    let time = humantime::parse_rfc3339(time).ok();
+    time.and_then(|time| now.duration_since(time).ok()).is_some_and(|since| since > age)
+}
+
+/// What goes of one graph.
+struct Plan {
+    trace: Trace,
+    /// Those that came of others first.
+    executions: Vec<(EventId, ModuleName)>,
+    /// Events that were submitted, and that no execution is left of.
+    submissions: BTreeSet<EventId>,
+    needed: u64,
+}
+
+impl Plan {
+    async fn new(
+        plane: &DataPlane,
+        graph: &str,
+        retention: &Retention,
+        now: SystemTime,
+        reused: &Reused,
+    ) -> Result<Self> {
+        let trace = Trace::of_graph(plane, graph).await?;
+        let attempts: Vec<Attempts> = plane.documents.graph(graph).await?;
+        let published: Vec<Publication> = plane.documents.graph(graph).await?;
+        let published: HashSet<_> = published.into_iter().map(|published| published.id).collect();
+        // All executions, with whether they are old enough.
+        let mut all = BTreeMap::<(EventId, ModuleName), bool>::new();
+        let mut note = |event: &EventId, module: &ModuleName, time: Option<&str>| {
+            let event_type = trace.event(event).and_then(|event| event.event_type.as_deref());
+            let is_old = match (time, retention.age(module, event_type)) {
+                (Some(time), Some(age)) => is_older(time, age, now),
+                _ => false,
+            };
+            let entry = all.entry((event.clone(), module.clone())).or_insert(true);
+            *entry &= is_old;
+        };
+        for execution in &trace.executions {
+            let is_published = published.contains(&record_id(&id_of(execution)));
+            let time = is_published.then_some(&*execution.done);
+            note(&execution.event_id, &execution.module, time);
+        }
+        for failure in &trace.failures {
+            note(&failure.context.event_id, &failure.context.name, Some(&failure.time));
+        }
+        for letter in &trace.dead_letters {
+            note(&letter.context.event_id, &letter.context.name, None);
+        }
+        for attempts in attempts.iter().filter(|attempts| attempts.attempts != Attempts::DROPPED) {
+            let Context { event_id, name, .. } = &attempts.context;
+            // A count that stayed behind an outcome says nothing.
+            if trace.execution(event_id, name, None).is_none() {
+                note(event_id, name, None);
+            }
+        }
+        let old = all.values().filter(|is_old| **is_old).count();
+        let mut plan = Self {
+            executions: all.iter().filter(|(_, is_old)| **is_old).map(|(key, _)| key.clone()).collect(),
+            submissions: BTreeSet::new(),
+            needed: 0,
+            trace,
+        };
+        while plan.keep_needed(&all, reused) {}
+        plan.needed = (old - plan.executions.len()) as u64;
+        plan.submissions = plan.left_alone(&all);
+        let depths = plan.depths();
+        plan.executions
+            .sort_by_key(|(event, _)| std::cmp::Reverse(depths.get(event).copied().unwrap_or_default()));
+        Ok(plan)
+    }
+
+    /// Takes out what something that stays needs; whether there was any.
+    fn keep_needed(&mut self, all: &BTreeMap<(EventId, ModuleName), bool>, reused: &Reused) -> bool {
+        let going: BTreeSet<_> = self.executions.iter().cloned().collect();
+        let stays = |event: &EventId, module: &ModuleName| !going.contains(&(event.clone(), module.clone()));
+        let alive: HashSet<&EventId> =
+            all.keys().filter(|(event, module)| stays(event, module)).map(|(event, _)| event).collect();
+        let kept = self.trace.executions.iter().filter(|of| stays(&of.event_id, &of.module));
+        let mut keys: HashSet<&str> = HashSet::new();
+        for execution in kept {
+            keys.extend(execution.outputs.iter().map(|file| file.key.as_str()));
+            keys.extend(execution.inputs.iter().filter_map(|file| file.key.as_ref()).map(|key| key.as_str()));
+        }
+        for event in self.trace.events.iter().filter(|event| alive.contains(&event.event_id)) {
+            keys.extend(event.files.iter().map(|file| file.key.as_str()));
+        }
+        let mut needed = BTreeSet::new();
+        for execution in &self.trace.executions {
+            let is_needed = execution.events.iter().any(|event| alive.contains(&event.event_id))
+                || execution.outputs.iter().any(|file| keys.contains(file.key.as_str()))
+                || reused.get(&id_of(execution)).is_some_and(|by| !by.is_empty());
+            if is_needed {
+                needed.insert((execution.event_id.clone(), execution.module.clone()));
+            }
+        }
+        let before = self.executions.len();
+        self.executions.retain(|key| !needed.contains(key));
+        self.executions.len() < before
+    }
+
+    /// The submitted events whose executions all go.
+    fn left_alone(&self, all: &BTreeMap<(EventId, ModuleName), bool>) -> BTreeSet<EventId> {
+        let going: BTreeSet<_> = self.executions.iter().collect();
+        let is_going = |event: &EventId| {
+            let mut of = all.keys().filter(|(of, _)| of == event).peekable();
+            of.peek().is_some() && of.all(|key| going.contains(key))
+        };
+        let submitted = self.trace.events.iter().filter(|event| event.module.is_none());
+        submitted.map(|event| &event.event_id).filter(|event| is_going(event)).cloned().collect()
+    }
+
+    /// How far each event is from the submission.
+    fn depths(&self) -> HashMap<EventId, usize> {
+        let parents: HashMap<_, _> = self
+            .trace
+            .events
+            .iter()
+            .map(|event| (event.event_id.as_str(), &*event.parent_event_id))
+            .collect();
+        let depth = |event: &EventId| {
+            let (mut depth, mut at) = (0, event.as_str());
+            // A record that was written by somebody else may lead in a circle.
+            while let Some(parent) = parents.get(at).filter(|_| depth < parents.len()) {
+                (depth, at) = (depth + 1, parent);
+            }
+            depth
+        };
+        self.trace.events.iter().map(|event| (event.event_id.clone(), depth(&event.event_id))).collect()
+    }
+
+    /// Removes everything of an execution, its record last.
+    async fn remove(
+        &self,
+        plane: &DataPlane,
+        event: &EventId,
+        module: &ModuleName,
+        deleted: &mut Collected,
+    ) -> Result<()> {
+        let id = |run| ExecutionId { event_id: event.clone(), name: module.clone(), run };
+        let (mut runs, mut last) = (Vec::new(), 0);
+        while let Some(record) = find_record(&*plane.documents, &id(last)).await? {
+            runs.push(record);
+            last += 1;
+        }
+        let known = self.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
+        if known.map(|of| of.run + 1).max().unwrap_or_default() < last
+            && runs.last().is_some_and(|record| record.committed().is_some())
+        {
+            // It ran again meanwhile.
+            return Ok(());
+        }
+        let of = |context: &Context| context.event_id == *event && context.name == *module;
+        let mut documents = vec![(Kind::Attempts, Vec::new()), (Kind::Insight, Vec::new())];
+        documents[1].1.extend(runs.iter().map(|record| insight_id(&record.execution()).to_string()));
+        if let Some(record) = runs.first() {
+            documents[0].1.push(attempts_id(&record.context));
+        }
+        let published =
+            self.trace.executions.iter().filter(|at| at.event_id == *event && at.module == *module);
+        let published = published.flat_map(|execution| &execution.events);
+        documents.push((Kind::Context, published.map(|event| event.event_id.to_string()).collect()));
+        let chunks =
+            runs.iter().filter_map(ExecutionRecord::committed).flat_map(|committed| &committed.outbox);
+        documents.push((Kind::Outbox, chunks.cloned().collect()));
+        let failures = self.trace.failures.iter().filter(|failure| of(&failure.context));
+        let (failures, kept): (Vec<_>, Vec<_>) =
+            failures.map(|failure| (failure.id.to_string(), &failure.blobs)).unzip();
+        documents.push((Kind::Failure, failures));
+        let kept: Vec<_> = kept.into_iter().flatten().map(|blob| blob.key.clone()).collect();
+        plane.blobs.delete(&kept).await?;
+        deleted.blobs += kept.len() as u64;
+        let own = |owner: Option<KeyOwner>| matches!(owner, Some(KeyOwner::Proposal(of, _)) if of.event_id == *event && of.name == *module && of.run < last);
+        let prefix = format!("{event}/{module}/~");
+        remove_unnamed(plane, &prefix, |key| own(key.owner()), &HashSet::new(), deleted).await?;
+        for (kind, ids) in documents {
+            plane.documents.delete(kind, &ids).await?;
+            deleted.documents += ids.len() as u64;
+        }
+        // The youngest first: as long as one is left, the event does not run.
+        for record in runs.iter().rev() {
+            remove_record(plane, record).await?;
+            deleted.documents += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a submitted event with its files.
+async fn remove_submission(plane: &DataPlane, event: &EventId, deleted: &mut Collected) -> Result<()> {
+    let own = |owner: Option<KeyOwner>| matches!(owner, Some(KeyOwner::Submission(of, _)) if of == *event);
+    let prefix = format!("{event}/.submit/");
+    remove_unnamed(plane, &prefix, |key| own(key.owner()), &HashSet::new(), deleted).await?;
+    if plane.documents.find::<EventContext>(event.as_str()).await?.is_some() {
+        deleted.documents += 1;
+    }
+    plane.documents.delete(Kind::Context, &[event.to_string()]).await
+}
