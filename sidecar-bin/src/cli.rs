@@ -197,6 +197,9 @@ pub(crate) enum Command {
         /// Which shell
         #[arg(value_enum, value_name = "SHELL")]
         shell: Shell,
+        /// With `man`: write the page of each command into this directory
+        #[arg(value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
     },
     /// Explain a command, the settings, or the exit codes
     #[command(name = "help")]

@@ -281,6 +281,10 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
             uuid::Uuid::new_v4().to_string()
         }
     };
+    if secret.trim() != secret || secret.contains(char::is_control) {
+        let why = "begins or ends with a blank, or holds a control character: no HTTP header carries that";
+        errors.push("sharedsecret", why);
+    }
     if options.socket_uid.is_some() && options.socket.is_none() {
         errors.push("socket-uid", "has no effect without --socket");
     }

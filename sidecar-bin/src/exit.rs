@@ -168,6 +168,7 @@ pub(crate) fn code(ended: Ended, context: &Context) -> Result<u8, Failure> {
         Ended::NotStarted { program, error } => {
             let code = not_started(error.kind());
             let why = match error.kind() {
+                _ if error.get_ref().is_some() => error.to_string(),
                 _ if code == NOT_FOUND && Path::new(&program).is_file() => {
                     "the interpreter that its first line names does not exist (a line that ends with \\r\\n names one that \
                      ends with \\r)"

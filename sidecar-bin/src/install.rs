@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap_complete::aot;
 use clap_mangen::roff::{self, Roff};
@@ -40,8 +39,8 @@ pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The man page: what clap knows, and what else a manual says.
-fn manual(command: clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
-    clap_mangen::Man::new(command).render(page)?;
+fn manual(command: clap::Command) -> Result<String, Failure> {
+    let mut page = Vec::new();
     let mut more = Roff::default();
     for (title, text) in [
         ("EXIT STATUS", help::EXIT_CODES.lines().skip(1).collect::<Vec<_>>().join("\n")),
@@ -54,33 +53,52 @@ fn manual(command: clap::Command, page: &mut Vec<u8>) -> std::io::Result<()> {
         }
         more.control("fi", []);
     }
-    more.to_writer(page)
+    let written = clap_mangen::Man::new(command).render(&mut page).and_then(|()| more.to_writer(&mut page));
+    written.map_err(|error| Failure::new(exit::LOCAL_FAILED, error.to_string()))?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
-/// Prints the completions of a shell, or the man page.
-pub(crate) fn completions(shell: Shell) -> ExitCode {
+/// Prints the completions of a shell, or the man page; with a directory, writes the man pages of all commands there.
+///
+/// # Errors
+/// When they cannot be written.
+pub(crate) fn completions(shell: Shell, dir: Option<&Path>) -> Result<(), Failure> {
     let mut command = help::command();
-    let mut text = Vec::new();
     let generator = match shell {
-        Shell::Bash => Some(aot::Shell::Bash),
-        Shell::Elvish => Some(aot::Shell::Elvish),
-        Shell::Fish => Some(aot::Shell::Fish),
-        Shell::Powershell => Some(aot::Shell::PowerShell),
-        Shell::Zsh => Some(aot::Shell::Zsh),
-        Shell::Man => None,
-    };
-    let written = match generator {
-        Some(shell) => {
-            aot::generate(shell, &mut command, NAME, &mut text);
-            Ok(())
+        Shell::Bash => aot::Shell::Bash,
+        Shell::Elvish => aot::Shell::Elvish,
+        Shell::Fish => aot::Shell::Fish,
+        Shell::Powershell => aot::Shell::PowerShell,
+        Shell::Zsh => aot::Shell::Zsh,
+        Shell::Man => {
+            return match dir {
+                Some(dir) => manuals(&command, dir),
+                None => manual(command).and_then(|page| exit::print(page.trim_end())),
+            };
         }
-        None => manual(command, &mut text),
     };
-    let printed = written
-        .map_err(|error| Failure::new(exit::LOCAL_FAILED, error.to_string()))
-        .and_then(|()| exit::print(String::from_utf8_lossy(&text).trim_end()));
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.code),
+    if let Some(dir) = dir {
+        let why = format!("only man pages are written to a directory; print to {} instead", dir.display());
+        return Err(Failure::new(exit::CONFIGURATION, why));
     }
+    let mut text = Vec::new();
+    aot::generate(generator, &mut command, NAME, &mut text);
+    exit::print(String::from_utf8_lossy(&text).trim_end())
+}
+
+/// Writes the man page of the program and of each command into a directory.
+fn manuals(command: &clap::Command, dir: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(exit::LOCAL_FAILED, format!("cannot write man pages to {}: {error}", dir.display()))
+    };
+    fs::create_dir_all(dir).map_err(failed)?;
+    fs::write(dir.join(format!("{NAME}.1")), manual(command.clone())?).map_err(failed)?;
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        let name = format!("{NAME}-{}", sub.get_name());
+        let mut page = Vec::new();
+        let page_of = clap_mangen::Man::new(sub.clone().display_name(&name));
+        page_of.render(&mut page).map_err(failed)?;
+        fs::write(dir.join(format!("{name}.1")), page).map_err(failed)?;
+    }
+    Ok(())
 }

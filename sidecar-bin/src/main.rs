@@ -34,7 +34,9 @@ use clap::parser::ValueSource;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
-use sidecar_core::{Context, EventTypes, Phase, Remembered, Session, Settings, Start};
+use sidecar_core::{
+    Context, DataPlane, Error, EventTypes, Phase, Remembered, Session, Settings, Start, is_committed,
+};
 use tracing::{debug, error, info, warn};
 
 use crate::cli::{Cli, Command};
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         not(feature = "pipeline"),
         allow(unused_mut, reason = "only a pipeline has something to load")
     )]
-    let (Cli { mut command, options, parent_is_empty, .. }, origins) = match parse_cli() {
+    let (Cli { mut command, mut options, parent_is_empty, .. }, origins) = match parse_cli() {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
@@ -80,7 +82,9 @@ fn main() -> ExitCode {
                 Err(errors) => configuration(&origins.locate(&errors)),
             };
         }
-        Some(Command::Completions { shell }) => return install::completions(*shell),
+        Some(Command::Completions { shell, dir }) => {
+            return ended(install::completions(*shell, dir.as_deref()).map(|()| 0));
+        }
         Some(Command::Install { dir }) => {
             return ended(install::install(dir).map(|()| 0));
         }
@@ -94,6 +98,21 @@ fn main() -> ExitCode {
         && options.context_name.is_none()
     {
         return configuration(&["--context.name is required: which module of the pipeline?".into()]);
+    }
+    #[cfg(feature = "pipeline")]
+    if matches!(&command, Some(Command::Replay(args)) if args.from.is_some()) && options.development.is_none()
+    {
+        // The file stands for both.
+        options.documents.get_or_insert_with(|| "memory:".into());
+        options.events.get_or_insert_with(|| "memory:".into());
+    }
+    if command.as_ref().is_some_and(Command::reads)
+        && options.development.is_none()
+        && options.events_file.is_none()
+        && options.servicebuseventprovider.is_none()
+    {
+        // Whoever only reads needs no bus.
+        options.events.get_or_insert_with(|| "memory:".into());
     }
     let reruns = matches!(command, Some(Command::Run { rerun: Some(_), .. }));
     if reruns && options.context_eventid.as_deref().unwrap_or_default().is_empty() {
@@ -152,6 +171,7 @@ fn parse_cli() -> Result<(Cli, Origins), ExitCode> {
             if !from_file {
                 usage::refuse_idle_settings(&matches)?;
                 usage::refuse_empty_flags(&matches)?;
+                usage::refuse_repeated_options(&matches, &std::env::args_os().collect::<Vec<_>>())?;
             }
             cli.parent_is_empty = flag && cli.options.context_parenteventid.as_deref() == Some("");
             Ok((cli, matches))
@@ -198,6 +218,10 @@ fn ended(result: Result<u8, Failure>) -> ExitCode {
 }
 
 fn configuration(errors: &[String]) -> ExitCode {
+    if logging::is_json_wanted() {
+        errors.iter().for_each(|error| eprintln!("{}", logging::json_line("error", error)));
+        return ExitCode::from(exit::CONFIGURATION);
+    }
     for error in errors {
         eprintln!("error: {error}");
     }
@@ -209,11 +233,16 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let reads = command.as_ref().is_some_and(Command::reads);
     let mut directories = config.plane.unopened.directories().into_iter();
     if command.as_ref().is_some_and(Command::needs_a_plane)
-        && let Some((_, dir)) =
-            directories.find(|(setting, dir)| *setting == Setting::Documents && !dir.exists())
+        && let Some((_, dir)) = directories.find(|(setting, _)| *setting == Setting::Documents)
     {
-        let message = format!("there is no data plane: {} does not exist", dir.display());
-        return Err(Failure::new(exit::INPUTS_FAILED, message));
+        match dir.try_exists() {
+            Ok(true) => {}
+            Ok(false) => {
+                let message = format!("there is no data plane: {} does not exist", dir.display());
+                return Err(Failure::new(exit::INPUTS_FAILED, message));
+            }
+            Err(error) => return Err(Failure::local(&Error::io("use", dir)(error))),
+        }
     }
     // What takes long from here on has a name.
     let is_for_one =
@@ -274,8 +303,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         _ => Start::Resume,
     };
     let user = settings.module_user.other();
-    if matches!(command, Some(Command::Commit)) {
-        prepared(&settings).await?;
+    if matches!(command, Some(Command::Commit)) && !prepared(&settings, &plane).await? {
+        return Ok(0);
+    }
+    if matches!(command, Some(Command::Prepare { .. })) {
+        warn_of_another(&settings).await;
     }
     let session = Session::open(settings, plane).await.map_err(|error| Failure::at_open(&error))?;
     let half = matches!(command, Some(Command::Prepare { .. } | Command::Commit));
@@ -285,7 +317,11 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     }
     if session.phase() == Phase::Done && !matches!(command, Some(Command::Run { .. })) {
         let Context { name, event_id, .. } = session.status().context;
-        warn!("module {name} committed event {event_id} before: what it writes now is not committed");
+        if matches!(command, Some(Command::Commit)) {
+            info!("module {name} has committed event {event_id} already");
+        } else {
+            warn!("module {name} committed event {event_id} before: what it writes now is not committed");
+        }
     }
     if half && session.phase() != Phase::Done && !session.is_publishing() {
         // Beside a module of `run` that is still at work, its inputs or half of its outputs would be taken.
@@ -345,18 +381,34 @@ async fn left_to_others(session: &Session) -> Ended {
     }
 }
 
+/// Nothing is locked between `prepare` and `commit`: two jobs in one directory would mix what they write.
+async fn warn_of_another(settings: &Settings) {
+    // One that cannot be read is told by whoever opens it.
+    if let Ok(Some(Remembered { context, is_committable: true, is_committed: false })) =
+        Session::remembered(settings).await
+    {
+        let base = settings.layout.base().display();
+        warn!(
+            "event {} of module {} was prepared in {base} and not committed: if its job is still at work, its outputs \
+             will mix with these (flock keeps jobs apart)",
+            context.event_id, context.name
+        );
+    }
+}
+
 /// `commit` goes on with what `prepare` began, or with a commit that was begun; it must not touch another execution, nor
-/// take the half of what a module was writing.
-async fn prepared(settings: &Settings) -> Result<(), Failure> {
+/// take the half of what a module was writing. Whether there is anything to commit.
+async fn prepared(settings: &Settings, plane: &DataPlane) -> Result<bool, Failure> {
     let found = Session::remembered(settings).await.map_err(|error| Failure::local(&error))?;
     let Settings { context, .. } = settings;
+    let (event, module) = (&context.event_id, &context.name);
     let base = settings.layout.base().display();
     let found = match found {
-        Some(Remembered { context: other, is_committable })
-            if other.event_id == context.event_id && other.name == context.name =>
+        Some(Remembered { context: other, is_committable, .. })
+            if other.event_id == *event && other.name == *module =>
         {
             if is_committable {
-                return Ok(());
+                return Ok(true);
             }
             format!("its module had not finished in {base}")
         }
@@ -365,7 +417,11 @@ async fn prepared(settings: &Settings) -> Result<(), Failure> {
         }
         None => format!("nothing was prepared in {base}"),
     };
-    let (event, module) = (&context.event_id, &context.name);
+    // Whoever repeats the step after all is done is told so.
+    if is_committed(plane, context).await.map_err(|error| Failure::at_open(&error))? {
+        info!("module {module} has committed event {event} already");
+        return Ok(false);
+    }
     let prepare = again::again("prepare", context);
     let message =
         format!("cannot commit event {event} of module {module}: {found}; prepare it first: {prepare}");

@@ -52,10 +52,12 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
 fn left_out(trace: &Trace) -> (usize, usize) {
     let (mut missing, mut superseded) = (0, 0);
     let replaced = trace.superseded();
-    for ((event, _), stage) in trace.stages() {
+    for ((event, module), stage) in trace.stages() {
         match stage {
             _ if replaced.contains(event) => superseded += 1,
             Stage::Committed(_) => {}
+            // A run that failed takes nothing from an outcome before it.
+            Stage::Failed(_) | Stage::GivenUp(_) if trace.execution(event, module, None).is_some() => {}
             Stage::Failed(_) | Stage::GivenUp(_) => missing += 1,
         }
     }

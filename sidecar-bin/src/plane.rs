@@ -63,6 +63,8 @@ impl Plane {
                     Setting::Events => options.events_file.as_ref().zip(events.as_ref()),
                     _ => None,
                 };
+                // Where both are given, it is the flag that is looked at.
+                let in_file = in_file.filter(|_| !errors.has(&format!("{flag}-file")));
                 match in_file {
                     Some((file, url)) if repeats(&mistake.problem, url) => errors.push(
                         &format!("{flag}-file"),
@@ -130,7 +132,15 @@ fn repeats(message: &str, secret: &str) -> bool {
     let scheme = secret.split(':').next().unwrap_or_default();
     let is_scheme =
         ["mongodb", "postgres", "postgresql", "nats", "amqp", "amqps", "servicebus", "file", "memory"];
+    // The names of parameters are none, where they cannot be part of a password.
+    let parameters: Vec<&str> = match secret.rsplit_once('?') {
+        Some((_, query)) if !query.contains('@') => {
+            query.split('&').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect()
+        }
+        _ => Vec::new(),
+    };
     let words = secret.split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2);
+    let words = words.filter(|word| !parameters.contains(word));
     words.filter(|word| *word != scheme || !is_scheme.contains(word)).any(|word| message.contains(word))
 }
 

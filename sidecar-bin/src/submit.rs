@@ -29,9 +29,6 @@ pub(crate) async fn submit(
     let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
     let id = id.unwrap_or_else(new_id);
     let submission = submission(id.clone(), event_type, &values, &files, &stores)?;
-    if submission.files() == 0 && values.is_empty() {
-        warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
-    }
     let id = send(submission, &id, plane).await?;
     // The event is published all the same; whoever needs its id has to know that it did not arrive.
     exit::print(id.as_str())?;
@@ -49,8 +46,11 @@ pub(crate) fn new_id() -> String {
 /// With the code that says which part failed.
 pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) -> Result<EventId, Failure> {
     let files = submission.files();
+    if submission.is_empty() {
+        warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
+    }
     let id = submission.submit(plane).await.map_err(|error| match error {
-        invalid @ Error::Invalid(_) => unusable(&invalid),
+        invalid @ Error::Submission(_) => unusable(&invalid),
         other => {
             let Failure { code, message } = Failure::at_done(&other);
             Failure::new(
@@ -61,6 +61,18 @@ pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) ->
     })?;
     info!(files, "submitted as event {id}");
     Ok(id)
+}
+
+/// The keys and values of `--value`.
+///
+/// # Errors
+/// For one that is not both.
+pub(crate) fn values(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pair = |value: &String| match value.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE"))),
+    };
+    given.iter().map(pair).collect()
 }
 
 /// A first event of files and values, none of which is in the directories of the stores.
@@ -83,10 +95,7 @@ pub(crate) fn submission(
     if let Some(parent) = config::traceparent() {
         submission = submission.traceparent(parent);
     }
-    for value in values {
-        let Some((key, value)) = value.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return Err(Failure::new(exit::CONFIGURATION, format!("--value {value:?} is not KEY=VALUE")));
-        };
+    for (key, value) in self::values(values)? {
         submission = submission.value(key, value);
     }
     let stores: Vec<_> = stores.iter().filter_map(|dir| dir.canonicalize().ok()).collect();
@@ -110,7 +119,7 @@ pub(crate) fn submission(
 
 fn unusable(error: &Error) -> Failure {
     match error {
-        Error::Invalid(problems) => {
+        Error::Submission(problems) => {
             let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
             Failure::new(exit::INPUTS_FAILED, format!("nothing was submitted:{lines}"))
         }

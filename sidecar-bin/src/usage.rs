@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches};
 use sidecar_core::plane::nearest;
 
 use crate::again::{quoted, secret};
@@ -108,6 +108,30 @@ pub(crate) fn refuse_empty_flags(matches: &ArgMatches) -> Result<(), clap::Error
         }
         None => Ok(()),
     }
+}
+
+/// Refuses an option of a command that is given twice and counts once: the first one would be forgotten in silence. A
+/// setting may be repeated, as in a script that adds to other flags.
+pub(crate) fn refuse_repeated_options(
+    matches: &ArgMatches,
+    arguments: &[OsString],
+) -> Result<(), clap::Error> {
+    let command = help::command();
+    let Some(own) = matches.subcommand().and_then(|(name, _)| command.find_subcommand(name)) else {
+        return Ok(());
+    };
+    let given = || arguments.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--");
+    let once = own.get_arguments().filter(|argument| {
+        argument.get_help_heading().is_none() && matches!(argument.get_action(), ArgAction::Set)
+    });
+    for flag in once.filter_map(clap::Arg::get_long) {
+        let is_it = |word: &&str| word.split('=').next() == Some(&*format!("--{flag}"));
+        if given().filter(is_it).count() > 1 {
+            let message = format!("--{flag} is given twice, and can be given once\n");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, message));
+        }
+    }
+    Ok(())
 }
 
 /// The setting that an unknown flag most likely means.

@@ -188,7 +188,7 @@ pub(crate) fn unusable(error: &Error) -> Failure {
     match error {
         Error::Io { action: "start", source, path } => {
             let why = match source.kind() {
-                std::io::ErrorKind::NotFound => "command not found".to_owned(),
+                std::io::ErrorKind::NotFound if source.get_ref().is_none() => "command not found".to_owned(),
                 _ => source.to_string(),
             };
             Failure::new(exit::not_started(source.kind()), format!("cannot start {}: {why}", path.display()))

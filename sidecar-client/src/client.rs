@@ -19,6 +19,10 @@ const DEFAULT_PORT: u16 = 8080;
 /// Where a sidecar in development mode keeps its secret.
 const DEV_SECRET: &str = "dev/secret";
 
+/// What is said where the environment has no secret.
+const NO_SECRET: &str = "SHARED_SECRET is not set: it must be the sidecar's --sharedsecret; there is no dev/secret of a \
+                         sidecar in development mode either";
+
 /// How many tenths of a second are waited for that secret.
 const DEV_PATIENCE: usize = 50;
 
@@ -51,7 +55,7 @@ impl Client {
     /// # Errors
     /// [`Error::Config`] when a variable is missing or cannot be used.
     pub fn from_env() -> Result<Self, Error> {
-        Self::builder().read_env(|name| std::env::var(name).ok())?.build()
+        ClientBuilder::from_env()?.build()
     }
 
     /// A client with settings of its own.
@@ -131,6 +135,29 @@ fn development_secret() -> Option<String> {
 }
 
 impl ClientBuilder {
+    /// Settings as the environment says, as in [`Client::from_env`]; what is set afterwards counts instead.
+    ///
+    /// ```no_run
+    /// use sidecar_client::{ClientBuilder, Retry};
+    /// # fn main() -> Result<(), sidecar_client::Error> {
+    /// let client = ClientBuilder::from_env()?.retry(Retry::never()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a variable cannot be used, or there is no secret.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::default().read_env(|name| std::env::var(name).ok())?.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        if self.secret.is_none() {
+            return Err(Error::Config(NO_SECRET.into()));
+        }
+        Ok(self)
+    }
+
     fn read_env(mut self, var: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         // An empty variable is how many environments spell "not set".
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
@@ -197,10 +224,9 @@ impl ClientBuilder {
     /// [`Error::Config`] when there is no secret, or one that no HTTP header can carry.
     pub fn build(self) -> Result<Client, Error> {
         let secret = self.secret.ok_or_else(|| {
-            Error::Config(format!(
-                "SHARED_SECRET is not set: it must be the sidecar's --sharedsecret; there is no {DEV_SECRET} of a \
-                 sidecar in development mode either"
-            ))
+            Error::Config(
+                "the builder was given no secret; ClientBuilder::from_env reads SHARED_SECRET".into(),
+            )
         })?;
         let port = self.port.unwrap_or(DEFAULT_PORT);
         let url = self.url.unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
@@ -254,7 +280,7 @@ mod tests {
         let build = |vars: &[(&str, &str)]| {
             let var =
                 |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
-            Client::builder().read_env(var).and_then(ClientBuilder::build)
+            Client::builder().read_env(var)?.checked().and_then(ClientBuilder::build)
         };
         let client = build(&[("SHARED_SECRET", "s")]).unwrap();
         assert_eq!((client.api.address(), client.layout.base()), ("http://127.0.0.1:8080", "/ion".as_ref()));

@@ -1,10 +1,13 @@
 //! A module that is ready.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use sidecar_core::{Context, EventId, NextAnswer, Prepared, ReadyAnswer, Receipt, Status, TraceParent};
+use sidecar_core::{
+    Context, EventId, LONGEST_REASON, NextAnswer, Prepared, ReadyAnswer, Receipt, Status, TraceParent,
+};
 
 use crate::api::Api;
 use crate::error::Error;
@@ -140,7 +143,7 @@ impl Module {
     /// [`Refused`] with [`Error::Call`]; its status is 409 when the outputs are committed already, and then
     /// `done` of the module that it holds returns the receipt.
     pub async fn fail(self, reason: impl AsRef<str>) -> Result<(), Refused<Self>> {
-        match self.api.call::<Status>("fail", Method::POST, Some(reason.as_ref())).await {
+        match self.api.call::<Status>("fail", Method::POST, Some(&shortened(reason.as_ref()))).await {
             // It may be given again: only what is done is told.
             Ok(_) => Ok(()),
             Err(error) => Err(Refused::new(self, error)),
@@ -150,5 +153,30 @@ impl Module {
     async fn commit(&self) -> Result<Option<Receipt>, Error> {
         self.workspace.write_insights()?;
         self.api.call("done", Method::GET, None).await
+    }
+}
+
+/// A reason as far as the sidecar takes it: its beginning, which says what failed, and its end, which often says why.
+fn shortened(reason: &str) -> Cow<'_, str> {
+    const GAP: &str = "\n[…]\n";
+    if reason.len() <= LONGEST_REASON {
+        return Cow::Borrowed(reason);
+    }
+    let half = (LONGEST_REASON - GAP.len()) / 2;
+    let first = (0..=half).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or_default();
+    let last = (reason.len() - half..=reason.len()).find(|at| reason.is_char_boundary(*at));
+    Cow::Owned(format!("{}{GAP}{}", &reason[..first], &reason[last.unwrap_or(reason.len())..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_keeps_its_beginning_and_its_end() {
+        assert_eq!(shortened("why"), "why");
+        let long = format!("first {} last", "ö".repeat(LONGEST_REASON));
+        let short = shortened(&long);
+        assert!(short.len() <= LONGEST_REASON && short.starts_with("first ö") && short.ends_with("ö last"));
     }
 }

@@ -195,7 +195,10 @@ pub(crate) fn names_below(root: &Path) -> Result<Vec<FileName>, Error> {
             let path = entry.map_err(Error::io("read", &dir))?.path();
             if path.is_dir() {
                 dirs.push(path);
-            } else if let Some(name) = path.strip_prefix(root).ok().and_then(Path::to_str) {
+            } else if let Ok(below) = path.strip_prefix(root) {
+                let name = below
+                    .to_str()
+                    .ok_or_else(|| Error::io("name", &path)(io::Error::other("the name is not UTF-8")))?;
                 let invalid = |error| Error::io("name", &path)(io::Error::other(error));
                 names.push(FileName::parse(name).map_err(invalid)?);
             }
@@ -289,14 +292,15 @@ pub struct EventBuilder<'w> {
 }
 
 impl EventBuilder<'_> {
-    /// Adds a file below `out/data`.
+    /// Adds a file below `out/data`. [`write`](Self::write) refuses an empty name and one with a comma, which an event file
+    /// cannot name.
     pub fn file(mut self, name: impl Into<String>) -> Self {
         self.files.push(name.into());
         self
     }
 
-    /// Adds a value that the consumer finds in its `in/meta.json`. The keys `eventType` and `files` are taken: `done`
-    /// refuses an event that uses them for values.
+    /// Adds a value that the consumer finds in its `in/meta.json`. The keys `eventType` and `files` are taken:
+    /// [`write`](Self::write) refuses them.
     pub fn value(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.values.push(key, value.to_string());
         self
@@ -319,8 +323,18 @@ impl EventBuilder<'_> {
     /// Writes the event; it is published by `done`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], also for a name, a file or a key that cannot be used.
     pub fn write(self) -> Result<(), Error> {
+        let refused =
+            |why: String| Error::io("create", self.workspace.layout.output_events())(io::Error::other(why));
+        if let Some(file) = self.files.iter().find(|file| file.is_empty() || file.contains(',')) {
+            return Err(refused(format!(
+                "an event cannot name the file {file:?}: names in a list end at a comma"
+            )));
+        }
+        if let Some(pair) = self.values.iter().find(|pair| [EVENT_TYPE, FILES].contains(&&*pair.key)) {
+            return Err(refused(format!("the key {:?} is taken: it is no value of an event", pair.key)));
+        }
         let mut pairs = KeyValuePairs::default();
         pairs.push(EVENT_TYPE, self.event_type);
         // A pair for each: joined by commas they could be taken for one name that has a comma.

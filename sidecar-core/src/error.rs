@@ -85,6 +85,16 @@ pub enum Error {
         /// The event's id.
         event: String,
     },
+    /// Nothing of what was asked for is known.
+    #[error("{provider} does not have {what}: {why}")]
+    Absent {
+        /// The document provider's short name.
+        provider: String,
+        /// What was asked for.
+        what: String,
+        /// What there is, or what may be wrong.
+        why: String,
+    },
     /// A delivery that is not held any more: it was settled before, or its lock was lost and another member of the
     /// group may have it.
     #[error("event {event:?} of {provider} is not held any more: it was settled, or its lock was lost")]
@@ -113,6 +123,9 @@ pub enum Error {
     /// The module's outputs cannot be committed; fix them and call again. Nothing was published.
     #[error("the module's outputs are invalid: {}", summary(.0))]
     Invalid(Vec<Problem>),
+    /// An event that cannot be submitted as it is; nothing was published.
+    #[error("the event cannot be submitted: {}", summary(.0))]
+    Submission(Vec<Problem>),
     /// A call that has no place in this phase.
     #[error("cannot {call} while {phase}: {hint}")]
     OutOfOrder {

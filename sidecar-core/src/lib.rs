@@ -66,7 +66,8 @@ pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
     Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered, Session,
-    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, recover,
+    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, is_committed,
+    recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;

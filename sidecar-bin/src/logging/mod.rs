@@ -102,6 +102,27 @@ pub(crate) fn start(log: &Log, runtime: &Handle) -> Result<Option<Traces>, Failu
     Ok(traces)
 }
 
+/// Whether the log is to be JSON, as far as that can be seen where the settings are wrong.
+pub(crate) fn is_json_wanted() -> bool {
+    let mut words = std::env::args().take_while(|word| word != "--");
+    let given = words.find_map(|word| match word.strip_prefix("--log-format") {
+        Some("") => Some(String::new()),
+        Some(value) => value.strip_prefix('=').map(str::to_owned),
+        None => None,
+    });
+    match given.as_deref() {
+        Some("") => words.next().is_some_and(|value| value == "json"),
+        Some(value) => value == "json",
+        None => std::env::var("SIDECAR_LOG_FORMAT").is_ok_and(|value| value == "json"),
+    }
+}
+
+/// A record for those who collect them, where no log could be begun.
+pub(crate) fn json_line(level: &str, message: &str) -> String {
+    let time = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
+    serde_json::json!({ "time": time, "level": level, "message": message }).to_string()
+}
+
 /// Keeps each record in one line, whatever names it tells of: a line end in a file's name would forge another record.
 struct OneLine<W>(W);
 

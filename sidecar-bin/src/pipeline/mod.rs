@@ -9,6 +9,7 @@ mod ui;
 mod watch;
 mod work;
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ pub(crate) struct PipelineArgs {
     /// Files and folders of a first event, which is submitted before the modules start
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
-    /// A value of the first event
+    /// A value of the first event, or of the event of each watched file; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     value: Vec<String>,
     /// The type of the first event [default: the one type that no module publishes]
@@ -70,6 +71,13 @@ impl PipelineArgs {
     /// # Errors
     /// Everything that is wrong with it.
     pub(crate) fn load(&mut self) -> Result<bool, Vec<String>> {
+        let is_first = !self.input.is_empty() || !self.value.is_empty();
+        if self.id.is_some() && self.input.is_empty() && (!is_first || self.watch.is_some()) {
+            return Err(vec!["--id has no effect without --input or --value: which event has it?".into()]);
+        }
+        if self.event_type.is_some() && !is_first && self.watch.is_none() {
+            return Err(vec!["--type has no effect without --input, --value or --watch".into()]);
+        }
         let pipeline = file::read(&self.file, work::cannot_start)?;
         let name = self.file.display();
         for warning in pipeline.warnings() {
@@ -98,7 +106,7 @@ impl PipelineArgs {
 
     /// The first event, if there is to be one.
     fn submission(&self, id: &str, pipeline: &Pipeline, work: &Work) -> Result<Option<Submission>, Failure> {
-        if self.input.is_empty() && self.value.is_empty() {
+        if self.input.is_empty() && (self.value.is_empty() || self.watch.is_some()) {
             return Ok(None);
         }
         let event_type = self.first_type(pipeline)?;
@@ -113,7 +121,7 @@ impl PipelineArgs {
         match (&self.event_type, &*first) {
             (Some(event_type), _) if subscribed().all(|wanted| wanted != event_type) => {
                 let meant = nearest(event_type, subscribed());
-                let types: std::collections::BTreeSet<_> = subscribed().collect();
+                let types: BTreeSet<_> = subscribed().collect();
                 let all = || format!(", only to {}", types.into_iter().collect::<Vec<_>>().join(", "));
                 let meant = meant.map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_else(all);
                 let message = format!(
@@ -156,7 +164,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         Some(dir) => {
             let stores = work.plane.directories().into_iter().map(|(_, dir)| dir);
             let written: Vec<_> = stores.chain([base.clone()]).collect();
-            Some(watch::Watch::new(dir, args.first_type(&pipeline)?, &written)?)
+            Some(watch::Watch::new(dir, args.first_type(&pipeline)?, submit::values(&args.value)?, &written)?)
         }
         None => None,
     };
@@ -202,8 +210,9 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
                 }
             }
             let watched = watching.iter().flat_map(watch::Watch::submitted).map(|(id, _)| id.to_string());
-            let graphs: Vec<_> = graphs.iter().cloned().chain(watched).collect();
-            Ok(workers.left(&pipeline, &plane, &graphs).await?)
+            // What an earlier start has left is left as well.
+            let graphs: BTreeSet<_> = graphs.iter().cloned().chain(watched).chain(counts.graphs()).collect();
+            Ok(workers.left(&pipeline, &plane, &graphs.into_iter().collect::<Vec<_>>()).await?)
         }
     };
     let handed_back = workers.handed_back();
@@ -212,7 +221,17 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         ui.stop().await;
     }
     drop(lines);
-    let left = ended?;
+    let left = match ended {
+        Ok(left) => left,
+        Err(failure) => {
+            // What the others have done meanwhile is not lost on whoever looks.
+            graphs.extend(
+                counts.graphs().into_iter().filter(|graph| !graphs.contains(graph)).collect::<Vec<_>>(),
+            );
+            report.end(&plane, &graphs, &[], &args.file, &pipeline).await?;
+            return Err(failure);
+        }
+    };
     for left in left.iter().take(SHOWN) {
         warn!("nothing came of {left}");
     }

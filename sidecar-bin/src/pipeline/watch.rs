@@ -37,6 +37,7 @@ struct Waiting {
 pub(super) struct Watch {
     dir: PathBuf,
     event_type: String,
+    values: Vec<(String, String)>,
     /// What was submitted in this run, for whoever tells of it in the end.
     submitted: watch::Sender<Vec<(EventId, PathBuf)>>,
     waiting: watch::Sender<HashMap<PathBuf, Waiting>>,
@@ -47,7 +48,12 @@ impl Watch {
     ///
     /// # Errors
     /// When it cannot be read, or would feed itself.
-    pub(super) fn new(dir: &Path, event_type: String, written: &[PathBuf]) -> Result<Self, Failure> {
+    pub(super) fn new(
+        dir: &Path,
+        event_type: String,
+        values: Vec<(String, String)>,
+        written: &[PathBuf],
+    ) -> Result<Self, Failure> {
         std::fs::read_dir(dir).map_err(|error| unreadable(dir, &error))?;
         let real = dir.canonicalize().map_err(|error| unreadable(dir, &error))?;
         for other in written.iter().filter_map(|other| other.canonicalize().ok()) {
@@ -62,7 +68,7 @@ impl Watch {
         }
         let dir = std::path::absolute(dir).map_err(|error| unreadable(dir, &error))?;
         let (submitted, waiting) = (watch::Sender::default(), watch::Sender::default());
-        Ok(Self { dir, event_type, submitted, waiting })
+        Ok(Self { dir, event_type, values, submitted, waiting })
     }
 
     /// The events of this run, each with its file, below the folder.
@@ -133,7 +139,7 @@ impl Watch {
             Err(error) => {
                 let (why, is_final) = match &error {
                     // No module has anything to do with it.
-                    Error::Invalid(problems) => {
+                    Error::Submission(problems) => {
                         let problems: Vec<_> =
                             problems.iter().map(|problem| problem.message.as_str()).collect();
                         (problems.join("; "), true)
@@ -159,7 +165,10 @@ impl Watch {
         begun: &mut HashSet<EventId>,
     ) -> Result<EventId, Error> {
         let (before, content) = (state(path)?, content(path).await?);
-        let name = format!("{}\n{}\n{content}", path.display(), self.event_type);
+        let mut name = format!("{}\n{}\n{content}", path.display(), self.event_type);
+        for (key, value) in &self.values {
+            name.push_str(&format!("\n{key}={value}"));
+        }
         let id = EventId::from(Uuid::new_v5(&FILES, name.as_bytes()));
         if let Some(known) = plane.documents.find::<EventContext>(id.as_str()).await? {
             // Only its message may be missing.
@@ -173,7 +182,10 @@ impl Watch {
             plane.events.publish(&[message]).await?;
             return Ok(id);
         }
-        let submission = Submission::new(&self.event_type).event_id(id.clone()).path(path)?;
+        let mut submission = Submission::new(&self.event_type).event_id(id.clone()).path(path)?;
+        for (key, value) in &self.values {
+            submission = submission.value(key, value);
+        }
         // From here on the submission notices itself.
         if state(path)? != before {
             let why = std::io::Error::other("it was replaced meanwhile");

@@ -1,17 +1,21 @@
 //! The workers of a pipeline, all in one process.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sidecar_core::lineage::{Stage, Trace};
+use sidecar_core::plane::counted;
 use sidecar_core::process::{Module, Surroundings, find};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{Processes, WarmProcesses, Worker, WorkerSettings};
-use sidecar_core::{Context, DataPlane, Error, EventTypes, Layout, ModuleName, Settings};
+use sidecar_core::{
+    Attempts, Context, DataPlane, Documents as _, Error, EventTypes, Layout, ModuleName, Settings,
+};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::file::{ModuleSpec, Pipeline};
 use crate::exit::Failure;
@@ -21,6 +25,8 @@ use crate::worker::{Work, unusable};
 const QUIET: Duration = Duration::from_millis(300);
 /// The same for a bus on the network.
 const QUIET_REMOTE: Duration = Duration::from_secs(3);
+/// After so long without anything to do it is said what is waited for.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Longer than any delay before another attempt.
 const NEVER: Duration = Duration::from_secs(600);
 
@@ -42,7 +48,9 @@ pub(super) fn cannot_start(command: &[String], directory: &Path) -> Option<Strin
     }
     if program.components().count() > 1 {
         let path = directory.join(program);
-        return match find(path.as_os_str()).err()?.kind() {
+        let error = find(path.as_os_str()).err()?;
+        return match error.kind() {
+            _ if error.get_ref().is_some() => Some(format!("{} cannot be started: {error}", path.display())),
             io::ErrorKind::PermissionDenied => Some(format!(
                 "{} is not executable: make it so (chmod +x), or name its interpreter before it",
                 path.display()
@@ -120,6 +128,7 @@ impl Workers {
         plane: &DataPlane,
         graphs: &[String],
     ) -> Result<Vec<String>, Failure> {
+        let mut is_waiting = false;
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let idle = self.workers.iter().map(|(_, worker)| worker.idle_for()).min().unwrap_or(NEVER);
@@ -129,6 +138,13 @@ impl Workers {
             let left = self.left(pipeline, plane, graphs).await?;
             if left.is_empty() || idle >= NEVER {
                 return Ok(left);
+            }
+            if let Some(first) = left.first().filter(|_| idle >= SILENCE && !is_waiting) {
+                is_waiting = true;
+                info!(
+                    "waiting for {}, the first of them {first}: no module works on it now",
+                    counted(left.len(), "event")
+                );
             }
             // An event waits for its next attempt, or its message is on its way.
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -257,11 +273,19 @@ async fn left(
     for graph in graphs {
         let trace = Trace::of_graph(plane, graph).await?;
         let stages = trace.stages();
+        // Whatever a person has dropped is not waited for.
+        let attempts: Vec<Attempts> = plane.documents.graph(graph).await?;
+        let dropped: HashSet<_> = attempts
+            .iter()
+            .filter(|attempts| attempts.attempts == Attempts::DROPPED)
+            .map(|attempts| (&attempts.context.event_id, &attempts.context.name))
+            .collect();
         for event in &trace.events {
             let Some(event_type) = &event.event_type else { continue };
             for module in pipeline.modules.iter().filter(|module| module.subscribes.contains(event_type)) {
                 match stages.get(&(&event.event_id, &module.name)) {
                     Some(Stage::Committed(_) | Stage::GivenUp(_)) => {}
+                    _ if dropped.contains(&(&event.event_id, &module.name)) => {}
                     _ => left.push(format!("event {} in module {}", event.event_id, module.name)),
                 }
             }

@@ -16,7 +16,7 @@ use sidecar_core::{
     Session, Settings, Start, copy_out, documents, events,
 };
 use tempfile::TempDir;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::exit::{self, Failure};
 use crate::pipeline::Module as Spec;
@@ -114,7 +114,8 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     info!("replaying on a data plane of its own: nothing is stored or published in {}", work.plane);
     let session = Session::open(settings, plane.clone()).await.map_err(|error| Failure::at_open(&error))?;
-    match process::run(&session, &module, &mut signals).await {
+    // Whatever it says of events is of the replay alone.
+    match process::run(&session, &module, &mut signals).instrument(info_span!("replay")).await {
         Ended::Committed => {}
         Ended::NotPrepared(error) => return Err(not_replayable(error.chain())),
         // What it wrote is there to be looked at, where the log says.

@@ -1,6 +1,6 @@
 //! A trace as lines for a terminal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -15,13 +15,15 @@ use crate::exit;
 pub(crate) fn tree(trace: &Trace, all: bool) -> String {
     let forest = forest(trace, all);
     let stages = trace.stages();
+    // A run that failed takes nothing from an outcome before it.
+    let outcomes: BTreeSet<_> = trace.executions.iter().map(|of| (&of.event_id, &of.module)).collect();
     let count =
         |stage: fn(&sidecar_core::lineage::Stage<'_>) -> bool| stages.values().filter(|s| stage(s)).count();
     let mut text = format!(
         "{}: {}, {}",
         trace.correlation_id,
         counted(trace.events.len(), "event"),
-        counted(count(|stage| matches!(stage, sidecar_core::lineage::Stage::Committed(_))), "outcome")
+        counted(outcomes.len(), "outcome")
     );
     for (count, what) in [
         (count(|stage| matches!(stage, sidecar_core::lineage::Stage::Failed(_))), "failed"),
@@ -89,7 +91,7 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
         let _ = write!(text, ", {}", counted(module.earlier.len(), "earlier run"));
     }
     if !module.retried.is_empty() {
-        let _ = write!(text, ", after {}", counted(module.retried.len(), "failed attempt"));
+        let _ = write!(text, ", {} failed at first", counted(module.retried.len(), "attempt"));
     }
     match (module.reused().count(), module.reused().next()) {
         (1, Some(from)) if all == 1 => {
@@ -124,7 +126,9 @@ fn module_lines(module: &Module<'_>, first: &str, rest: &str, text: &mut String)
     // What can be read of a failure without another command.
     if let Some((reason, more)) = most(module.given_up.iter().map(|letter| &*letter.reason)) {
         let letter = module.given_up.iter().find(|letter| letter.reason == reason);
-        let id = letter.map(|letter| format!(" (dead letter {})", letter.id)).unwrap_or_default();
+        let id = letter
+            .map(|letter| format!(" ({}, dead letter {})", counted(letter.attempts, "attempt"), letter.id));
+        let id = id.unwrap_or_default();
         let _ = write!(text, "  {}{id}{more}", shortened(&exit::cell(reason)));
     } else if let Some((reason, more)) = most(module.failed.iter().map(|failure| &*failure.reason)) {
         let _ = write!(text, "  {}{more}", shortened(&exit::cell(reason)));

@@ -160,6 +160,19 @@ fn unknown_flags_are_configuration_errors() {
     assert_eq!(output(&dir, &["--help"]).0, 0);
 }
 
+/// One that no header can carry would only ever be refused.
+#[test]
+fn a_secret_is_one_that_a_header_can_carry() {
+    let dir = TempDir::new().unwrap();
+    for secret in [" abc", "abc ", "a\nb", "\tabc"] {
+        let (code, _, log) = output(
+            &dir,
+            &["--development=true", "--context.eventid=e", "--context.name=m", "--sharedsecret", secret],
+        );
+        assert!(code == 64 && log.contains("no HTTP header carries that"), "{log}");
+    }
+}
+
 #[test]
 fn flags_win_over_environment_over_file() {
     let dir = TempDir::new().unwrap();

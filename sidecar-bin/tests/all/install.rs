@@ -37,6 +37,11 @@ fn completions_name_the_commands_and_the_settings() {
             assert!(text.contains(name), "{shell}: no {name}");
         }
     }
+    let (code, _, log) = output(&dir, &["completions", "man", "man1"]);
+    assert_eq!(code, 0, "{log}");
+    let page = |name: &str| fs::read_to_string(dir.path().join("man1").join(name)).unwrap();
+    assert!(page("sidecar.1").contains("EXIT STATUS") && page("sidecar-pipeline.1").contains("watch"));
+    assert_eq!(output(&dir, &["completions", "bash", "man1"]).0, 64);
     let (_, script, _) = output(&dir, &["completions", "bash"]);
     fs::write(dir.path().join("completions"), script).unwrap();
     let ask = ". ./completions; COMP_WORDS=(sidecar pipe); COMP_CWORD=1; _sidecar sidecar pipe sidecar; echo ${COMPREPLY[@]}";

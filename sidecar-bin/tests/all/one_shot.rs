@@ -69,6 +69,77 @@ fn commit_needs_prepare() {
     );
 }
 
+/// Whoever repeats the last step of a job is told that it is done, wherever it looks.
+#[test]
+fn commit_of_what_is_committed_succeeds() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(step(&dir, "prepare").0, 0);
+    write_outputs(&dir);
+    assert_eq!(step(&dir, "commit").0, 0);
+    let mut other = sidecar(&dir, &CONTEXT);
+    let (code, _, log) = ended(&other.args(["--context.eventid=e2", "prepare"]).output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    for flags in [&["commit"][..], &["--basedir=elsewhere", "commit"]] {
+        let (code, _, log) = ended(&sidecar(&dir, &CONTEXT).args(flags).output().unwrap());
+        assert!(code == 0 && log.contains("has committed event e1 already"), "{log}");
+    }
+    // Two jobs in one directory: nothing keeps them apart, and somebody should know.
+    let (code, log) = step(&dir, "prepare");
+    assert!(code == 0 && log.contains("event e2 of module m was prepared in"), "{log}");
+}
+
+/// What is committed to a store that is not the one the inputs came from is found by nobody.
+#[test]
+fn commit_stays_on_the_data_plane_of_prepare() {
+    let dir = TempDir::new().unwrap();
+    let stores = |root: &str| ["blobs", "documents", "events"].map(|of| format!("--{of}=file:{root}"));
+    let run = |root: &str, words: &[&str]| {
+        let ids = ["--context.eventid=e1", "--context.name=m", "--basedir=base", "--retry-for=1s"];
+        let mut command = sidecar(&dir, words);
+        if words != ["submit", "--id=e1", "a"] {
+            command.args(ids);
+        }
+        ended(&command.args(stores(root)).output().unwrap())
+    };
+    fs::write(dir.path().join("a"), "a").unwrap();
+    assert_eq!(run("store", &["submit", "--id=e1", "a"]).0, 0);
+    assert_eq!(run("store", &["prepare"]).0, 0);
+    fs::write(dir.path().join("base/out/data/b"), "b").unwrap();
+    let (code, _, log) = run("typo", &["commit"]);
+    assert!(code == 71 && log.contains("were staged from another data plane"), "{log}");
+    // A file system that is not mounted any more looks like an empty store in the same place.
+    fs::rename(dir.path().join("store"), dir.path().join("away")).unwrap();
+    let (code, _, log) = run("store", &["commit"]);
+    assert!(code == 69 && log.contains("has no context of event \"e1\""), "{code}: {log}");
+    fs::remove_dir_all(dir.path().join("store")).unwrap();
+    fs::rename(dir.path().join("away"), dir.path().join("store")).unwrap();
+    assert_eq!(run("store", &["commit"]).0, 0);
+    let (code, _, log) =
+        ended(&sidecar(&dir, &["get", "e1/m", "got"]).args(stores("store")).output().unwrap());
+    assert!(code == 0 && dir.path().join("got/b").exists(), "{log}");
+}
+
+/// Where nothing tells whose they are, outputs that lie there are nobody's.
+#[test]
+fn outputs_without_a_journal_are_set_aside() {
+    let dir = TempDir::new().unwrap();
+    let run = |state: &str, event: &str, script: &str| {
+        let flags =
+            ["run", "--wrap", "--development=true", "--context.name=m", state, event, "--", "sh", "-c"];
+        let script = format!("cd $SIDECAR_BASE_DIR; {script}");
+        output(&dir, &[&flags[..], &[&script]].concat())
+    };
+    assert_eq!(run("--statedir=one", "--context.eventid=e1", "echo 1 > out/data/old; exit 3").0, 3);
+    let (code, _, log) = run("--statedir=two", "--context.eventid=e2", "echo 2 > out/data/new");
+    assert!(code == 0 && log.contains("outputs that were there before the event were set aside"), "{log}");
+    let names: Vec<_> = committed(&dir, "e2/m").into_iter().map(|(name, _)| name).collect();
+    assert!(names.len() == 1 && names[0].ends_with("new"), "{names:?}");
+    // A journal that cannot be read says what to do about it.
+    fs::write(dir.path().join("two/journal.json"), "").unwrap();
+    let (code, _, log) = run("--statedir=two", "--context.eventid=e3", "true");
+    assert!(code == 71 && log.contains("remove it to begin again"), "{log}");
+}
+
 #[test]
 fn commit_does_not_touch_what_was_prepared_for_another_event() {
     let dir = TempDir::new().unwrap();

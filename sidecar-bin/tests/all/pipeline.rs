@@ -428,7 +428,7 @@ fn what_an_earlier_run_led_to_is_not_copied() {
     assert!(code == 0 && log.contains("run 1: its outcome replaces"), "{log}");
     assert_eq!(run(&published(&log), "next", &[], "cp in/data/a out/data/b").0, 0);
     let (_, tree, _) = output(&dir, &["trace", "--development=true", "e1"]);
-    assert!(tree.contains("first, 1 earlier run, after 1 failed attempt"), "{tree}");
+    assert!(tree.contains("first, 1 earlier run, 1 attempt failed at first"), "{tree}");
     let (code, _, log) = output(&dir, &["get", "--development=true", "--all", "e1", "all"]);
     assert!(code == 0 && log.contains("not copied, ") && log.contains("1 execution"), "{log}");
     let copied = crate::process::files(dir.path().join("all"));
@@ -713,6 +713,74 @@ fn an_interrupted_pipeline_says_so() {
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}: {log}", began.elapsed());
         assert!(code == 143 && log.contains("without --input"), "{code}: {out}{log}");
     }
+}
+
+/// Whatever is left is left, whoever has begun it; and what a person has dropped is not.
+#[test]
+fn a_pipeline_that_goes_on_knows_what_is_left() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.split]\ncommand = ['sh', 'split.sh']\nwrap = true\nsubscribes = 't'\npublishes = ['n']\n\
+                [modules.slow]\ncommand = ['sh', '-c', 'sleep 1; exit $(cat $SIDECAR_BASE_DIR/in/data/*)']\nwrap = true\n\
+                subscribes = 'n'\npublishes = []\nmax-deliveries = 1\n";
+    let split = "cd $SIDECAR_BASE_DIR; for n in 0 0 0 0 1; do i=$((i + 1)); echo $n > out/data/$i; \
+                 echo '[{\"key\":\"eventType\",\"value\":\"n\"},{\"key\":\"files\",\"value\":\"'$i'\"}]' > out/events/$i.json; done";
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    fs::write(dir.path().join("split.sh"), split).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    for flags in [&["--input=a.txt", "--id=g"][..], &[]] {
+        let mut command = sidecar(&dir, &[&["pipeline", "c.toml"], flags].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let (code, out, log) = ended(&child.wait_with_output().unwrap());
+        assert!(code == 130 && log.contains("goes on with what is left"), "{code}: {out}{log}");
+    }
+    assert_eq!(output(&dir, &["pipeline", "c.toml"]).0, 1);
+    assert_eq!(output(&dir, &["dead", "drop", "--development=true", "g"]).0, 0);
+    let began = Instant::now();
+    let (code, out, log) = output(&dir, &["pipeline", "c.toml", "--input=a.txt", "--id=g"]);
+    assert!(code == 0 && began.elapsed() < Duration::from_secs(20), "{code}: {out}{log}");
+}
+
+/// A mistake on the command line is no success without work.
+#[test]
+fn options_without_effect_are_mistakes() {
+    let dir = chain("one\n");
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    for flags in [
+        &["--id=x"][..],
+        &["--type=text"],
+        &["--watch=folder", "--id=x", "--value=k=v"],
+        &["--watch=folder", "--watch", "."],
+        &["--input=a.txt", "--id=x", "--id=y"],
+    ] {
+        let (code, _, log) = output(&dir, &[&["pipeline", "chain.toml"], flags].concat());
+        assert_eq!(code, 64, "{flags:?}: {log}");
+    }
+}
+
+/// What the other modules have done is told, also where one cannot be started at all.
+#[test]
+fn a_module_that_cannot_be_started_does_not_hide_the_others() {
+    let dir = TempDir::new().unwrap();
+    let script = dir.path().join("bad");
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, executable).unwrap();
+    let file = "[modules.bad]\ncommand = './bad'\nwrap = true\nsubscribes = 'u'\npublishes = []\n\
+                [modules.good]\ncommand = 'sh good.sh'\nwrap = true\nsubscribes = 't'\npublishes = ['u']\n";
+    let good = "echo text > bad; echo '[{\"key\":\"eventType\",\"value\":\"u\"}]' > $SIDECAR_BASE_DIR/out/events/1.json";
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    fs::write(dir.path().join("good.sh"), good).unwrap();
+    fs::write(dir.path().join("a.txt"), "a").unwrap();
+    let (code, out, log) = output(&dir, &["pipeline", "c.toml", "--input=a.txt", "--type=t"]);
+    assert!(
+        code == 126 && out.contains("good") && log.contains("name its interpreter"),
+        "{code}: {out}{log}"
+    );
+    // Before anything is submitted it is seen too.
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--check"]);
+    assert!(code == 64 && log.contains("name its interpreter"), "{log}");
 }
 
 /// What a pipeline refuses its replay refuses too.

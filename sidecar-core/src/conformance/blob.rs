@@ -302,7 +302,11 @@ pub async fn a_uri_names_its_blob(provider: &dyn BlobProvider) {
     for key in &keys {
         let uri = provider.uri(key).await.unwrap();
         if uri.scheme() == "file" {
-            assert_eq!(fs::read(uri.to_file_path().unwrap()).unwrap(), key.as_str().as_bytes());
+            let read = fs::read(uri.to_file_path().unwrap()).unwrap();
+            assert!(
+                read == key.as_str().as_bytes(),
+                "{uri} does not open the blob {key}, and nothing but it"
+            );
         }
         let (place, _) = uri.as_str().split_once('?').unwrap_or((uri.as_str(), ""));
         assert!(!uri.as_str().contains(' ') && !uris.contains(&place.to_owned()), "{uri}");

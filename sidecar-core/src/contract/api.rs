@@ -190,3 +190,6 @@ pub struct ErrorBody {
     #[serde(default)]
     pub problems: Vec<Problem>,
 }
+
+/// The longest reason that `/fail` takes, in bytes.
+pub const LONGEST_REASON: usize = 64 * 1024;

@@ -13,7 +13,9 @@ mod pairs;
 mod record;
 mod trace;
 
-pub use api::{ErrorBody, NextAnswer, Phase, Prepared, Published, ReadyAnswer, Receipt, Status};
+pub use api::{
+    ErrorBody, LONGEST_REASON, NextAnswer, Phase, Prepared, Published, ReadyAnswer, Receipt, Status,
+};
 pub use context::Context;
 pub use documents::{
     Attempts, Blob, Culprit, DeadLetter, Digest, Event, EventContext, EventHeader, Failure, Insight, Producer,

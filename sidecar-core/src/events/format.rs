@@ -65,11 +65,19 @@ impl EventFormat {
         serde_json::to_vec(&self.message(event))
     }
 
-    /// The event of a message.
+    /// The event of a message, in whichever format it is: who publishes and who receives may be set up one after the other.
     ///
     /// # Errors
-    /// When it is no message of this format.
+    /// When it is no message of any format.
     pub fn decode(self, message: &[u8]) -> serde_json::Result<Event> {
+        let other = match self {
+            Self::Ion => Self::CloudEvents,
+            Self::CloudEvents => Self::Ion,
+        };
+        self.decode_own(message).or_else(|error| other.decode_own(message).map_err(|_| error))
+    }
+
+    fn decode_own(self, message: &[u8]) -> serde_json::Result<Event> {
         #[derive(Deserialize)]
         struct Envelope {
             traceparent: Option<String>,
@@ -176,6 +184,11 @@ mod tests {
     fn every_format_is_read_back() {
         for format in [EventFormat::Ion, EventFormat::CloudEvents] {
             assert_eq!(format.decode(&format.encode(&event("p")).unwrap()).unwrap(), event("p"));
+            // Whoever receives may be set up otherwise than whoever publishes.
+            for other in [EventFormat::Ion, EventFormat::CloudEvents] {
+                assert_eq!(other.decode(&format.encode(&event("p")).unwrap()).unwrap(), event("p"));
+            }
+            assert!(format.decode(b"[]").is_err() && format.decode(b"{}").is_err());
             assert_eq!(format.to_string().parse(), Ok(format));
         }
     }

@@ -95,6 +95,11 @@ pub trait Delivery: fmt::Debug + Send + Sync {
     /// Ends it: the group is not given this event again.
     async fn ack(&self) -> Result<()>;
 
+    /// How long this bus really waits where it is asked to wait for so long; the same by default.
+    fn delay(&self, after: Duration) -> Duration {
+        after
+    }
+
     /// Gives it back, to be delivered again after a time.
     async fn retry(&self, after: Duration) -> Result<()>;
 
@@ -106,6 +111,7 @@ pub trait Delivery: fmt::Debug + Send + Sync {
 }
 
 /// What a delivery answers once it was settled or lost.
+#[cfg_attr(not(any(feature = "nats", feature = "amqp", feature = "servicebus")), allow(dead_code))]
 pub(super) fn not_held(provider: &impl fmt::Display, event: &Event) -> Error {
     Error::NotHeld { provider: provider.to_string(), event: event.context.event_id.to_string() }
 }

@@ -38,9 +38,11 @@ impl Reason {
         let culprit = match error {
             Error::Unavailable { .. } | Error::Refused { .. } | Error::Settings { .. } => Culprit::Provider,
             Error::NotFound { .. }
+            | Error::Absent { .. }
             | Error::NoEventYet { .. }
             | Error::Corrupt { .. }
             | Error::UnknownEvent { .. }
+            | Error::Submission(_)
             | Error::TooLarge { .. } => Culprit::Inputs,
             Error::Invalid(_) => Culprit::Outputs,
             Error::OutOfOrder { .. } | Error::NotLoaded { .. } => Culprit::Module,

@@ -32,7 +32,7 @@ pub struct Copied {
 /// The directory is made if it is absent, and must be empty otherwise; it is there whole or not at all.
 ///
 /// # Errors
-/// [`Error::Refused`] when there is no such event or outcome, [`Error::Io`] when the directory is not empty;
+/// [`Error::Absent`] when there is no such event or outcome, [`Error::Io`] when the directory is not empty;
 /// otherwise what the providers report.
 pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
     let files = blobs(plane, id).await?.into_iter().map(|blob| (blob.name.below(Path::new("")), blob));
@@ -95,7 +95,7 @@ fn stage(dir: &Path) -> Result<std::path::PathBuf> {
 }
 
 async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
-    let refused = |why: String| Error::refused(&plane.documents, format!("find {id}"), why);
+    let refused = |why: String| absent(plane, &format!("{id:?}"), why);
     let parts: Vec<&str> = id.split('/').collect();
     let invalid = |error: crate::InvalidName| refused(error.to_string());
     let (event, module, run) = match parts[..] {
@@ -130,6 +130,10 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
     contents.outputs.into_iter().map(blob).collect()
 }
 
+fn absent(plane: &DataPlane, what: &str, why: impl Into<String>) -> Error {
+    Error::Absent { provider: plane.documents.to_string(), what: what.to_owned(), why: why.into() }
+}
+
 /// The executions of an event that have an outcome with outputs, as `EVENT/MODULE/RUN`, among the first of the store.
 async fn committed_for(plane: &DataPlane, event: &EventId) -> Result<Vec<String>> {
     /// A look at all of a large store would keep a person waiting for an error.
@@ -157,9 +161,7 @@ async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
         if let Some(failure) = plane.documents.find::<Failure>(event.as_str()).await? {
             let why = "nothing was kept of what this attempt wrote: --on-failure=upload keeps it";
             return match failure.blobs.is_empty() {
-                true => {
-                    Err(Error::refused(&plane.documents, format!("find outputs of failure {event}"), why))
-                }
+                true => Err(absent(plane, &format!("the outputs of failure {event}"), why)),
                 false => Ok(failure.blobs),
             };
         }
@@ -169,7 +171,7 @@ async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
             true => "there is no such event; is this its data plane?".to_owned(),
             false => format!("the event itself has no files; its outcomes: {}", modules.join(", ")),
         };
-        return Err(Error::refused(&plane.documents, format!("find {event}"), why));
+        return Err(absent(plane, &format!("{:?}", event.as_str()), why));
     };
     let listed = |name: &crate::FileName| context.blobs.iter().find(|blob| blob.name == *name).cloned();
     context

@@ -235,7 +235,10 @@ fn read_whole(dir: &Dir) -> Result<Option<Entry>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("read", &path)(error)),
     };
-    let understand = |error: serde_json::Error| Error::io(UNDERSTAND, &path)(io::Error::other(error));
+    let understand = |error: serde_json::Error| {
+        let why = format!("{error}; remove it to begin again: what is in out/ is set aside then");
+        Error::io(UNDERSTAND, &path)(io::Error::other(why))
+    };
     let Some(file) = open()? else { return Ok(None) };
     let Version { version } = serde_json::from_reader(file).map_err(understand)?;
     let Some(file) = open()? else { return Ok(None) };

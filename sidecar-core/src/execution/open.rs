@@ -260,6 +260,11 @@ impl Opening {
         let from = id(from);
         let (found, context) =
             futures_util::future::try_join(look(&self.plane, &from), self.event_context()).await?;
+        if let (Found::Open(_), Some(own)) = (&found, &own)
+            && self.spec.start == Start::Resume
+        {
+            self.refuse_elsewhere(own, context.as_ref())?;
+        }
         let again = own.as_ref().filter(|own| self.is_here(own) || !is_bound(&own.step));
         match (found, again) {
             (Found::Decided(record), Some(own)) if deciding => {
@@ -305,6 +310,29 @@ impl Opening {
                 self.begin(own.or(foreign), run, context, State::Rest(Rest::New), None).await
             }
         }
+    }
+
+    /// Refuses to go on with what was prepared from another data plane, or from one that has lost the event since, as one
+    /// does that is not mounted any more: whatever was committed there nobody would find.
+    fn refuse_elsewhere(&self, own: &Entry, context: Option<&EventContext>) -> Result<()> {
+        if !worked(&own.step) || is_bound(&own.step) {
+            return Ok(());
+        }
+        // Files and events may go elsewhere from now on; whose outcome it is the documents decide.
+        if own.stores.documents != self.here.documents {
+            return Err(Error::Busy(format!(
+                "the inputs in {} were staged from another data plane, whose documents are {}: name that one, or prepare \
+                 the event again on this one",
+                self.spec.layout.base().display(),
+                own.stores.documents,
+            )));
+        }
+        let had_context = own.step.prepared().is_some_and(|staged| staged.files > 0 || staged.values > 0);
+        if had_context && context.is_none() && self.spec.first != First::Yes {
+            let (provider, event) = (self.plane.documents.to_string(), own.context.event_id.to_string());
+            return Err(Error::UnknownEvent { provider, event });
+        }
+        Ok(())
     }
 
     /// Whether the journal tells of the very outcome that was decided, so that nothing is left to do.
@@ -370,7 +398,7 @@ impl Opening {
         state: State,
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
-        let (slot, start, journaling) = (self.slot.clone(), self.spec.start, self.spec.journal);
+        let (slot, start) = (self.slot.clone(), self.spec.start);
         let new = self.spec.context.clone();
         let beside = decided.is_none();
         let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
@@ -383,10 +411,8 @@ impl Opening {
                 slot.refuse_beside_a_module()?;
             }
             let Some(earlier) = earlier else {
-                // A slot of a worker is nobody else's: what lies there was written by a module that had no event.
-                if journaling == Journaling::Unsynced
-                    && let Some(path) = slot.set_outputs_aside()?
-                {
+                // Nothing tells whose they are, and they are not this attempt's.
+                if let Some(path) = slot.set_outputs_aside()? {
                     warn!(path = %path.display(), "outputs that were there before the event were set aside");
                 }
                 return Ok(());

@@ -136,6 +136,14 @@ pub(super) async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result
     Ok(latest)
 }
 
+/// Whether an execution has an outcome, of any run.
+///
+/// # Errors
+/// What the document store reports.
+pub async fn is_committed(plane: &DataPlane, context: &Context) -> Result<bool> {
+    Ok(latest(plane, &ids::execution(context, 0)).await?.is_some())
+}
+
 /// The first run without a record; what earlier ones decided is published first.
 pub(super) async fn first_open(plane: &DataPlane, execution: &ExecutionId) -> Result<u32> {
     let mut execution = ExecutionId { run: 0, ..execution.clone() };

@@ -99,6 +99,8 @@ pub struct Remembered {
     /// Whether its outputs are whole, so that they can be committed without the module: it had called `done`, or they
     /// were left to others.
     pub is_committable: bool,
+    /// Whether they are committed.
+    pub is_committed: bool,
 }
 
 /// The state, and the calls at work on it.
@@ -114,6 +116,10 @@ struct Progressing {
     decided_since: Option<Instant>,
     /// Which process the module is, as it said when it last called `ready`.
     module_start: Option<String>,
+    /// Why the inputs could not be staged, where no repeat helps.
+    inputs_refused: Option<Arc<Error>>,
+    /// Whether a process of the module has called `ready` that did not say who it is.
+    anonymous: bool,
     /// Whether it was warned of outputs that two processes of the module may have written.
     warned_of_mixture: bool,
 }
@@ -166,6 +172,9 @@ impl Session {
     pub(crate) async fn open_in(settings: Settings, plane: DataPlane) -> Result<Self> {
         let Opened { execution, state, decided } = open::open(settings, plane).await?;
         let begin = state.is_at_work();
+        let entry = execution.journal.entry();
+        // Who has called `ready` before the sidecar ended is known only as far as it was written down.
+        let anonymous = entry.module_start.is_none() && matches!(state, State::Rest(Rest::Ready { .. }));
         let shared = Progressing {
             state,
             staging: None,
@@ -173,7 +182,9 @@ impl Session {
             failing: None,
             scheduled: false,
             decided_since: None,
-            module_start: execution.journal.entry().module_start.clone(),
+            module_start: entry.module_start.clone(),
+            anonymous,
+            inputs_refused: None,
             warned_of_mixture: false,
         };
         let session = Self {
@@ -210,7 +221,8 @@ impl Session {
             Ok(dir) => {
                 let remembered = |entry: journal::Entry| {
                     let is_committable = entry.is_committable();
-                    Remembered { context: entry.context, is_committable }
+                    let is_committed = matches!(entry.step, Step::Done { .. });
+                    Remembered { context: entry.context, is_committable, is_committed }
                 };
                 Ok(journal::read(&dir, journaling)?.map(remembered))
             }
@@ -278,12 +290,16 @@ impl Session {
             let gone = inner.execution.slot.inputs_are_gone();
             let running = inner.change(|shared| {
                 let again = is_the_module && inner.began_again(shared, module_start);
+                if is_the_module && matches!(shared.state, State::Rest(Rest::New | Rest::Ready { .. })) {
+                    // Of two processes only this one may commit from now on.
+                    shared.anonymous |= module_start.is_none();
+                    shared.module_start = module_start.map(str::to_owned).or(shared.module_start.take());
+                }
                 match shared.state.ready(gone || again) {
                     Move::Answer(prepared) => Ok(Some(std::future::ready(Ok(prepared)).boxed().shared())),
                     Move::Join => Ok(shared.staging.clone()),
                     Move::Begin => {
-                        let known = module_start.map(str::to_owned).or(shared.module_start.take());
-                        shared.module_start.clone_from(&known);
+                        let known = shared.module_start.clone();
                         Ok(Some(inner.begin_staging(shared, known, again)))
                     }
                     Move::Wait => Ok(None),
@@ -291,7 +307,13 @@ impl Session {
                 }
             })?;
             match running {
-                Some(running) => return running.await,
+                Some(running) => {
+                    let staged = running.await;
+                    if is_the_module && self.phase() == Phase::Ready {
+                        inner.execution.known_as(module_start).await.map_err(Arc::new)?;
+                    }
+                    return staged;
+                }
                 None => drop(self.idle().await),
             }
         }
@@ -466,6 +488,20 @@ impl Session {
         ids::failure(&execution.context(), &execution.attempt())
     }
 
+    /// Forgets in this directory what is decided, so that the next execution can use it: whoever opens this one again
+    /// finds the outcome, and publishes it.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`] unless it is decided and not published, [`Error::Io`] when it cannot be written down.
+    #[cfg_attr(not(feature = "worker"), allow(dead_code))]
+    pub(crate) async fn leave_decided(&self) -> Result<()> {
+        if self.phase() != Phase::Publishing {
+            let hint = "only what is decided is anybody's to publish".to_owned();
+            return Err(Error::OutOfOrder { call: "leave", phase: self.phase(), hint });
+        }
+        self.inner.execution.change(|entry| entry.step = Step::New).await
+    }
+
     /// Removes what lies in `in/` and `out/`, for an attempt that nobody goes on with.
     ///
     /// # Errors
@@ -535,6 +571,25 @@ impl Session {
     /// Whether the outcome is decided, or may be, and not published yet; then the module can do nothing more.
     pub fn is_publishing(&self) -> bool {
         self.inner.shared.borrow().state.is_beyond_the_module()
+    }
+
+    /// Waits until a call of [`done`](Self::done) has failed since a store is away.
+    #[cfg_attr(not(feature = "worker"), allow(dead_code))]
+    pub(crate) async fn store_is_away(&self) -> Arc<Error> {
+        let mut shared = self.inner.shared.subscribe();
+        loop {
+            let away = shared.borrow_and_update().state.last_error().cloned();
+            if let Some(error) = away.filter(|error| matches!(**error, Error::Unavailable { .. })) {
+                return error;
+            }
+            // The sender lives as long as this session.
+            let _ = shared.changed().await;
+        }
+    }
+
+    /// Why the inputs could not be staged, where that cannot change, and nothing was staged since.
+    pub(crate) fn inputs_refused(&self) -> Option<Arc<Error>> {
+        self.inner.shared.borrow().inputs_refused.clone()
     }
 
     /// Why the last call of [`done`](Self::done) failed, unless another has succeeded since.
@@ -735,6 +790,11 @@ impl Inner {
             (Some(now), Some(before)) if now == before => return false,
             (Some(_), Some(_)) if !refused => return true,
             (Some(_), Some(_)) => "another process of the module called ready after done was refused",
+            // The one that did not say who it is has begun, or only looked whether somebody answers.
+            (Some(_), None) if shared.anonymous && !refused => {
+                shared.anonymous = false;
+                return true;
+            }
             (Some(_), None) => return false,
             (None, _) => "ready was called again without the header module-start",
         };
@@ -781,6 +841,7 @@ impl Inner {
             inner.beat();
             inner.change(|shared| {
                 shared.staging = None;
+                shared.inputs_refused = staged.as_ref().err().filter(|error| !error.is_retryable()).cloned();
                 shared.state.staged(staged.as_ref().ok());
             });
             staged

@@ -55,10 +55,19 @@ impl Execution {
             tracing::warn!(path = %path.display(), "the module began again: what it wrote before was set aside");
         }
         fault::point("outputs.set_aside");
-        if self.journal.entry().module_start != module_start {
-            self.change(move |entry| entry.module_start = module_start).await?;
-        }
+        self.known_as(module_start.as_deref()).await?;
         self.stage().await
+    }
+
+    /// Writes down which process of the module is at work, where it says so.
+    pub(super) async fn known_as(self: &Arc<Self>, module_start: Option<&str>) -> Result<()> {
+        let Some(start) =
+            module_start.filter(|_| self.journal.entry().module_start.as_deref() != module_start)
+        else {
+            return Ok(());
+        };
+        let start = Some(start.to_owned());
+        self.change(move |entry| entry.module_start = start).await
     }
 
     async fn staged(self: &Arc<Self>, prepared: Prepared) -> Result<Prepared> {

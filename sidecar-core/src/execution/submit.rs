@@ -71,11 +71,11 @@ impl Submission {
     /// Adds a file under its own name, or all files of a directory under their names in it. Blocks.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Invalid`] when a name cannot be used or is taken.
+    /// [`Error::Io`] when it cannot be read, [`Error::Submission`] when a name cannot be used or is taken.
     pub fn path(mut self, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let invalid =
-            |message: String| Error::Invalid(vec![Problem::of(path.display().to_string(), message)]);
+            |message: String| Error::Submission(vec![Problem::of(path.display().to_string(), message)]);
         let real = path.canonicalize().map_err(Error::io("read", path))?;
         let metadata = fs::symlink_metadata(&real).map_err(Error::io("read", path))?;
         let found = if metadata.is_dir() {
@@ -109,7 +109,7 @@ impl Submission {
     /// To submit the same again under the same id succeeds, and publishes what is stored.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when something else was submitted under this id, the type is empty, or files are in each other's
+    /// [`Error::Submission`] when something else was submitted under this id, the type is empty, or files are in each other's
     /// way; otherwise what the providers report.
     /// Nothing is published before everything it names is durable.
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
@@ -135,7 +135,7 @@ impl Submission {
         }
         let keyed = files.keys().map(|name| match owner.key(name) {
             Ok(key) => Ok((name, key)),
-            Err(invalid) => Err(Error::Invalid(vec![Problem::of(name.as_str(), invalid.to_string())])),
+            Err(invalid) => Err(Error::Submission(vec![Problem::of(name.as_str(), invalid.to_string())])),
         });
         let keyed = keyed.collect::<Result<Vec<_>>>()?;
         problems.extend(conflicts::folded(
@@ -164,7 +164,7 @@ impl Submission {
             problems.push(Problem::of("the event", format!("{} {why}", plane.events)));
         }
         if !problems.is_empty() {
-            return Err(Error::Invalid(problems));
+            return Err(Error::Submission(problems));
         }
         if let Some(stored) = plane.documents.find::<EventContext>(id.as_str()).await? {
             return again(plane, likely, files, stored).await;
@@ -186,6 +186,11 @@ impl Submission {
     /// How many files were added.
     pub fn files(&self) -> usize {
         self.files.len()
+    }
+
+    /// Whether it has no files and no values.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.values.is_empty()
     }
 }
 
@@ -242,7 +247,7 @@ async fn publish(plane: &DataPlane, asked: &EventContext, stored: EventContext) 
     let id = stored.context.event_id.clone();
     if let Some(difference) = difference(asked, &stored) {
         let why = format!("{difference}: take another id, or submit the same");
-        return Err(Error::Invalid(vec![Problem::of(format!("event {id}"), why)]));
+        return Err(Error::Submission(vec![Problem::of(format!("event {id}"), why)]));
     }
     plane.events.publish(&[message(stored)]).await?;
     Ok(id)

@@ -146,10 +146,19 @@ fn azure(given: &Given<'_>) -> Result<blob::AzureConfig, String> {
         // A key ends in equals signs itself.
         let (name, value) = field.split_once('=').ok_or("has a connection string of no NAME=VALUE;…")?;
         let value = Some(value.to_owned());
+        let once = |given: &mut Option<String>, flag: &str| match given {
+            Some(other) if Some(&*other) != value.as_ref() => Err(format!(
+                "has a connection string with another {name} than --azureblobprovider.{flag}: give one of them"
+            )),
+            _ => {
+                given.clone_from(&value);
+                Ok(())
+            }
+        };
         match name.trim() {
-            "AccountName" => config.account = value,
-            "AccountKey" => config.key = value,
-            "SharedAccessSignature" => config.sas = value,
+            "AccountName" => once(&mut config.account, "blobaccountname")?,
+            "AccountKey" => once(&mut config.key, "blobaccountkey")?,
+            "SharedAccessSignature" => once(&mut config.sas, "sas")?,
             "BlobEndpoint" => config.endpoint = value,
             // Other services, the protocol and the suffix of Azure's own endpoints.
             _ => {}

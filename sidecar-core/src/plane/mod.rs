@@ -94,7 +94,7 @@ impl DataPlane {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Refused`] with every mistake in the URLs, or what a provider reports when it is opened.
+    /// [`Error::Settings`] with every mistake in the URLs, or what a provider reports when it is opened.
     pub fn from_urls(config: &Config, credential: impl Fn(Credential) -> Option<String>) -> Result<Self> {
         let unopened = config.parse(credential).map_err(|mistakes| {
             let mistakes: Vec<_> = mistakes.iter().map(Mistake::to_string).collect();

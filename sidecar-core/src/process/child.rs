@@ -153,10 +153,13 @@ impl Module {
         }
         command
             .args(arguments)
+            // The SDK prefers it to the port, and it is that of another sidecar.
+            .env_remove("SIDECAR_SOCKET")
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("SHARED_SECRET", &self.service.secret)
             .env("SIDECAR_PORT", address.port().to_string())
-            .env("SIDECAR_BASE_DIR", base)
+            // In its own working directory a relative one would be another.
+            .env("SIDECAR_BASE_DIR", std::path::absolute(base)?)
             .env("SIDECAR_MODULE_NAME", name.as_str())
             .kill_on_drop(true);
         if let Some((Context { event_id, correlation_id, .. }, traceparent)) = execution {

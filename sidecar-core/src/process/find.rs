@@ -1,7 +1,7 @@
 //! What a command is called, and finding it before anything is staged for it.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -50,7 +50,7 @@ pub fn module_name(command: &[OsString]) -> String {
 /// Whether the command can be started: as a path if it has a slash, otherwise through `PATH`.
 ///
 /// # Errors
-/// `NotFound`, or `PermissionDenied` for a file that is not executable.
+/// `NotFound`, `PermissionDenied` for a file that is not executable, or another one for a script without an interpreter.
 pub fn find(program: &OsStr) -> io::Result<()> {
     if program.as_encoded_bytes().contains(&b'/') {
         return usable(Path::new(program));
@@ -73,8 +73,37 @@ fn usable(path: &Path) -> io::Result<()> {
     if !metadata.is_file() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    Ok(access(path, Access::EXEC_OK)?)
+    access(path, Access::EXEC_OK)?;
+    // Once its inputs are staged it is too late.
+    no_program(path).map_or(Ok(()), Err)
 }
+
+/// Why the system does not start an executable file, as far as its beginning tells: a script without an interpreter.
+fn no_program(path: &Path) -> Option<io::Error> {
+    let mut beginning = Vec::new();
+    std::fs::File::open(path).ok()?.take(LONGEST_LINE).read_to_end(&mut beginning).ok()?;
+    let line = beginning.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(line) = line.strip_prefix(b"#!") else {
+        let is_text = !beginning.is_empty() && !beginning.contains(&0) && std::str::from_utf8(line).is_ok();
+        let is_other = beginning.is_empty() || beginning.starts_with(b"\x7fELF") || !is_text;
+        let why = "name its interpreter in its first line (#!/bin/sh), or before it";
+        return (!is_other).then(|| io::Error::other(why));
+    };
+    let line = String::from_utf8_lossy(line);
+    let words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+    let interpreter = words.into_iter().next()?;
+    std::fs::metadata(interpreter).err().map(|_| {
+        let why = match interpreter.strip_suffix('\r') {
+            Some(_) => "the interpreter that its first line names does not exist: the line ends with \\r\\n"
+                .to_owned(),
+            None => format!("the interpreter {interpreter} that its first line names does not exist"),
+        };
+        io::Error::new(io::ErrorKind::NotFound, why)
+    })
+}
+
+/// The longest first line that the system reads, in bytes (`BINPRM_BUF_SIZE` of Linux).
+const LONGEST_LINE: u64 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -108,5 +137,21 @@ mod tests {
         assert_eq!(kind("/etc/hostname/x"), io::ErrorKind::NotADirectory);
         assert_eq!(kind("/etc/passwd"), io::ErrorKind::PermissionDenied);
         assert_eq!(kind("/etc"), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn a_script_without_an_interpreter_is_found_before_it_is_started() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("script");
+        let why = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            no_program(&path).map(|error| error.to_string())
+        };
+        for fine in [&b"#!/bin/sh\n"[..], b"#! /bin/sh -e\nexit", b"\x7fELF\x02", b"", b"MZ\0\0"] {
+            assert_eq!(why(fine), None, "{fine:?}");
+        }
+        assert!(why(b"import sys\n").unwrap().contains("#!/bin/sh"));
+        assert!(why(b"#!/usr/bin/pyhton3\n").unwrap().contains("/usr/bin/pyhton3 that"));
+        assert!(why(b"#!/bin/sh\r\nexit\r\n").unwrap().contains("\\r\\n"));
     }
 }

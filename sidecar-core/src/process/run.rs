@@ -235,6 +235,12 @@ impl Run<'_> {
                     _ => Ended::Stopped(Stop { code: Some(code), signal }),
                 });
             }
+            // What it could do nothing about is not its own failure.
+            if served_at.is_some()
+                && let Some(error) = session.inputs_refused()
+            {
+                return Err(Ended::NotPrepared(error));
+            }
             let reason = match session.last_error() {
                 // It had done its work, and a store was away: somebody will be there when that is back.
                 Some(error)
@@ -315,8 +321,8 @@ impl Run<'_> {
             (_, Some(error)) => Err(self.refused(error).await),
             (_, None) if let Some(signal) = told_by => Ok(self.stop(signal).await),
             (_, None) => {
-                let reason =
-                    "the module ended without calling done: nothing was committed (--wrap commits for it)";
+                let reason = "the module ended without calling done: nothing was committed (--wrap, or `wrap = true` in a pipeline, \
+                     commits for it)";
                 // It ends with the same code if that cannot be recorded.
                 let _ = session.fail(reason).await;
                 if served_at.is_none() {

@@ -121,9 +121,9 @@ pub async fn stopped(session: &Session, grace: Duration, signal: i32) -> Ended {
 pub(super) fn silence(lease: Duration, wrapped: bool) -> String {
     let lease = humantime::format_duration(lease);
     if wrapped {
-        return format!("the module took longer than {lease} (--module-timeout)");
+        return format!("the module took longer than its timeout of {lease}");
     }
-    format!("the module was not heard for {lease} (--module-timeout)")
+    format!("the module was not heard for its timeout of {lease}")
 }
 
 /// The end of the module's lease, if it has one.

@@ -65,9 +65,10 @@ fn status(error: &Error) -> StatusCode {
         Error::Refused { .. }
         | Error::Settings { .. }
         | Error::NotFound { .. }
+        | Error::Absent { .. }
         | Error::UnknownEvent { .. }
         | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
-        Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Invalid(_) | Error::Submission(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::OutOfOrder { .. } | Error::RunNotOpen { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,
         Error::DiskFull { .. } | Error::TooLarge { .. } => StatusCode::INSUFFICIENT_STORAGE,
         Error::Io { .. } | Error::Busy(_) | Error::NotLoaded { .. } | Error::Internal(_) => {

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use serde_json::Value;
 
-use crate::contract::{EventId, ReadyAnswer, Receipt, Status};
+use crate::contract::{EventId, LONGEST_REASON, ReadyAnswer, Receipt, Status};
 use crate::execution::Session;
 
 mod ask;
@@ -41,7 +41,7 @@ pub(crate) use sessions::{Answered, Feed};
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// The most of a request body that is read, in bytes; only `/fail` takes one, a reason.
-const MAX_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = LONGEST_REASON;
 
 /// The most that is read of a body which is too large, in bytes, so that its sender gets to read the answer.
 const READ_AT_MOST: usize = 1024 * 1024;

@@ -49,7 +49,7 @@ pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
 
 /// What a module was answered when its event ended.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(feature = "process"), allow(dead_code))]
+#[cfg_attr(not(all(feature = "process", feature = "worker")), allow(dead_code))]
 pub(crate) enum Answered {
     /// By `/done`.
     Done(Receipt),

@@ -50,10 +50,14 @@ pub async fn dead_letters(plane: &DataPlane, after: Option<&str>) -> Result<Vec<
 /// The dead letter with this id.
 ///
 /// # Errors
-/// [`Error::Refused`] when there is none, and what the document store reports.
+/// [`Error::Absent`] when there is none, and what the document store reports.
 pub async fn dead_letter(plane: &DataPlane, id: &str) -> Result<DeadLetter> {
     let found = plane.documents.find::<DeadLetter>(id).await?;
-    found.ok_or_else(|| Error::refused(&plane.documents, format!("find dead letter {id}"), "there is none"))
+    found.ok_or_else(|| Error::Absent {
+        provider: plane.documents.to_string(),
+        what: format!("dead letter {id}"),
+        why: "it may have been redriven or dropped".into(),
+    })
 }
 
 /// Publishes the event of a dead letter once more, as a new message for its group alone, and removes the letter; its

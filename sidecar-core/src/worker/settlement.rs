@@ -21,6 +21,8 @@ pub enum Outcome {
     NotPrepared(Arc<Error>),
     /// The outputs could not be committed.
     NotCommitted(Arc<Error>),
+    /// The outcome is decided, and the bus does not take its events.
+    NotPublished(Arc<Error>),
     /// This worker cannot run the module, whatever the event is.
     Unusable(Arc<Error>),
 }
@@ -45,7 +47,7 @@ impl Outcome {
         match self {
             Self::Committed => Settlement::Ack,
             Self::Failed(_) => again,
-            Self::Stopped | Self::Unusable(_) => Settlement::HandBack,
+            Self::Stopped | Self::Unusable(_) | Self::NotPublished(_) => Settlement::HandBack,
             Self::NotPrepared(error) => match **error {
                 // What was published damaged, or too large, stays so.
                 Error::NotFound { .. } | Error::Corrupt { .. } | Error::TooLarge { .. } => {
@@ -71,6 +73,9 @@ impl Outcome {
             Self::Stopped => "the worker was stopped".into(),
             Self::NotPrepared(error) => format!("the inputs could not be staged: {}", error.chain()),
             Self::NotCommitted(error) => format!("the outputs could not be committed: {}", error.chain()),
+            Self::NotPublished(error) => {
+                format!("the outcome is decided, and its events cannot be published: {}", error.chain())
+            }
             Self::Unusable(error) => error.chain(),
         }
     }

@@ -29,6 +29,12 @@ use crate::fault;
 use crate::plane::counted;
 use crate::telemetry::{self, step};
 
+/// After how long a store that a module's own call waits for counts as away.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// When it is tried again to publish an outcome whose events the bus does not take.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(60);
+
 /// How long one call waits for an event.
 const WAIT: Duration = Duration::from_secs(30);
 /// After so long without an event none waits.
@@ -410,7 +416,18 @@ impl Work {
         loop {
             let run =
                 AssertUnwindSafe(self.shared.runner.run(session, &self.slot, assignment)).catch_unwind();
-            let outcome = match run.await {
+            // A module that calls `done` itself waits for the store itself.
+            let away = async {
+                let error = session.store_is_away().await;
+                tokio::time::sleep(AWAY).await;
+                let _waiting = Outage::begin(&self.shared, &error);
+                std::future::pending().await
+            };
+            let ended = tokio::select! {
+                ended = run => ended,
+                never = away => never,
+            };
+            let outcome = match ended {
                 Ok(outcome) => outcome,
                 Err(panic) => {
                     let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
@@ -456,7 +473,7 @@ impl Work {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed.into(),
             };
-            if !is_outage(&failed.error) {
+            if !failed.is_outage {
                 return Err(failed.outcome());
             }
             if self.is_draining() {
@@ -488,6 +505,11 @@ impl Work {
     async fn leave(&self, session: Session, outcome: &Outcome) {
         let left = match outcome {
             Outcome::Committed => session.empty_trash().await,
+            // It is decided, and whoever has the event next publishes it.
+            Outcome::NotPublished(_) => match session.leave_decided().await {
+                Ok(()) => session.discard().await,
+                failed => failed,
+            },
             // The proposal may be the outcome: the next start of this slot finds out.
             _ if session.is_publishing() => {
                 self.unfinished.store(true, Ordering::Relaxed);
@@ -548,7 +570,7 @@ impl Work {
                 if !written && let Err(error) = attempts::write(plane, context, number).await {
                     debug!("that the event is delivered again tells of the attempt: {}", error.chain());
                 }
-                let after = delay(number);
+                let after = delivery.delay(delay(number));
                 // Whoever ends when there is nothing to do has something to do then.
                 self.active_until(Instant::now() + after);
                 warn!(
@@ -594,7 +616,7 @@ impl Work {
                     self.uncounted(context).await;
                 }
                 let rest = match &outcome {
-                    Outcome::Stopped => Duration::ZERO,
+                    Outcome::Stopped | Outcome::NotPublished(_) => Duration::ZERO,
                     _ => REST,
                 };
                 match &outcome {
@@ -604,10 +626,11 @@ impl Work {
                 let after = match &outcome {
                     // This worker ends.
                     Outcome::Unusable(_) => Duration::ZERO,
+                    Outcome::NotPublished(_) => delivery.delay(PUBLISH_AGAIN),
                     // The others come first.
                     _ => rest * 3,
                 };
-                if !after.is_zero() {
+                if !after.is_zero() && !matches!(outcome, Outcome::NotPublished(_)) {
                     // Whoever ends when there is nothing to do has something to do then.
                     self.active_until(Instant::now() + after);
                 }
@@ -676,10 +699,16 @@ async fn keep(shared: Arc<Shared>, delivery: Arc<dyn Delivery>, lock: Duration) 
 /// Why a call failed, and what that means where nothing can be waited for.
 struct Failed {
     error: Arc<Error>,
+    /// Whether a store is away, which is waited for.
+    is_outage: bool,
     outcome: fn(Arc<Error>) -> Outcome,
 }
 
 impl Failed {
+    fn of(error: Arc<Error>, outcome: fn(Arc<Error>) -> Outcome) -> Self {
+        Self { is_outage: is_outage(&error), error, outcome }
+    }
+
     fn outcome(self) -> Outcome {
         (self.outcome)(self.error)
     }
@@ -687,12 +716,12 @@ impl Failed {
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { error: Arc::new(error), outcome: Outcome::NotPrepared }
+        Self::of(Arc::new(error), Outcome::NotPrepared)
     }
 }
 
 async fn ready(session: &Session) -> Result<(), Failed> {
-    session.ready().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotPrepared })
+    session.ready().await.map(drop).map_err(|error| Failed::of(error, Outcome::NotPrepared))
 }
 
 /// Whether the outcome of equal work was taken over. Only a store that is away is waited for: what else hinders it does not
@@ -704,18 +733,24 @@ async fn reuse(session: &Session, event_type: &str) -> Result<bool, Failed> {
         return commit(session).await.map(|()| true);
     }
     match session.reuse(event_type).await {
-        Err(error) if has_begun() => Err(Failed { error, outcome: Outcome::NotCommitted }),
+        Err(error) if has_begun() => Err(Failed::of(error, Outcome::NotCommitted)),
         Err(error) if !matches!(*error, Error::Unavailable { .. } | Error::NoEventYet { .. }) => {
             debug!("no outcome is taken over: {}", error.chain());
             Ok(false)
         }
-        Err(error) => Err(Failed { error, outcome: Outcome::NotPrepared }),
+        Err(error) => Err(Failed::of(error, Outcome::NotPrepared)),
         Ok(reused) => Ok(reused),
     }
 }
 
 async fn commit(session: &Session) -> Result<(), Failed> {
-    session.commit().await.map(drop).map_err(|error| Failed { error, outcome: Outcome::NotCommitted })
+    session.commit().await.map(drop).map_err(|error| match *error {
+        // Nothing is wrong with the bus: it will not have these events, and others have their turn.
+        Error::Refused { .. } if session.phase() == Phase::Publishing => {
+            Failed { error, is_outage: false, outcome: Outcome::NotPublished }
+        }
+        _ => Failed::of(error, Outcome::NotCommitted),
+    })
 }
 
 /// A slot that waits for a store: meanwhile the worker receives nothing.

@@ -455,7 +455,7 @@ impl WarmProcesses {
             }
             () = lease => {
                 running.end(self.module.service.grace).await;
-                "the module was silent for too long (--module-timeout)".to_owned()
+                "the module was silent for longer than its timeout".to_owned()
             }
             () = slot.stopped() => {
                 running.end(self.module.service.grace).await;

@@ -169,3 +169,36 @@ async fn a_queue_of_other_settings_is_refused() {
     let error = Amqp::open(&queue.broker.parse().unwrap(), config).check().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
+
+/// What no release can read is kept, in whichever format somebody publishes; and what a retry needs is there before it.
+#[tokio::test]
+async fn a_message_that_is_no_event_is_kept_and_one_of_another_format_is_an_event() {
+    use sidecar_core::events::Subscription;
+    let Some(queue) = queue().await else { return };
+    let group = sidecar_core::ModuleName::parse("g").unwrap();
+    let source = queue.provider.subscribe(&Subscription::new(group, ["t"])).await.unwrap();
+    let connection = Connection::connect(&queue.broker, ConnectionProperties::default()).await.unwrap();
+    let exchange = &queue.config.exchange;
+    let count = async |name: &str| {
+        let channel = connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = channel.queue_declare(name.into(), passive, FieldTable::default()).await;
+        found.map(|queue| queue.message_count()).ok()
+    };
+    for seconds in [1, 4, 512] {
+        assert_eq!(count(&format!("{exchange}.g.retry.{seconds}s")).await, Some(0), "{seconds}");
+    }
+    let channel = connection.create_channel().await.unwrap();
+    let options = lapin::options::BasicPublishOptions::default();
+    let properties = lapin::BasicProperties::default();
+    channel.basic_publish(exchange.as_str().into(), "t".into(), options, b"[]", properties).await.unwrap();
+    let config = AmqpConfig { format: EventFormat::CloudEvents, ..queue.config.clone() };
+    let published = event();
+    Amqp::open(&queue.broker.parse().unwrap(), config).publish(&[published.clone()]).await.unwrap();
+    let delivery = source.receive(std::time::Duration::from_secs(10)).await.unwrap().unwrap();
+    assert_eq!(delivery.event(), &published);
+    // What the log says of a delay is what comes.
+    assert_eq!(delivery.delay(std::time::Duration::from_millis(10_400)).as_secs(), 16);
+    delivery.ack().await.unwrap();
+    assert_eq!(count(&format!("{exchange}.g.unreadable")).await, Some(1));
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use sidecar_core::{DataPlane, Documents, Error, EventContext, EventId, documents};
+use sidecar_core::{DataPlane, Documents, Error, EventContext, EventId, Session, documents};
 
 use crate::scene::{Scene, Scripted};
 
@@ -12,8 +12,7 @@ use crate::scene::{Scene, Scripted};
 const BOUND: Duration = Duration::from_secs(180);
 
 /// The problems that `done` reports.
-async fn problems(scene: &Scene) -> Vec<String> {
-    let session = scene.ready().await;
+async fn problems(session: &Session) -> Vec<String> {
     let started = Instant::now();
     let error = session.done().await.unwrap_err();
     assert!(started.elapsed() < BOUND, "{:?}", started.elapsed());
@@ -24,19 +23,20 @@ async fn problems(scene: &Scene) -> Vec<String> {
 #[tokio::test]
 async fn an_event_file_of_a_hundred_megabytes_is_refused_unread() {
     let scene = Scene::new(DataPlane::memory());
-    scene.open().await;
+    let session = scene.ready().await;
     let file = fs::File::create(scene.path("out/events/1.json")).unwrap();
     file.set_len(100 << 20).unwrap();
-    let found = problems(&scene).await;
+    let found = problems(&session).await;
     assert!(found.len() == 1 && found[0].contains("1.json"), "{found:?}");
 }
 
 #[tokio::test]
 async fn deep_nesting_is_refused() {
     let scene = Scene::new(DataPlane::memory());
+    let session = scene.ready().await;
     scene.write("out/meta.json", "[".repeat(100_000));
     scene.write("out/events/1.json", format!("{}{}", "[{\"key\":".repeat(20_000), "}]".repeat(20_000)));
-    let found = problems(&scene).await;
+    let found = problems(&session).await;
     assert!(found.iter().any(|p| p.contains("meta.json")) && found.iter().any(|p| p.contains("1.json")));
 }
 
@@ -44,9 +44,10 @@ async fn deep_nesting_is_refused() {
 async fn names_of_an_event_that_lead_outside_are_refused() {
     for name in ["../x", "/etc/passwd", "a/../../x", "a\u{0}b", "..", "data/../../meta.json"] {
         let scene = Scene::new(DataPlane::memory());
+        let session = scene.ready().await;
         scene.write("out/data/a", "a");
         scene.write_event("1.json", "t", name);
-        let found = problems(&scene).await;
+        let found = problems(&session).await;
         assert!(found.iter().any(|problem| problem.contains("1.json")), "{name:?}: {found:?}");
     }
 }
@@ -71,7 +72,7 @@ async fn a_stored_context_that_leads_outside_stages_nothing() {
 #[tokio::test]
 async fn names_that_links_multiply_end_at_the_limit() {
     let scene = Scene::new(DataPlane::memory());
-    scene.open().await;
+    let session = scene.ready().await;
     let root = scene.path("out/data");
     for level in 0..40 {
         let dir = root.join(format!("d{level}"));
@@ -82,7 +83,7 @@ async fn names_that_links_multiply_end_at_the_limit() {
     }
     fs::create_dir(root.join("d40")).unwrap();
     fs::write(root.join("d40/f"), "f").unwrap();
-    let found = problems(&scene).await;
+    let found = problems(&session).await;
     assert!(found.iter().any(|problem| problem.contains("more than 2000000 names")), "{:?}", found.last());
 }
 
@@ -101,7 +102,7 @@ async fn a_hundred_thousand_files_are_one_commit() {
 #[tokio::test]
 async fn what_is_no_file_is_named_and_never_waited_for() {
     let scene = Scene::new(DataPlane::memory());
-    scene.open().await;
+    let session = scene.ready().await;
     let data = scene.path("out/data");
     let made =
         std::process::Command::new("mkfifo").arg(data.join("fifo")).arg(scene.path("out/meta.json")).status();
@@ -110,7 +111,7 @@ async fn what_is_no_file_is_named_and_never_waited_for() {
     fs::write(data.join(std::ffi::OsStr::new("ok")), "ok").unwrap();
     let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"not-utf8-\xff");
     fs::write(data.join(name), "x").unwrap();
-    let found = problems(&scene).await.join("\n");
+    let found = problems(&session).await.join("\n");
     for name in ["fifo", "socket", "meta.json", "not-utf8"] {
         assert!(found.contains(name), "{name} is not in\n{found}");
     }

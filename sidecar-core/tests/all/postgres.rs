@@ -114,7 +114,7 @@ async fn absent_tables_without_the_right_to_make_them_are_refused() {
 #[test]
 fn table_names_are_names() {
     let url = "postgres://h/d?table=a%22;drop".parse().unwrap();
-    assert!(matches!(Postgres::open(&url, None).unwrap_err(), Error::Refused { .. }));
+    assert!(matches!(Postgres::open(&url, None).unwrap_err(), Error::Settings { .. }));
 }
 
 /// Whoever looks up some documents while it writes others needs more than one connection at a time.

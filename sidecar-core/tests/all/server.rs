@@ -91,7 +91,6 @@ async fn one_server_serves_each_module_its_own_session() {
     assert!(decided().await, "a session that has ended still counts");
 }
 
-/// A module that was restarted before `done` must not have the outputs of its dead self committed.
 /// Of two processes of a module the one that called ready last is the module: half of one and half of the other must not
 /// become one outcome.
 #[tokio::test]
@@ -115,6 +114,31 @@ async fn a_process_that_another_has_taken_the_place_of_commits_nothing() {
     assert_eq!(receipt["files"], 1);
 }
 
+/// Neither a call that only looked whether somebody answers nor outputs that were refused let an earlier process commit.
+#[tokio::test]
+async fn the_process_that_called_ready_last_is_the_module_whatever_was_before() {
+    let (_, scene, router) = api().await;
+    let call = async |path: &str, start: Option<&str>| {
+        let request = Request::builder().uri(path).header("secret", "s");
+        let request = start.into_iter().fold(request, |request, start| request.header("module-start", start));
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+    };
+    assert_eq!(call("/ready", None).await, StatusCode::OK);
+    assert_eq!(call("/ready", Some("one")).await, StatusCode::OK);
+    scene.write("out/data/one", "1");
+    assert_eq!(call("/ready", Some("two")).await, StatusCode::OK);
+    assert!(!scene.path("out/data/one").exists());
+    assert_eq!(call("/done", Some("one")).await, StatusCode::CONFLICT);
+    scene.write("out/events/1.json", "[]");
+    assert_eq!(call("/done", Some("two")).await, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(call("/ready", Some("three")).await, StatusCode::OK);
+    std::fs::remove_file(scene.path("out/events/1.json")).unwrap();
+    scene.write("out/data/three", "3");
+    assert_eq!(call("/done", Some("two")).await, StatusCode::CONFLICT);
+    assert_eq!(call("/done", Some("three")).await, StatusCode::OK);
+}
+
+/// A module that was restarted before `done` must not have the outputs of its dead self committed.
 #[tokio::test]
 async fn a_module_that_began_again_does_not_commit_what_its_dead_self_wrote() {
     let (_, scene, router) = api().await;

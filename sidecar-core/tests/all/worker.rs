@@ -54,6 +54,61 @@ impl Scene {
     }
 }
 
+/// A bus that takes no events of a type as long as nobody is there for them.
+#[derive(Debug)]
+struct Unbound {
+    inner: events::Memory,
+    is_bound: AtomicBool,
+}
+
+impl std::fmt::Display for Unbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bus without a queue")
+    }
+}
+
+#[async_trait::async_trait]
+impl EventProvider for Unbound {
+    async fn publish(&self, events: &[sidecar_core::Event]) -> sidecar_core::Result<()> {
+        if !self.is_bound.load(Ordering::SeqCst) && events.iter().any(|event| event.event_type == "lost") {
+            return Err(sidecar_core::Error::refused(self, "publish an event", "no queue is bound for it"));
+        }
+        self.inner.publish(events).await
+    }
+    async fn subscribe(
+        &self,
+        subscription: &events::Subscription,
+    ) -> sidecar_core::Result<Arc<dyn events::EventSource>> {
+        self.inner.subscribe(subscription).await
+    }
+}
+
+/// One event whose own events nobody takes does not keep all others waiting.
+#[tokio::test]
+async fn an_outcome_that_cannot_be_published_lets_others_have_their_turn() {
+    let mut scene = Scene::new();
+    let bus = Arc::new(Unbound { inner: events::Memory::default(), is_bound: AtomicBool::new(false) });
+    scene.plane.events = bus.clone();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let work = || {
+        let runs = runs.clone();
+        scene.worker(scene.settings("picture"), move |session| {
+            let number = runs.fetch_add(1, Ordering::SeqCst);
+            async move { publish(&session, if number == 0 { "lost" } else { "found" }) }
+        })
+    };
+    scene.submit(4).await;
+    let summary = ended(&work()).await;
+    assert_eq!((summary.committed, summary.handed_back, summary.dead_lettered), (3, 1, 0), "{summary:?}");
+    assert_eq!(sidecar_core::recover(&scene.plane).await.unwrap().failed, 1);
+    bus.is_bound.store(true, Ordering::SeqCst);
+    assert_eq!(sidecar_core::recover(&scene.plane).await.unwrap().published, 1);
+    assert_eq!(runs.load(Ordering::SeqCst), 4);
+    // The slot is free, and nothing of it is left.
+    scene.submit(1).await;
+    assert_eq!(ended(&work()).await.committed, 1);
+}
+
 /// It waits for the retries that it has asked for.
 #[tokio::test]
 async fn a_worker_without_patience_waits_for_its_retries() {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{Kind, PAGE};
+use crate::dir::Dir;
 
 /// The kinds that are listed by graph; of the others all documents are looked at.
 const INDEXED: [Kind; 4] = [Kind::Context, Kind::Execution, Kind::Failure, Kind::DeadLetter];
@@ -77,13 +78,21 @@ impl Graphs {
             match made {
                 // It was not there yet, or was removed as an empty one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(&dir)?;
+                    self.make(&dir)?;
                     made = make();
                 }
                 made => return made,
             }
         }
         made
+    }
+
+    /// Makes a directory that belongs to whoever the store belongs to. Blocks.
+    fn make(&self, dir: &Path) -> io::Result<()> {
+        match dir.strip_prefix(&self.dir).ok().filter(|_| self.dir.is_dir()) {
+            Some(below) => Dir::open(&self.dir)?.make_dir(below),
+            None => fs::create_dir_all(dir),
+        }
     }
 
     /// Removes the entry of a document that was deleted, and directories that are empty without it. Blocks.

@@ -24,7 +24,7 @@ use url::{Position, Url};
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::Event;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, with_causes};
 
 /// Messages whose confirmation is waited for at once.
 const WINDOW: usize = 256;
@@ -256,6 +256,20 @@ impl Amqp {
         connection.await.map_err(|error| self.error("connect", error))
     }
 
+    /// Puts a copy of a message into a queue, from where the broker loses it no more.
+    async fn copy(&self, queue: &ShortString, data: &[u8], properties: BasicProperties) -> Result<()> {
+        let failed = |error| self.error("keep a message", error);
+        let channel = self.channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let published = channel.basic_publish("".into(), queue.clone(), options, data, properties).await;
+        let confirmed = published.map_err(failed)?.await.map_err(failed)?;
+        if confirmed.is_nack() || confirmed.take_message().is_some() {
+            return Err(Error::unavailable(self, "keep a message", "the broker did not take it"));
+        }
+        Ok(())
+    }
+
     fn message(&self, event: &Event, id: &str) -> Result<Message> {
         let context = &event.context;
         let encoded = self.config.format.encode(event);
@@ -291,6 +305,10 @@ impl Amqp {
 
     /// The one table from the broker's errors to ours.
     fn error(&self, action: &str, error: lapin::Error) -> Error {
+        // What rustls says of an answer that is none of TLS (`rustls::InvalidMessage`).
+        if self.url.scheme() == "amqps" && with_causes(&error).contains("InvalidContentType") {
+            return Error::settings(self, "the server does not speak TLS: say amqp://, or its port for TLS");
+        }
         use AMQPHardError as Hard;
         let transient = match error.kind() {
             ErrorKind::ProtocolError(error) => matches!(

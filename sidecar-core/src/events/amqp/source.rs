@@ -4,6 +4,7 @@
 //! delayed return: what is to come again later is published into a queue whose messages expire into the group's own,
 //! and only then acknowledged. All messages of one such queue have the same delay, since they expire at its head alone.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::message::Delivery as Message;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
-    BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
@@ -39,8 +40,17 @@ const ON_ITS_WAY: Duration = Duration::from_millis(20);
 /// How long a queue for a delay outlives its last message, in milliseconds.
 const UNUSED: i64 = 3_600_000;
 
+/// How soon they are made again.
+const AGAIN_AFTER: Duration = Duration::from_secs(20 * 60);
+
 /// What tells of a copy that its event was delivered before.
 const AGAIN: &str = "sidecar-again";
+
+/// What the queue for messages that are no events is called, after the group's.
+const UNREADABLE: &str = "unreadable";
+
+/// The longest delay for which a queue is made before it is needed, in seconds.
+const LONGEST_DELAY: u64 = 512;
 
 /// The delay of a message that another member wants, and this one does not.
 const PASSED_OVER: Duration = Duration::from_secs(4);
@@ -53,6 +63,8 @@ pub(super) struct Source {
     queue: ShortString,
     /// The channel, opened again after an error.
     open: Mutex<Option<Channel>>,
+    /// When the queues for delays were made last.
+    made: std::sync::Mutex<Instant>,
     /// Whether it was said that others' events come.
     passed_over: AtomicBool,
 }
@@ -72,10 +84,23 @@ impl Source {
             subscription: subscription.clone(),
             queue,
             open: Mutex::default(),
+            made: std::sync::Mutex::new(Instant::now()),
             passed_over: AtomicBool::new(false),
         };
-        *source.open.lock().await = Some(source.join().await?);
+        let channel = source.join().await?;
+        source.make_delays(&channel).await?;
+        *source.open.lock().await = Some(channel);
         Ok(source)
+    }
+
+    /// Makes the queues for delays before they are needed, and again before they expire: a broker that dies soon after it
+    /// has made a queue may forget it with what is in it (RabbitMQ 3.10).
+    async fn make_delays(&self, channel: &Channel) -> Result<()> {
+        for seconds in (0..).map(|power| 1 << power).take_while(|seconds| *seconds <= LONGEST_DELAY) {
+            declare_delay(&self.bus, channel, &self.queue, seconds).await?;
+        }
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(())
     }
 
     async fn join(&self) -> Result<Channel> {
@@ -107,6 +132,10 @@ impl Source {
             *open = Some(self.join().await?);
         }
         let Some(channel) = &*open else { return Ok(None) };
+        let made = *self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.elapsed() > AGAIN_AFTER {
+            self.make_delays(channel).await?;
+        }
         let received = match self.take(channel, until).await {
             Ok(received) => return Ok(received.map(|message| (message, channel.clone()))),
             Err(error) => error,
@@ -156,6 +185,37 @@ impl Source {
     }
 }
 
+/// The seconds of a delay: powers of two, so that there are few queues.
+fn rounded(after: Duration) -> u64 {
+    (after.as_secs_f64().ceil().max(1.0) as u64).next_power_of_two()
+}
+
+/// A queue whose messages come to the group's queue after so many seconds.
+async fn declare_delay(
+    bus: &Amqp,
+    channel: &Channel,
+    queue: &ShortString,
+    seconds: u64,
+) -> Result<ShortString> {
+    let waiting = bus.name(&format!("{queue}.retry.{seconds}s"))?;
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX / UNUSED);
+    let mut arguments = FieldTable::default();
+    for (name, text) in [
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", queue.as_str()),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"),
+    ] {
+        arguments.insert(name.into(), AMQPValue::LongString(text.into()));
+    }
+    for (name, number) in [("x-message-ttl", seconds * 1000), ("x-expires", seconds * 1000 + UNUSED)] {
+        arguments.insert(name.into(), AMQPValue::LongLongInt(number));
+    }
+    let declared = declare(channel, &waiting, arguments).await;
+    declared.map_err(|error| bus.error("find or make a queue for retries", error))?;
+    Ok(waiting)
+}
+
 /// A durable quorum queue, which the broker replicates where it can.
 async fn declare(channel: &Channel, queue: &ShortString, mut arguments: FieldTable) -> lapin::Result<()> {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
@@ -178,8 +238,15 @@ impl EventSource for Source {
             let event = match self.bus.config.format.decode_traced(&message.data, traceparent) {
                 Ok(event) => event,
                 Err(error) => {
-                    tracing::error!("a message of {} is no event and is put away: {error}", self.bus);
-                    let _ = message.acker.ack(BasicAckOptions::default()).await;
+                    let queue = self.bus.name(&format!("{}.{UNREADABLE}", self.queue))?;
+                    tracing::error!("a message is no event, and is put into the queue {queue}: {error}");
+                    declare(&channel, &queue, FieldTable::default()).await.map_err(|error| {
+                        self.bus.error("find or make a queue for messages that are no events", error)
+                    })?;
+                    let properties = message.properties.clone();
+                    self.bus.copy(&queue, &message.data, properties).await?;
+                    let acked = message.acker.ack(BasicAckOptions::default()).await;
+                    acked.map_err(|error| self.bus.error("acknowledge a message", error))?;
                     continue;
                 }
             };
@@ -247,26 +314,8 @@ impl Held {
 
     /// Publishes a copy that comes to the group after a time, and acknowledges the message.
     async fn later(&self, after: Duration, again: bool) -> Result<()> {
-        let failed = |error| self.bus.error("give an event back", error);
-        // Powers of two, so that there are few queues.
-        let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
-        let seconds = i64::try_from(seconds.next_power_of_two()).unwrap_or(i64::MAX / UNUSED);
-        let waiting = self.bus.name(&format!("{}.retry.{seconds}s", self.queue))?;
-        let mut arguments = FieldTable::default();
-        for (name, text) in [
-            ("x-dead-letter-exchange", ""),
-            ("x-dead-letter-routing-key", self.queue.as_str()),
-            ("x-dead-letter-strategy", "at-least-once"),
-            ("x-overflow", "reject-publish"),
-        ] {
-            arguments.insert(name.into(), AMQPValue::LongString(text.into()));
-        }
-        for (name, number) in [("x-message-ttl", seconds * 1000), ("x-expires", seconds * 1000 + UNUSED)] {
-            arguments.insert(name.into(), AMQPValue::LongLongInt(number));
-        }
         let channel = self.bus.channel().await?;
-        declare(&channel, &waiting, arguments).await.map_err(failed)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
+        let waiting = declare_delay(&self.bus, &channel, &self.queue, rounded(after)).await?;
         let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
         if let Some(id) = self.message.properties.message_id() {
             properties = properties.with_message_id(id.clone());
@@ -285,13 +334,7 @@ impl Held {
             headers.insert(AGAIN.into(), AMQPValue::Boolean(true));
             properties = properties.with_headers(headers);
         }
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let published =
-            channel.basic_publish("".into(), waiting, options, &self.message.data, properties).await;
-        let confirmed = published.map_err(failed)?.await.map_err(failed)?;
-        if confirmed.is_nack() || confirmed.take_message().is_some() {
-            return Err(Error::unavailable(&self.bus, "give an event back", "the broker did not take it"));
-        }
+        self.bus.copy(&waiting, &self.message.data, properties).await?;
         self.acknowledge().await
     }
 }
@@ -332,6 +375,10 @@ impl Delivery for Held {
 
     fn lock(&self) -> Option<Duration> {
         None
+    }
+
+    fn delay(&self, after: Duration) -> Duration {
+        if after.is_zero() { after } else { Duration::from_secs(rounded(after)) }
     }
 
     async fn renew(&self) -> Result<()> {
