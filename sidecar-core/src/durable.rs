@@ -50,6 +50,11 @@ impl Staged {
         Ok(Self { file, name: Some((dir.try_clone()?, name)) })
     }
 
+    /// The file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Makes it accessible as `mode` says, whatever the umask.
     pub(crate) fn set_mode(&self, mode: Mode) -> io::Result<()> {
         Ok(rustix::fs::fchmod(&self.file, mode)?)

@@ -129,9 +129,11 @@ impl Local {
         let mut reader = source.open()?;
         let mode = Mode::from_raw_mode(if source.is_executable() { 0o755 } else { 0o644 });
         let mut staged = Staged::new_in(root, mode).map_err(store_error(self, "write", &path))?;
-        let (copied, synced) = match source.size() {
-            ..LARGE => (copy(&mut reader, &mut staged, source.size()), Ok(())),
-            size => staged.write_behind(|mut writer| copy(&mut reader, &mut writer, size)),
+        let cloned = reader.clone_to(staged.file())?;
+        let (copied, synced) = match (cloned, source.size()) {
+            (Some(descriptor), _) => (Ok(descriptor), Ok(())),
+            (None, ..LARGE) => (copy(&mut reader, &mut staged, source.size()), Ok(())),
+            (None, size) => staged.write_behind(|mut writer| copy(&mut reader, &mut writer, size)),
         };
         let descriptor = copied.map_err(|side| match side {
             Side::Read(error) => Error::io("read", source.path())(error),
@@ -239,7 +241,13 @@ impl Local {
         if !metadata.is_file() {
             return Err(not_found());
         }
-        copy(&mut file, &mut target.create()?, metadata.len()).map_err(|side| match side {
+        let mut writer = target.create()?;
+        let found =
+            rustix::fs::fstat(&file).map_err(io::Error::from).map_err(store_error(self, "read", &path))?;
+        if let Some(cloned) = writer.clone_of(&mut file, &found).map_err(store_error(self, "read", &path))? {
+            return Ok(cloned);
+        }
+        copy(&mut file, &mut writer, metadata.len()).map_err(|side| match side {
             Side::Read(error) => store_error(self, "read", &path)(error),
             Side::Write(error) => Error::io("write", target.path())(error),
         })

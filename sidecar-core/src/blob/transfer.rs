@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FileType, Mode, Stat};
 
@@ -23,6 +23,18 @@ const BUFFER: u64 = 1024 * 1024;
 
 /// The coarsest clock that a file system has, in seconds.
 const TICK: i64 = 2;
+
+/// The clock of file systems that clone: XFS and btrfs keep nanoseconds, and Linux advances them at least 100 times a second.
+const FINE_TICK: Duration = Duration::from_millis(20);
+
+/// What one read of a file moves that is read for its digest alone, in bytes: enough for several threads to hash it.
+const HASHED: u64 = 4 * 1024 * 1024;
+
+/// A smaller file is copied in less time than it takes to clone it, in bytes.
+const CLONED: u64 = 1024 * 1024;
+
+/// For a file from this size on it is worth a moment to wait until a change would show, in bytes.
+const WAITED_FOR: u64 = 64 * 1024 * 1024;
 
 /// What makes a file the same file, unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,6 +56,25 @@ impl Identity {
             size: u64::try_from(stat.st_size).unwrap_or_default(),
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        }
+    }
+
+    /// Whether any change from now on would show on a file system with a fine clock, after a moment if that is `worth` it.
+    fn is_still(&self, worth: bool) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let changed = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
+        let Some(changed) =
+            changed.map(|(seconds, nanoseconds)| UNIX_EPOCH + Duration::new(seconds, nanoseconds))
+        else {
+            return false;
+        };
+        match SystemTime::now().duration_since(changed) {
+            Ok(since) if since > FINE_TICK => true,
+            Ok(since) if worth => {
+                std::thread::sleep(FINE_TICK - since + Duration::from_millis(1));
+                true
+            }
+            _ => false,
         }
     }
 
@@ -241,6 +272,27 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Makes the empty file `to` a clone of this one, and describes it; `None` where the file system cannot, or where a
+    /// change in the meantime might not show. Blocks.
+    ///
+    /// What is read is this file, which most likely is in memory, while the clone is not: as long as it is what it was,
+    /// both are the same.
+    pub(super) fn clone_to(&mut self, to: &File) -> Result<Option<Descriptor>> {
+        #[cfg(feature = "conformance")]
+        if self.source.watch.is_some() {
+            return Ok(None);
+        }
+        let Source { identity, .. } = self.source;
+        if !is_clone(&self.file, to, &identity) {
+            return Ok(None);
+        }
+        let described = describe(self).map_err(Error::io("read", self.source.path()))?;
+        self.finish()?;
+        Ok(Some(described))
+    }
+}
+
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         #[cfg(feature = "conformance")]
@@ -341,6 +393,50 @@ pub struct Writer {
     moved: Moved,
 }
 
+impl Writer {
+    /// Makes the file a clone of `from`, and describes it; `None` as in [`Reader::clone_to`]. Blocks.
+    pub(super) fn clone_of(&mut self, from: &mut File, found: &Stat) -> io::Result<Option<Descriptor>> {
+        let identity = Identity::of(found);
+        if identity.size > self.rest || !is_clone(from, &self.file, &identity) {
+            return Ok(None);
+        }
+        let described = describe(from)?;
+        if Identity::of(&rustix::fs::fstat(&*from)?) != identity {
+            return Err(io::Error::other("it was changed while it was being read"));
+        }
+        self.rest -= described.size;
+        self.moved.add(described.size);
+        Ok(Some(described))
+    }
+}
+
+/// Whether `to` is a clone of `from` now: both are on one file system that can, and a change of `from` would show.
+fn is_clone(from: &File, to: &File, identity: &Identity) -> bool {
+    identity.size >= CLONED
+        && identity.is_still(identity.size >= WAITED_FOR)
+        && rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+/// Describes what is left to read, by as many threads as there are. Blocks.
+fn describe(from: &mut impl Read) -> io::Result<Descriptor> {
+    let (mut hasher, mut buffer) = (Hasher::default(), vec![0; HASHED as usize]);
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match from.read(&mut buffer[filled..]) {
+                Ok(0) => {
+                    hasher.update_at_once(&buffer[..filled]);
+                    return Ok(hasher.finish());
+                }
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        hasher.update_at_once(&buffer);
+    }
+}
+
 impl Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() as u64 > self.rest {
@@ -368,6 +464,12 @@ impl Hasher {
     /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.blake3.update(bytes);
+        self.size += bytes.len() as u64;
+    }
+
+    /// The same by several threads.
+    fn update_at_once(&mut self, bytes: &[u8]) {
+        self.blake3.update_rayon(bytes);
         self.size += bytes.len() as u64;
     }
 

@@ -239,7 +239,7 @@ impl Session {
     }
 
     /// A span for the module at work.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "process")]
     pub(crate) fn module_span(&self) -> tracing::Span {
         step!(parent: &self.inner.execution.span, "module", exit_code = tracing::field::Empty)
     }
@@ -462,7 +462,8 @@ impl Session {
     }
 
     /// The same, unless whoever began the execution repeats the call when the store is back.
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "process", feature = "worker"))]
+    #[cfg_attr(not(feature = "process"), allow(dead_code))]
     pub(crate) async fn report_unless_repeated(&self, error: &Error) {
         if !self.inner.is_repeated(error) {
             self.report(error).await;
@@ -588,6 +589,7 @@ impl Session {
     }
 
     /// Why the inputs could not be staged, where that cannot change, and nothing was staged since.
+    #[cfg_attr(not(feature = "process"), allow(dead_code))]
     pub(crate) fn inputs_refused(&self) -> Option<Arc<Error>> {
         self.inner.shared.borrow().inputs_refused.clone()
     }

@@ -194,7 +194,10 @@ async fn a_message_that_is_no_event_is_kept_and_one_of_another_format_is_an_even
     channel.basic_publish(exchange.as_str().into(), "t".into(), options, b"[]", properties).await.unwrap();
     let config = AmqpConfig { format: EventFormat::CloudEvents, ..queue.config.clone() };
     let published = event();
-    Amqp::open(&queue.broker.parse().unwrap(), config).publish(&[published.clone()]).await.unwrap();
+    Amqp::open(&queue.broker.parse().unwrap(), config)
+        .publish(std::slice::from_ref(&published))
+        .await
+        .unwrap();
     let delivery = source.receive(std::time::Duration::from_secs(10)).await.unwrap().unwrap();
     assert_eq!(delivery.event(), &published);
     // What the log says of a delay is what comes.

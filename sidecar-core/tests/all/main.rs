@@ -4,6 +4,7 @@
 mod amqp;
 mod boundary;
 mod buckets;
+mod clones;
 mod conformance;
 mod decide;
 mod fault_proxy;
