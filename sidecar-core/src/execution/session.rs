@@ -239,7 +239,7 @@ impl Session {
     }
 
     /// A span for the module at work.
-    #[cfg(feature = "process")]
+    #[cfg(any(feature = "process", feature = "worker"))]
     pub(crate) fn module_span(&self) -> tracing::Span {
         step!(parent: &self.inner.execution.span, "module", exit_code = tracing::field::Empty)
     }
