@@ -133,7 +133,7 @@ pub(crate) enum Command {
         /// a correlation id
         #[arg(value_name = "ID")]
         id: String,
-        /// Copy everything of the submission that ID belongs to, as MODULE/EVENT/FILE
+        /// Copy the files of the submission that ID belongs to, as MODULE/EVENT/FILE, without what came of replaced runs
         #[arg(long)]
         all: bool,
         /// The destination, a new or empty directory [default: the id, with - for /]
@@ -157,17 +157,17 @@ pub(crate) enum Command {
     Recover,
     /// Delete leftovers of attempts that were not committed, or outcomes that are old
     Gc {
-        /// Keep the leftovers of runs that stored a file within this time; with --outcomes: keep outcomes for this time, all
-        /// (90d), those of a module (module:NAME=7d) or those for events of a type (type:TYPE=3650d) [default: 0s]
+        /// Keep leftovers of runs that stored a file within DURATION [default: 0s]; with --outcomes, required and
+        /// repeatable: 90d for all outcomes, module:NAME=7d for a module, type:TYPE=3650d for events of a type
         #[arg(long, value_name = "[SCOPE=]DURATION", value_parser = maintain::older_than)]
         older_than: Vec<(Scope, Duration)>,
         /// Also delete the files of events that the document store does not know
         #[arg(long, conflicts_with = "outcomes")]
         unknown: bool,
-        /// Instead of leftovers, show the outcomes that are older, with everything that belongs to them
+        /// Instead of leftovers, count the outcomes older than --older-than, by module; nothing is deleted without --delete
         #[arg(long, requires = "older_than")]
         outcomes: bool,
-        /// Delete what --outcomes shows
+        /// Delete the outcomes that --outcomes counts, with everything that belongs to them
         #[arg(long, requires = "outcomes")]
         delete: bool,
     },

@@ -48,15 +48,16 @@ pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
     0  the outputs are committed
     1  the module failed (`run` exits with the module's own code); `failures --open`: there are some; `replay`: the
-       outputs differ; `pipeline`: an event failed; `get --all`: an execution has no outcome
+       outputs differ; `pipeline`: an event failed; `get --all`: an execution has no outcome; `worker`: a warm module
+       ended five times without asking for an event
     2  `replay`: the execution cannot be replayed
    64  a setting is wrong; nothing was started
    65  the module's outputs are invalid; nothing was published
    66  the inputs could not be staged or submitted, or nothing is known of an id
    69  a provider cannot be used, or failed during the commit; repeat the command
-   71  a local file, directory or socket cannot be used
-  126  `run`: the command cannot be executed
-  127  `run`: the command does not exist
+   71  a local file, directory or socket cannot be used, or the base directory is another execution's
+  126  `run`, `worker`, `pipeline`: the command cannot be executed
+  127  `run`, `worker`, `pipeline`: the command does not exist
 128+N  signal N ended the sidecar before the outputs were committed (143: SIGTERM, 130: Ctrl-C); `run`: signal N ended
        the module
 ";
@@ -65,12 +66,14 @@ Exit codes:
 pub(crate) const ENVIRONMENT: &str = "\
 Each setting is a variable too: --blobs is SIDECAR_BLOBS, --context.name is SIDECAR_CONTEXT_NAME.
 AWS_..., AZURE_..., GOOGLE_...: credentials of the stores, as their own tools read them.
-OTEL_...: traces are sent over OTLP where OTEL_EXPORTER_OTLP_ENDPOINT is set.
-SIDECAR_PORT, SIDECAR_BASE_DIR, SIDECAR_EVENT_ID, SIDECAR_CORRELATION_ID, SIDECAR_MODULE_NAME: set for the module.
+OTEL_...: traces are sent over OTLP if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set.
+SHARED_SECRET, SIDECAR_PORT, SIDECAR_BASE_DIR, SIDECAR_MODULE_NAME, SIDECAR_EVENT_ID, SIDECAR_CORRELATION_ID,
+TRACEPARENT: set for the module by run, worker and pipeline.
 ";
 
-/// What it says of files, below the base directory.
+/// What it says of files.
 pub(crate) const FILES: &str = "\
+Below the base directory (--basedir):
 in/data, in/meta.json        the files and values of the event
 out/data, out/meta.json      the files and the insight that the module writes
 out/events/*.json            the events that it publishes

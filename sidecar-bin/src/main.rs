@@ -35,7 +35,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
 use sidecar_core::{
-    Context, DataPlane, Error, EventTypes, Phase, Remembered, Session, Settings, Start, is_committed,
+    Context, DataPlane, Error, EventTypes, Phase, Remembered, Session, Settings, Start, publish_outcome,
 };
 use tracing::{debug, error, info, warn};
 
@@ -383,7 +383,7 @@ async fn left_to_others(session: &Session) -> Ended {
 
 /// Nothing is locked between `prepare` and `commit`: two jobs in one directory would mix what they write.
 async fn warn_of_another(settings: &Settings) {
-    // One that cannot be read is told by whoever opens it.
+    // `Session::open` reports one that cannot be read.
     if let Ok(Some(Remembered { context, is_committable: true, is_committed: false })) =
         Session::remembered(settings).await
     {
@@ -417,8 +417,8 @@ async fn prepared(settings: &Settings, plane: &DataPlane) -> Result<bool, Failur
         }
         None => format!("nothing was prepared in {base}"),
     };
-    // Whoever repeats the step after all is done is told so.
-    if is_committed(plane, context).await.map_err(|error| Failure::at_open(&error))? {
+    // A repeated step reports that all is done.
+    if publish_outcome(plane, context).await.map_err(|error| Failure::at_done(&error))? {
         info!("module {module} has committed event {event} already");
         return Ok(false);
     }

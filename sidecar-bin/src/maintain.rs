@@ -161,8 +161,8 @@ pub(crate) async fn gc(plane: &DataPlane, rules: &[(Scope, Duration)], all: bool
     }
     if unknown > 0 {
         warn!(
-            "left alone: {}, which {} does not know, nor the events: it may not be the one that belongs to these \
-             blobs (--unknown removes them)",
+            "left alone: {}; {} knows neither them nor their events, and may belong to other blobs (--unknown deletes \
+             them)",
             counted(unknown, "execution"),
             plane.documents
         );
@@ -183,7 +183,7 @@ pub(crate) async fn expire(
     let Expired { modules, submissions, needed, .. } = expired.map_err(|error| Failure::at_open(&error))?;
     if needed > 0 {
         let needed = counted(needed, "older outcome");
-        info!("kept, since something younger came of them or names their files: {needed}");
+        info!("kept, since something that stays depends on them: {needed}");
     }
     if modules.is_empty() {
         info!("no outcome is to be deleted");

@@ -135,7 +135,8 @@ fn development_secret() -> Option<String> {
 }
 
 impl ClientBuilder {
-    /// Settings as the environment says, as in [`Client::from_env`]; what is set afterwards counts instead.
+    /// Reads the settings from the environment, as [`Client::from_env`] does; later calls override them. Blocks for up to
+    /// 5 s if there is a directory `dev` without a secret, since a sidecar in development mode may be about to start.
     ///
     /// ```no_run
     /// use sidecar_client::{ClientBuilder, Retry};
@@ -146,7 +147,8 @@ impl ClientBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Config`] when a variable cannot be used, or there is no secret.
+    /// [`Error::Config`] when a variable cannot be used, or there is no secret, even if [`secret`](Self::secret) would be
+    /// called later.
     pub fn from_env() -> Result<Self, Error> {
         Self::default().read_env(|name| std::env::var(name).ok())?.checked()
     }

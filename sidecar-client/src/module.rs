@@ -137,7 +137,7 @@ impl Module {
         }
     }
 
-    /// Gives up: nothing is committed, and the reason is recorded.
+    /// Gives up: nothing is committed, and the reason is recorded; of one above 64 KiB, its beginning and its end.
     ///
     /// # Errors
     /// [`Refused`] with [`Error::Call`]; its status is 409 when the outputs are committed already, and then
@@ -156,7 +156,7 @@ impl Module {
     }
 }
 
-/// A reason as far as the sidecar takes it: its beginning, which says what failed, and its end, which often says why.
+/// Shortens a reason to what the sidecar takes: its beginning says what failed, and its end often says why.
 fn shortened(reason: &str) -> Cow<'_, str> {
     const GAP: &str = "\n[…]\n";
     if reason.len() <= LONGEST_REASON {

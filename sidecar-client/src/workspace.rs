@@ -292,8 +292,7 @@ pub struct EventBuilder<'w> {
 }
 
 impl EventBuilder<'_> {
-    /// Adds a file below `out/data`. [`write`](Self::write) refuses an empty name and one with a comma, which an event file
-    /// cannot name.
+    /// Adds a file below `out/data`. [`write`](Self::write) refuses an empty name.
     pub fn file(mut self, name: impl Into<String>) -> Self {
         self.files.push(name.into());
         self
@@ -327,13 +326,11 @@ impl EventBuilder<'_> {
     pub fn write(self) -> Result<(), Error> {
         let refused =
             |why: String| Error::io("create", self.workspace.layout.output_events())(io::Error::other(why));
-        if let Some(file) = self.files.iter().find(|file| file.is_empty() || file.contains(',')) {
-            return Err(refused(format!(
-                "an event cannot name the file {file:?}: names in a list end at a comma"
-            )));
+        if self.files.iter().any(String::is_empty) {
+            return Err(refused("the name of a file is empty".into()));
         }
         if let Some(pair) = self.values.iter().find(|pair| [EVENT_TYPE, FILES].contains(&&*pair.key)) {
-            return Err(refused(format!("the key {:?} is taken: it is no value of an event", pair.key)));
+            return Err(refused(format!("the key {:?} is reserved and cannot be a value", pair.key)));
         }
         let mut pairs = KeyValuePairs::default();
         pairs.push(EVENT_TYPE, self.event_type);

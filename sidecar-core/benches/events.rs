@@ -66,7 +66,7 @@ async fn nats() {
 
 async fn rabbitmq() {
     let Some(server) = servers::rabbitmq() else { return };
-    let config = AmqpConfig { queue: Some("bench".into()), ..AmqpConfig::new("bench") };
+    let config = AmqpConfig::new("bench").queue("bench");
     let provider = Amqp::open(&server.parse().unwrap(), config);
     servers::answering(|| provider.check()).await;
     let connection = Connection::connect(&server, ConnectionProperties::default()).await.unwrap();

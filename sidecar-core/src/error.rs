@@ -42,7 +42,7 @@ pub enum Error {
         /// The cause.
         source: Cause,
     },
-    /// The settings of a provider contradict each other, or name what cannot be.
+    /// The settings of a provider are invalid, or contradict each other.
     #[error("{provider} cannot be used with these settings")]
     Settings {
         /// The provider's short name.
@@ -67,7 +67,7 @@ pub enum Error {
         event: String,
     },
     /// A run that cannot begin, since one before it has no outcome.
-    #[error("{run} cannot begin: run {open} of it has no outcome yet")]
+    #[error("{run} cannot start: run {open} of this execution has no outcome yet")]
     RunNotOpen {
         /// The run that was asked for.
         run: String,
@@ -85,7 +85,7 @@ pub enum Error {
         /// The event's id.
         event: String,
     },
-    /// Nothing of what was asked for is known.
+    /// The event, outcome or dead letter that was asked for does not exist.
     #[error("{provider} does not have {what}: {why}")]
     Absent {
         /// The document provider's short name.

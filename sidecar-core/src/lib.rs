@@ -42,6 +42,16 @@ pub mod process;
 mod replaceable;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(
+    feature = "s3",
+    feature = "azure",
+    feature = "gcs",
+    feature = "mongodb",
+    feature = "servicebus",
+    feature = "nats",
+    feature = "amqp"
+))]
+mod setters;
 #[cfg(feature = "engine")]
 mod telemetry;
 #[cfg(any(feature = "mongodb", feature = "postgres", feature = "nats"))]
@@ -66,7 +76,7 @@ pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
     Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered, Session,
-    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, is_committed,
+    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, publish_outcome,
     recover,
 };
 #[cfg(feature = "engine")]

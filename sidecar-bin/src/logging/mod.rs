@@ -117,7 +117,7 @@ pub(crate) fn is_json_wanted() -> bool {
     }
 }
 
-/// A record for those who collect them, where no log could be begun.
+/// A record of the log as JSON, for errors before the log can start.
 pub(crate) fn json_line(level: &str, message: &str) -> String {
     let time = humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string();
     serde_json::json!({ "time": time, "level": level, "message": message }).to_string()

@@ -28,6 +28,7 @@ fn execute(dir: &TempDir, event: &str, fault: &[(&str, &str)]) -> (Value, usize)
     };
     let mut serving = start(fault);
     let mut deaths = 0;
+    write_outputs(dir);
     let mut answers = Vec::new();
     for call in ["ready", "done"] {
         let answer = loop {
@@ -42,7 +43,6 @@ fn execute(dir: &TempDir, event: &str, fault: &[(&str, &str)]) -> (Value, usize)
         if call == "ready" {
             let names: Vec<_> = files(base(dir).join("in")).into_iter().map(|(name, _)| name).collect();
             assert_eq!(names, ["data/input.txt", "meta.json"]);
-            write_outputs(dir);
         }
         answers.push(answer);
     }

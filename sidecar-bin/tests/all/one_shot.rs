@@ -137,7 +137,7 @@ fn outputs_without_a_journal_are_set_aside() {
     // A journal that cannot be read says what to do about it.
     fs::write(dir.path().join("two/journal.json"), "").unwrap();
     let (code, _, log) = run("--statedir=two", "--context.eventid=e3", "true");
-    assert!(code == 71 && log.contains("remove it to begin again"), "{log}");
+    assert!(code == 71 && log.contains("delete it to start over"), "{log}");
 }
 
 #[test]

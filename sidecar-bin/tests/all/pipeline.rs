@@ -378,7 +378,7 @@ fn old_outcomes_are_shown_and_then_deleted() {
     let (code, out, log) = gc(&["--older-than=1h", "--older-than", "module:count=0s"]);
     assert!(code == 0 && out.contains("count") && !out.contains("upper"), "{out}{log}");
     let (code, out, log) = gc(&["--older-than=0s", "--older-than", "type:upper=1h"]);
-    assert!(code == 0 && out.is_empty() && log.contains("names their files: 3 older outcomes"), "{out}{log}");
+    assert!(code == 0 && out.is_empty() && log.contains("depends on them: 3 older outcomes"), "{out}{log}");
     for mistake in ["--older-than=1", "--older-than=team:x=1d", "--older-than=module:a/b=1d"] {
         assert_eq!(gc(&[mistake]).0, 64, "{mistake}");
     }

@@ -24,7 +24,7 @@ impl Bus {
 
     /// Makes exchange and queue, both called `name`.
     pub async fn amqp(broker: &str, name: &str) -> Self {
-        let config = AmqpConfig { queue: Some(name.into()), ..AmqpConfig::new(name) };
+        let config = AmqpConfig::new(name).queue(name);
         let provider = Amqp::open(&broker.parse().unwrap(), config);
         servers::answering(|| provider.check()).await;
         let connection = Connection::connect(broker, ConnectionProperties::default()).await.unwrap();

@@ -77,13 +77,11 @@ impl Plane {
 
     async fn cluster(dir: TempDir, name: &str) -> Option<Self> {
         let (s3, postgres, nats) = (servers::seaweedfs()?, servers::postgres()?, servers::nats()?);
-        let config = S3Config {
-            endpoint: Some(s3.clone()),
-            region: Some("us-east-1".into()),
-            access_key_id: Some(servers::S3_KEY.into()),
-            secret_access_key: Some(servers::S3_SECRET.into()),
-            ..S3Config::default()
-        };
+        let config = S3Config::default()
+            .endpoint(s3.clone())
+            .region("us-east-1")
+            .access_key_id(servers::S3_KEY)
+            .secret_access_key(servers::S3_SECRET);
         let root = format!("s3://test/{name}").parse().unwrap();
         let table = format!("{postgres}?table={name}");
         let documents = Postgres::open(&table.parse().unwrap(), None).unwrap();
@@ -106,15 +104,11 @@ impl Plane {
     async fn azure(dir: TempDir, name: &str) -> Option<Self> {
         let (azurite, mongodb, broker) = (servers::azurite()?, servers::secantusdb()?, servers::rabbitmq()?);
         let account = "devstoreaccount1";
-        let config = AzureConfig {
-            account: Some(account.into()),
-            key: Some(servers::AZURITE_KEY.into()),
-            endpoint: Some(azurite.clone()),
-            ..AzureConfig::default()
-        };
+        let config =
+            AzureConfig::default().account(account).key(servers::AZURITE_KEY).endpoint(azurite.clone());
         let blobs = Bucket::azure(&format!("az://crash/{name}").parse().unwrap(), &config, DEFAULT_EXPIRY);
         let blobs = blobs.unwrap();
-        let config = MongoConfig { database: "crash".into(), collection: name.into(), ca_file: None };
+        let config = MongoConfig::new("crash", name);
         let documents = Mongo::open(&mongodb, config);
         servers::answering(|| blobs.check()).await;
         servers::answering(|| documents.check()).await;

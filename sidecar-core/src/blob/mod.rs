@@ -34,6 +34,10 @@ pub use bucket::{Bucket, DEFAULT_EXPIRY};
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
+/// The crate whose stores [`Bucket::new`] takes, in the version that it takes them in.
+#[cfg(feature = "bucket")]
+#[doc(no_inline)]
+pub use object_store;
 pub use overlay::Overlay;
 #[cfg(feature = "conformance")]
 pub(crate) use transfer::Watch;

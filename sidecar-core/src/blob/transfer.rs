@@ -59,7 +59,8 @@ impl Identity {
         }
     }
 
-    /// Whether any change from now on would show on a file system with a fine clock, after a moment if that is `worth` it.
+    /// Whether every later change would show in the times, on a file system with a fine clock; with `worth`, waits for the
+    /// next tick.
     fn is_still(&self, worth: bool) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let changed = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());

@@ -23,6 +23,7 @@ use tokio::sync::OnceCell;
 
 use super::{Document, DocumentProvider, Kind, PAGE};
 use crate::error::{Cause, Error, Result};
+use crate::setters::setters;
 use crate::{blocking, tls};
 
 /// Documents on their way at once.
@@ -41,6 +42,7 @@ const DUPLICATE_KEY: i32 = 11000;
 const LARGEST: usize = 16 * 1024 * 1024 - 16 * 1024;
 
 /// Where documents go on the server.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MongoConfig {
@@ -52,6 +54,15 @@ pub struct MongoConfig {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
+
+impl MongoConfig {
+    /// Documents in `collection` of `database`.
+    pub fn new(database: impl Into<String>, collection: impl Into<String>) -> Self {
+        Self { database: database.into(), collection: collection.into(), ca_file: None }
+    }
+}
+
+setters!(MongoConfig {} optional { ca_file: PathBuf });
 
 /// Documents of one collection, as the JSON of the schemas with `_id`, `id` and `kind` besides; clones share the
 /// connections.

@@ -188,7 +188,7 @@ impl Postgres {
     /// TLS trusts what the system trusts, and the certificates of the PEM file `ca_file`.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the URL cannot be used.
+    /// [`Error::Settings`] when the URL cannot be used.
     pub fn open(url: &Url, ca_file: Option<&Path>) -> Result<Self> {
         let name = format!("postgres://{}", &url[Position::BeforeHost..Position::AfterPath]);
         let refused = |source: crate::Cause| Error::settings(&name, source);

@@ -65,10 +65,10 @@ impl EventFormat {
         serde_json::to_vec(&self.message(event))
     }
 
-    /// The event of a message, in whichever format it is: who publishes and who receives may be set up one after the other.
+    /// Decodes a message of either format, so that publishers and receivers can be configured one after the other.
     ///
     /// # Errors
-    /// When it is no message of any format.
+    /// If the message has neither format.
     pub fn decode(self, message: &[u8]) -> serde_json::Result<Event> {
         let other = match self {
             Self::Ion => Self::CloudEvents,

@@ -95,7 +95,7 @@ pub trait Delivery: fmt::Debug + Send + Sync {
     /// Ends it: the group is not given this event again.
     async fn ack(&self) -> Result<()>;
 
-    /// How long this bus really waits where it is asked to wait for so long; the same by default.
+    /// The delay that [`retry`](Self::retry) with `after` causes; RabbitMQ rounds it up to a power of two of seconds.
     fn delay(&self, after: Duration) -> Duration {
         after
     }

@@ -58,7 +58,7 @@ pub(super) fn of_release_0_1(execution: &ExecutionId) -> PrivateId {
     PrivateId::of(v5("release 0.1", execution, "").as_u128())
 }
 
-/// Who closed a run whose outcome was too old: nobody's attempt.
+/// The attempt that marks runs which retention has closed.
 pub(crate) fn of_retention(execution: &ExecutionId) -> PrivateId {
     PrivateId::of(v5("retention", execution, "").as_u128())
 }

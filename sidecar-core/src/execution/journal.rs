@@ -236,7 +236,8 @@ fn read_whole(dir: &Dir) -> Result<Option<Entry>> {
         Err(error) => Err(Error::io("read", &path)(error)),
     };
     let understand = |error: serde_json::Error| {
-        let why = format!("{error}; remove it to begin again: what is in out/ is set aside then");
+        let why =
+            format!("{error}; delete it to start over: the contents of out/ are moved to out/.previous");
         Error::io(UNDERSTAND, &path)(io::Error::other(why))
     };
     let Some(file) = open()? else { return Ok(None) };

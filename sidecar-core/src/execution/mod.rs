@@ -62,7 +62,7 @@ pub use failure::{ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};
 pub(crate) use get::copy;
 pub use get::{Copied, copy_out};
-pub use record::{Recovered, is_committed, recover};
+pub use record::{Recovered, publish_outcome, recover};
 pub use session::{Remembered, Session, Timings};
 pub use spec::{First, Journaling, ModuleUser, OnFailure, Settings, Start};
 pub use submit::Submission;

@@ -319,7 +319,9 @@ impl Opening {
             return Ok(());
         }
         // Files and events may go elsewhere from now on; whose outcome it is the documents decide.
-        if own.stores.documents != self.here.documents {
+        let documents = &self.plane.documents;
+        // Release 0.1 knew stores by their names.
+        if own.stores.documents != self.here.documents && own.stores.documents != documents.to_string() {
             return Err(Error::Busy(format!(
                 "the inputs in {} were staged from another data plane, whose documents are {}: name that one, or prepare \
                  the event again on this one",
@@ -398,7 +400,7 @@ impl Opening {
         state: State,
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
-        let (slot, start) = (self.slot.clone(), self.spec.start);
+        let (slot, start, journaling) = (self.slot.clone(), self.spec.start, self.spec.journal);
         let new = self.spec.context.clone();
         let beside = decided.is_none();
         let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
@@ -411,8 +413,11 @@ impl Opening {
                 slot.refuse_beside_a_module()?;
             }
             let Some(earlier) = earlier else {
-                // Nothing tells whose they are, and they are not this attempt's.
-                if let Some(path) = slot.set_outputs_aside()? {
+                // Nothing tells whose they are. For a module that starts from the beginning they are not its own; one that
+                // somebody else starts may have been quicker than its sidecar.
+                if (journaling == Journaling::Unsynced || start != Start::Resume)
+                    && let Some(path) = slot.set_outputs_aside()?
+                {
                     warn!(path = %path.display(), "outputs that were there before the event were set aside");
                 }
                 return Ok(());

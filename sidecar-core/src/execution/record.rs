@@ -95,6 +95,20 @@ pub(crate) async fn remove(plane: &DataPlane, record: &ExecutionRecord) -> Resul
     let attempt = ids::of_retention(&execution);
     let closed = ExecutionRecord::new(record.context.clone(), record.run, attempt, Outcome::Abandoned);
     plane.documents.store(&[closed]).await?;
+    // As long as the record named them, it could not be read without them.
+    let chunks: Vec<OutboxChunk> = match record.committed() {
+        Some(committed) if committed.outbox.is_empty() => Vec::new(),
+        _ => plane.documents.graph(&record.context.correlation_id).await?,
+    };
+    let of_run = |chunk: &&OutboxChunk| {
+        chunk.run == record.run
+            && chunk.context.event_id == record.context.event_id
+            && chunk.context.name == record.context.name
+    };
+    let chunks: Vec<String> = chunks.iter().filter(of_run).map(|chunk| chunk.id.clone()).collect();
+    for chunks in chunks.chunks(AT_ONCE) {
+        plane.documents.delete(Kind::Outbox, chunks).await?;
+    }
     let (record, cursor) = (ids::record(&execution), ids::cursor(&execution));
     plane.documents.delete(Kind::Published, &[record.clone(), cursor]).await?;
     plane.documents.delete(Kind::Execution, &[record]).await
@@ -136,12 +150,17 @@ pub(super) async fn latest(plane: &DataPlane, execution: &ExecutionId) -> Result
     Ok(latest)
 }
 
-/// Whether an execution has an outcome, of any run.
+/// Publishes what is left of the last outcome of an execution; whether it has one.
 ///
 /// # Errors
-/// What the document store reports.
-pub async fn is_committed(plane: &DataPlane, context: &Context) -> Result<bool> {
-    Ok(latest(plane, &ids::execution(context, 0)).await?.is_some())
+/// What the stores and the bus report.
+pub async fn publish_outcome(plane: &DataPlane, context: &Context) -> Result<bool> {
+    let found = latest(plane, &ids::execution(context, 0)).await?;
+    let Some((record, committed)) = found.as_ref().and_then(|record| Some((record, record.committed()?)))
+    else {
+        return Ok(false);
+    };
+    roll_forward(plane, record, committed, None).await.map(|_| true)
 }
 
 /// The first run without a record; what earlier ones decided is published first.
@@ -221,6 +240,10 @@ pub(super) async fn roll_forward(
     if !proposer && plane.documents.find::<Publication>(&id).await?.is_some() {
         return Ok(contents);
     }
+    // Between the record and its note, retention may have removed both.
+    if !proposer && !is_still(plane, &execution, committed).await? {
+        return Ok(contents);
+    }
     if let Some(id) = committed.insight_id.clone() {
         let insight = Insight { context: record.context.clone(), id, data: contents.insight.clone() };
         plane.documents.store(&[insight]).await?;
@@ -229,6 +252,13 @@ pub(super) async fn roll_forward(
     let step = step!("publish", otel.kind = "producer", events = contents.events.len());
     publish(plane, record, &contents, proposer).instrument(step).await?;
     Ok(contents)
+}
+
+/// Whether this is still the outcome of its run.
+async fn is_still(plane: &DataPlane, execution: &ExecutionId, committed: &Committed) -> Result<bool> {
+    let found = find(&*plane.documents, execution).await?;
+    let found = found.as_ref().and_then(ExecutionRecord::committed);
+    Ok(found.is_some_and(|found| found.proposal == committed.proposal))
 }
 
 async fn publish(

@@ -270,8 +270,8 @@ impl Session {
     /// The same for a module that says which process it is, by a text that is random for each.
     ///
     /// Another process than the one that called before began again: what the earlier one wrote is moved to
-    /// `out/.previous`, unless its `done` was refused; then it may be fixing its outputs, and nothing moves. Nor does
-    /// anything move for a process that does not say who it is.
+    /// `out/.previous`, unless its `done` was refused; then it may be fixing its outputs, and nothing moves. The same holds
+    /// for the first process that says who it is, after calls that did not. Nothing moves for a call that does not.
     ///
     /// # Errors
     /// Those of [`ready`](Self::ready).
@@ -310,6 +310,12 @@ impl Session {
                 Some(running) => {
                     let staged = running.await;
                     if is_the_module && self.phase() == Phase::Ready {
+                        // It may have joined a call of one that did not say who it is.
+                        inner.change(|shared| {
+                            if shared.module_start.is_none() {
+                                shared.module_start = module_start.map(str::to_owned);
+                            }
+                        });
                         inner.execution.known_as(module_start).await.map_err(Arc::new)?;
                     }
                     return staged;
@@ -577,15 +583,28 @@ impl Session {
     /// Waits until a call of [`done`](Self::done) has failed since a store is away.
     #[cfg_attr(not(feature = "worker"), allow(dead_code))]
     pub(crate) async fn store_is_away(&self) -> Arc<Error> {
+        let away = |shared: &Progressing| {
+            shared.state.last_error().filter(|error| matches!(***error, Error::Unavailable { .. })).cloned()
+        };
         let mut shared = self.inner.shared.subscribe();
         loop {
-            let away = shared.borrow_and_update().state.last_error().cloned();
-            if let Some(error) = away.filter(|error| matches!(**error, Error::Unavailable { .. })) {
+            if let Some(error) = away(&shared.borrow_and_update()) {
                 return error;
             }
             // The sender lives as long as this session.
             let _ = shared.changed().await;
         }
+    }
+
+    /// Waits until a call of [`done`](Self::done) has succeeded since, or failed for another reason.
+    #[cfg_attr(not(feature = "worker"), allow(dead_code))]
+    pub(crate) async fn store_is_back(&self) {
+        let is_back = |shared: &Progressing| {
+            let is_away = |error: &Arc<Error>| matches!(**error, Error::Unavailable { .. });
+            !shared.state.is_at_work() && !shared.state.last_error().is_some_and(is_away)
+        };
+        // The sender lives as long as this session.
+        let _ = self.inner.shared.subscribe().wait_for(is_back).await;
     }
 
     /// Why the inputs could not be staged, where that cannot change, and nothing was staged since.

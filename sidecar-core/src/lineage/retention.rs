@@ -13,7 +13,7 @@ use crate::contract::{
     Attempts, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner, Memo, ModuleName,
     Publication,
 };
-use crate::documents::{Documents as _, Kind};
+use crate::documents::{Documents as _, Kind, PAGE};
 use crate::error::Result;
 use crate::execution::{
     Collected, MEMO_VALID, attempts_id, find_record, insight_id, is_half_removed, record_id, remove_record,
@@ -32,8 +32,8 @@ pub enum Scope {
     Type(String),
 }
 
-/// How long outcomes are kept after they were decided; the longest of the rules that are for an outcome counts. What no
-/// rule is for stays.
+/// How long outcomes are kept after they were decided. Rules for a module or a type replace that for [`Scope::All`]; of
+/// several, the longest counts. What no rule is for stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention(Vec<(Scope, Duration)>);
 
@@ -71,8 +71,8 @@ pub struct Expired {
 /// Removes the outcomes that are older than `retention` says, with their files, documents and failures, and the submitted
 /// events that no outcome is left of; or only counts them, unless `delete`.
 ///
-/// What a younger record refers to stays, and so does what is not published, what a dead letter names, and what somebody
-/// works on. Before anything is deleted that equal work may still take over, it waits for a minute.
+/// What a younger record refers to stays, and so does what is not published, what a dead letter names, and what a worker
+/// tries again. A first attempt at an event is not recorded anywhere: ages are longer than events wait. Before anything is deleted that equal work may still take over, it waits for a minute.
 ///
 /// Once a record is gone, its event would run again: let no bus deliver one that is so old.
 ///
@@ -80,17 +80,17 @@ pub struct Expired {
 /// What the stores report; it can be repeated.
 pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
     let now = SystemTime::now();
-    if delete && forget(plane, retention, now).await? {
+    if delete && (forget(plane, retention, now).await? || Survey::of(plane).await?.is_memoized) {
         // Who has found a memo before gives it up by then.
         tokio::time::sleep(MEMO_VALID * 2).await;
     }
-    let Survey { graphs, mut reused, half } = survey(plane).await?;
-    for record in half.iter().filter(|_| delete) {
+    let mut survey = Survey::of(plane).await?;
+    for record in survey.half.iter().filter(|_| delete) {
         remove_record(plane, record).await?;
     }
     let mut expired = Expired::default();
-    for graph in graphs {
-        let plan = Plan::new(plane, &graph, retention, now, &reused).await?;
+    for graph in std::mem::take(&mut survey.graphs) {
+        let plan = Plan::new(plane, &graph, retention, now, &survey).await?;
         expired.needed += plan.needed;
         for (event, module) in &plan.executions {
             let of = plan.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
@@ -100,18 +100,16 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
                 last = last.max(execution.run);
                 // It needs no other any more.
                 let of = execution.memoized.as_ref().and_then(|memoized| memoized.reused.as_ref());
-                if let Some(by) = of.and_then(|of| reused.get_mut(of)) {
+                if let Some(by) = of.and_then(|of| survey.reused.get_mut(of)) {
                     by.remove(&id_of(execution));
                 }
             }
             let count = expired.modules.entry(module.clone()).or_default();
             *count = (count.0 + 1, count.1 + bytes);
             debug!("{event}/{module} is older than it has to be kept");
-            if delete {
-                if plan.submissions.contains(event) {
-                    remove_submission(plane, event, &mut expired.deleted).await?;
-                }
-                plan.remove(plane, event, module, &mut expired.deleted).await?;
+            if delete && !plan.remove(plane, event, module, &mut expired.deleted).await? {
+                // What led to it is needed.
+                break;
             }
         }
         expired.submissions += plan.submissions.len() as u64;
@@ -132,37 +130,56 @@ struct Survey {
     /// The graphs that have outcomes, those with the youngest first.
     graphs: Vec<String>,
     reused: Reused,
-    /// What an interrupted removal has left.
+    /// What workers have begun again, and what an interrupted removal has left, by graph.
+    attempts: HashMap<String, Vec<Context>>,
+    /// Whether any module's outcomes may be taken over.
+    is_memoized: bool,
     half: Vec<ExecutionRecord>,
 }
 
-async fn survey(plane: &DataPlane) -> Result<Survey> {
-    let (mut graphs, mut reused, mut half) = (HashMap::<String, String>::new(), Reused::new(), Vec::new());
-    let mut after = None::<String>;
-    loop {
-        let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(last.clone());
-        for (_, record) in page {
-            let id = record.execution();
-            let Some(committed) = record.committed() else {
-                half.extend(is_half_removed(&record).then_some(record));
-                continue;
-            };
-            if let Some(of) = committed.memoized.as_ref().and_then(|memoized| memoized.reused.clone()) {
-                reused.entry(of).or_default().insert(id);
-            }
-            let youngest = graphs.entry(record.context.correlation_id.clone()).or_default();
-            // As text, times in UTC are in their order.
-            if *youngest < committed.done {
-                youngest.clone_from(&committed.done);
+impl Survey {
+    async fn of(plane: &DataPlane) -> Result<Self> {
+        let (mut graphs, mut reused, mut half) =
+            (HashMap::<String, String>::new(), Reused::new(), Vec::new());
+        let (mut after, mut is_memoized) = (None::<String>, false);
+        loop {
+            let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (_, record) in page {
+                let id = record.execution();
+                let Some(committed) = record.committed() else {
+                    half.extend(is_half_removed(&record).then_some(record));
+                    continue;
+                };
+                is_memoized |= committed.memoized.is_some();
+                if let Some(of) = committed.memoized.as_ref().and_then(|memoized| memoized.reused.clone()) {
+                    reused.entry(of).or_default().insert(id);
+                }
+                let youngest = graphs.entry(record.context.correlation_id.clone()).or_default();
+                // As text, times in UTC are in their order.
+                if *youngest < committed.done {
+                    youngest.clone_from(&committed.done);
+                }
             }
         }
+        let mut graphs: Vec<_> = graphs.into_iter().collect();
+        // Whoever takes over an outcome is younger than it.
+        graphs.sort_by(|(one, its), (other, others)| (others, one).cmp(&(its, other)));
+        let (mut attempts, mut after) = (HashMap::<String, Vec<Context>>::new(), None::<String>);
+        loop {
+            let page = plane.documents.page::<Attempts>(after.as_deref()).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            let begun =
+                page.into_iter().map(|(_, begun)| begun).filter(|begun| begun.attempts != Attempts::DROPPED);
+            begun.for_each(|begun| {
+                attempts.entry(begun.context.correlation_id.clone()).or_default().push(begun.context);
+            });
+        }
+        let graphs = graphs.into_iter().map(|(graph, _)| graph).collect();
+        Ok(Self { graphs, reused, attempts, is_memoized, half })
     }
-    let mut graphs: Vec<_> = graphs.into_iter().collect();
-    // Whoever takes over an outcome is younger than it.
-    graphs.sort_by(|(one, its), (other, others)| (others, one).cmp(&(its, other)));
-    Ok(Survey { graphs: graphs.into_iter().map(|(graph, _)| graph).collect(), reused, half })
 }
 
 /// Removes the memos of outcomes that are old enough; whether there were any.
@@ -213,12 +230,10 @@ impl Plan {
         graph: &str,
         retention: &Retention,
         now: SystemTime,
-        reused: &Reused,
+        Survey { reused, attempts, .. }: &Survey,
     ) -> Result<Self> {
+        let attempts = attempts.get(graph).map(Vec::as_slice).unwrap_or_default();
         let trace = Trace::of_graph(plane, graph).await?;
-        let attempts: Vec<Attempts> = plane.documents.graph(graph).await?;
-        let published: Vec<Publication> = plane.documents.graph(graph).await?;
-        let published: HashSet<_> = published.into_iter().map(|published| published.id).collect();
         // All executions, with whether they are old enough.
         let mut all = BTreeMap::<(EventId, ModuleName), bool>::new();
         let mut note = |event: &EventId, module: &ModuleName, time: Option<&str>| {
@@ -231,7 +246,8 @@ impl Plan {
             *entry &= is_old;
         };
         for execution in &trace.executions {
-            let is_published = published.contains(&record_id(&id_of(execution)));
+            let id = record_id(&id_of(execution));
+            let is_published = plane.documents.find::<Publication>(&id).await?.is_some();
             let time = is_published.then_some(&*execution.done);
             note(&execution.event_id, &execution.module, time);
         }
@@ -241,8 +257,7 @@ impl Plan {
         for letter in &trace.dead_letters {
             note(&letter.context.event_id, &letter.context.name, None);
         }
-        for attempts in attempts.iter().filter(|attempts| attempts.attempts != Attempts::DROPPED) {
-            let Context { event_id, name, .. } = &attempts.context;
+        for Context { event_id, name, .. } in attempts {
             // A count that stayed behind an outcome says nothing.
             if trace.execution(event_id, name, None).is_none() {
                 note(event_id, name, None);
@@ -323,60 +338,75 @@ impl Plan {
         self.trace.events.iter().map(|event| (event.event_id.clone(), depth(&event.event_id))).collect()
     }
 
-    /// Removes everything of an execution, its record last.
+    /// Removes everything of an execution, its record last; `false` where it ran again meanwhile, and stays.
     async fn remove(
         &self,
         plane: &DataPlane,
         event: &EventId,
         module: &ModuleName,
         deleted: &mut Collected,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let id = |run| ExecutionId { event_id: event.clone(), name: module.clone(), run };
-        let (mut runs, mut last) = (Vec::new(), 0);
-        while let Some(record) = find_record(&*plane.documents, &id(last)).await? {
-            runs.push(record);
-            last += 1;
-        }
-        let known = self.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
-        if known.map(|of| of.run + 1).max().unwrap_or_default() < last
-            && runs.last().is_some_and(|record| record.committed().is_some())
-        {
-            // It ran again meanwhile.
-            return Ok(());
-        }
         let of = |context: &Context| context.event_id == *event && context.name == *module;
-        let mut documents = vec![(Kind::Attempts, Vec::new()), (Kind::Insight, Vec::new())];
-        documents[1].1.extend(runs.iter().map(|record| insight_id(&record.execution()).to_string()));
-        if let Some(record) = runs.first() {
-            documents[0].1.push(attempts_id(&record.context));
+        let traced = || {
+            self.trace
+                .executions
+                .iter()
+                .filter(|traced| traced.event_id == *event && traced.module == *module)
+        };
+        let end = traced().map(|traced| traced.run + 1).max().unwrap_or_default();
+        let (mut runs, mut next) = (Vec::new(), 0);
+        loop {
+            let record = find_record(&*plane.documents, &id(next)).await?;
+            // An earlier removal may have left a gap.
+            if record.is_none() && next >= end {
+                break;
+            }
+            runs.extend(record);
+            next += 1;
         }
-        let published =
-            self.trace.executions.iter().filter(|at| at.event_id == *event && at.module == *module);
-        let published = published.flat_map(|execution| &execution.events);
-        documents.push((Kind::Context, published.map(|event| event.event_id.to_string()).collect()));
-        let chunks =
-            runs.iter().filter_map(ExecutionRecord::committed).flat_map(|committed| &committed.outbox);
-        documents.push((Kind::Outbox, chunks.cloned().collect()));
+        if runs.iter().any(|record| record.run >= end && record.committed().is_some()) {
+            return Ok(false);
+        }
+        let context = Context {
+            name: module.clone(),
+            event_id: event.clone(),
+            correlation_id: String::new(),
+            parent_event_id: String::new(),
+        };
+        let insights = runs.iter().map(|record| insight_id(&record.execution()).to_string()).collect();
+        let published = traced().flat_map(|traced| &traced.events).map(|event| event.event_id.to_string());
         let failures = self.trace.failures.iter().filter(|failure| of(&failure.context));
         let (failures, kept): (Vec<_>, Vec<_>) =
             failures.map(|failure| (failure.id.to_string(), &failure.blobs)).unzip();
-        documents.push((Kind::Failure, failures));
         let kept: Vec<_> = kept.into_iter().flatten().map(|blob| blob.key.clone()).collect();
-        plane.blobs.delete(&kept).await?;
-        deleted.blobs += kept.len() as u64;
-        let own = |owner: Option<KeyOwner>| matches!(owner, Some(KeyOwner::Proposal(of, _)) if of.event_id == *event && of.name == *module && of.run < last);
+        for keys in kept.chunks(PAGE) {
+            plane.blobs.delete(keys).await?;
+            deleted.blobs += keys.len() as u64;
+        }
+        let own = |owner: Option<KeyOwner>| matches!(owner, Some(KeyOwner::Proposal(of, _)) if of.event_id == *event && of.name == *module && of.run < next);
         let prefix = format!("{event}/{module}/~");
         remove_unnamed(plane, &prefix, |key| own(key.owner()), &HashSet::new(), deleted).await?;
-        for (kind, ids) in documents {
-            plane.documents.delete(kind, &ids).await?;
-            deleted.documents += ids.len() as u64;
+        for (kind, ids) in [
+            (Kind::Attempts, vec![attempts_id(&context)]),
+            (Kind::Insight, insights),
+            (Kind::Context, published.collect()),
+            (Kind::Failure, failures),
+        ] {
+            for ids in ids.chunks(PAGE) {
+                plane.documents.delete(kind, ids).await?;
+                deleted.documents += ids.len() as u64;
+            }
+        }
+        if self.submissions.contains(event) {
+            remove_submission(plane, event, deleted).await?;
         }
         // The youngest first: as long as one is left, the event does not run.
         for record in runs.iter().rev() {
             remove_record(plane, record).await?;
             deleted.documents += 1;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

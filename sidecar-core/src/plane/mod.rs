@@ -145,7 +145,8 @@ impl DataPlane {
     /// there or created.
     ///
     /// # Errors
-    /// The error of each provider that cannot be used. Once one is refused, the others have no more than a second.
+    /// The error of each provider that cannot be used. After the first permanent one the remaining checks have 1 s; those that
+    /// are not finished then are not reported.
     pub async fn check(&self) -> Result<(), Vec<Error>> {
         let mut checks = FuturesUnordered::from_iter([
             named(0, self.blobs.to_string(), self.blobs.check()),

@@ -69,7 +69,7 @@ pub(super) fn embedded(url: &str, kind: &str, schemes: &[&str]) -> Result<Embedd
     }
 }
 
-/// A number of things, as in `1 file` and `2 files`.
+/// A number of things, as in `1 file` and `2 files`: the plural is formed with an s.
 pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
     let count = count.try_into().unwrap_or(u64::MAX);
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })

@@ -151,10 +151,12 @@ impl Module {
         } else if self.surroundings.log_output {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
         }
+        if self.service.listen.socket.is_none() {
+            // The SDK prefers it to the port, and it is that of another sidecar.
+            command.env_remove("SIDECAR_SOCKET");
+        }
         command
             .args(arguments)
-            // The SDK prefers it to the port, and it is that of another sidecar.
-            .env_remove("SIDECAR_SOCKET")
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("SHARED_SECRET", &self.service.secret)
             .env("SIDECAR_PORT", address.port().to_string())

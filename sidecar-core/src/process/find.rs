@@ -50,7 +50,8 @@ pub fn module_name(command: &[OsString]) -> String {
 /// Whether the command can be started: as a path if it has a slash, otherwise through `PATH`.
 ///
 /// # Errors
-/// `NotFound`, `PermissionDenied` for a file that is not executable, or another one for a script without an interpreter.
+/// `NotFound` if the program, or the interpreter that its first line names, does not exist, `PermissionDenied` if it is not
+/// executable, `Other` for a script without such a line.
 pub fn find(program: &OsStr) -> io::Result<()> {
     if program.as_encoded_bytes().contains(&b'/') {
         return usable(Path::new(program));

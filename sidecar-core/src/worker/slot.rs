@@ -359,6 +359,7 @@ impl Work {
                     context.event_id, context.name
                 );
             }
+            self.leave(session, &outcome).await;
             return Attempt { written, ..Attempt::uncounted(outcome) };
         }
         let begun = match self.patiently(|| attempts::begun(plane, context, redelivered)).await {
@@ -418,10 +419,13 @@ impl Work {
                 AssertUnwindSafe(self.shared.runner.run(session, &self.slot, assignment)).catch_unwind();
             // A module that calls `done` itself waits for the store itself.
             let away = async {
-                let error = session.store_is_away().await;
-                tokio::time::sleep(AWAY).await;
-                let _waiting = Outage::begin(&self.shared, &error);
-                std::future::pending().await
+                loop {
+                    let error = session.store_is_away().await;
+                    if tokio::time::timeout(AWAY, session.store_is_back()).await.is_err() {
+                        let _waiting = Outage::begin(&self.shared, &error);
+                        session.store_is_back().await;
+                    }
+                }
             };
             let ended = tokio::select! {
                 ended = run => ended,
@@ -541,7 +545,18 @@ impl Work {
         let session = self.open(context, Start::Resume).await?;
         if session.idle().await != Phase::Done && session.is_publishing() {
             info!("finishing the commit of event {} that was begun here", session.status().context.event_id);
-            commit(&session).await?;
+            match commit(&session).await {
+                // Whoever has the event next publishes it.
+                Err(failed) if !failed.is_outage && session.phase() == Phase::Publishing => {
+                    warn!(
+                        "the events of {} cannot be published: {}",
+                        session.status().context.event_id,
+                        failed.error.chain()
+                    );
+                    session.leave_decided().await?;
+                }
+                done => done?,
+            }
         }
         Ok(session.discard().await?)
     }

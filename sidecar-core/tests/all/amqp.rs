@@ -23,7 +23,7 @@ const AWAY: &str = "amqp://127.0.0.1:1";
 async fn queue_with(format: EventFormat) -> Option<Queue> {
     let broker = servers::rabbitmq()?;
     let name = format!("test-{}", uuid::Uuid::new_v4().simple());
-    let config = AmqpConfig { queue: Some(name.clone()), format, ..AmqpConfig::new(name) };
+    let config = AmqpConfig::new(name.clone()).queue(name).format(format);
     let provider = Amqp::open(&broker.parse().unwrap(), config.clone());
     servers::answering(|| provider.check()).await;
     provider.check().await.unwrap();
@@ -94,7 +94,7 @@ mod sources_rabbitmq {
         reopen: async |bus| {
             let id = bus.id();
             let exchange = id.rsplit_once('/').map_or("", |_| id.split('/').nth(3).unwrap().split('?').next().unwrap());
-            let config = AmqpConfig { queue: Some(exchange.into()), ..AmqpConfig::new(exchange) };
+            let config = AmqpConfig::new(exchange).queue(exchange);
             Amqp::open(&servers::rabbitmq().unwrap().parse().unwrap(), config)
         },
         away: Amqp::open(&AWAY.parse().unwrap(), AmqpConfig::new("x")),
@@ -113,7 +113,7 @@ async fn an_event_that_no_queue_takes_is_an_error_unless_it_may_be_dropped() {
     let Some(queue) = queue().await else { return };
     let name = format!("unbound-{}", uuid::Uuid::new_v4().simple());
     let open = |drop_unroutable| {
-        let config = AmqpConfig { drop_unroutable, ..AmqpConfig::new(&name) };
+        let config = AmqpConfig::new(&name).drop_unroutable(drop_unroutable);
         Amqp::open(&queue.broker.parse().unwrap(), config)
     };
     let strict = open(false);
@@ -165,7 +165,7 @@ async fn a_queue_of_other_settings_is_refused() {
     let name = format!("exclusive-{}", uuid::Uuid::new_v4().simple());
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
-    let config = AmqpConfig { queue: Some(name), ..queue.config };
+    let config = queue.config.queue(name);
     let error = Amqp::open(&queue.broker.parse().unwrap(), config).check().await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }
@@ -192,7 +192,7 @@ async fn a_message_that_is_no_event_is_kept_and_one_of_another_format_is_an_even
     let options = lapin::options::BasicPublishOptions::default();
     let properties = lapin::BasicProperties::default();
     channel.basic_publish(exchange.as_str().into(), "t".into(), options, b"[]", properties).await.unwrap();
-    let config = AmqpConfig { format: EventFormat::CloudEvents, ..queue.config.clone() };
+    let config = queue.config.clone().format(EventFormat::CloudEvents);
     let published = event();
     Amqp::open(&queue.broker.parse().unwrap(), config)
         .publish(std::slice::from_ref(&published))

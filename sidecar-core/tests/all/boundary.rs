@@ -233,23 +233,18 @@ fn each_provider_says_what_it_can_never_take() {
     // A backslash and the letters that follow it are no NUL.
     assert!(postgres.refuses(&document(r#"{"a":"\\u0000"}"#.into())).is_none());
     assert!(postgres.refuses(&document(r#"{"a":"\\\u0000"}"#.into())).is_some());
-    let config = MongoConfig { database: "d".into(), collection: "c".into(), ca_file: None };
+    let config = MongoConfig::new("d", "c");
     let mongo = Mongo::open("mongodb://h", config);
     assert!(mongo.refuses(&document(format!(r#"{{"a":"{}"}}"#, "x".repeat(15 << 20)))).is_none());
     assert!(mongo.refuses(&document(format!(r#"{{"a":"{}"}}"#, "x".repeat(17 << 20)))).is_some());
 
     let key = |name: &str| BlobKey::parse(name).unwrap();
-    let s3 = S3Config {
-        access_key_id: Some("i".into()),
-        secret_access_key: Some("s".into()),
-        region: Some("r".into()),
-        ..S3Config::default()
-    };
+    let s3 = S3Config::default().access_key_id("i").secret_access_key("s").region("r");
     let long = format!("s3://b/{}", "p".repeat(600));
     let s3 = Bucket::s3(&long.parse().unwrap(), &s3, DEFAULT_EXPIRY).unwrap();
     assert!(s3.refuses(&key("e/m/x")).is_none() && s3.refuses(&key("e/m/a\nb")).is_some());
     assert!(s3.refuses(&key(&format!("e/m/{}", "x".repeat(600)))).is_some());
-    let azure = AzureConfig { account: Some("a".into()), key: Some("a2V5".into()), ..AzureConfig::default() };
+    let azure = AzureConfig::default().account("a").key("a2V5");
     let azure = Bucket::azure(&"az://c".parse().unwrap(), &azure, DEFAULT_EXPIRY).unwrap();
     assert!(azure.refuses(&key("e/m/a\u{7}b")).is_some());
 }

@@ -16,13 +16,11 @@ use crate::servers::{self, S3_KEY, S3_SECRET};
 const AWAY: &str = "http://127.0.0.1:1";
 
 fn s3_at(endpoint: String, bucket: &str, secret: &str) -> Bucket {
-    let config = S3Config {
-        endpoint: Some(endpoint),
-        region: Some("us-east-1".into()),
-        access_key_id: Some(S3_KEY.into()),
-        secret_access_key: Some(secret.into()),
-        ..S3Config::default()
-    };
+    let config = S3Config::default()
+        .endpoint(endpoint)
+        .region("us-east-1")
+        .access_key_id(S3_KEY)
+        .secret_access_key(secret);
     let root = Url::parse(&format!("s3://{bucket}/some/prefix")).unwrap();
     Bucket::s3(&root, &config, DEFAULT_EXPIRY).unwrap()
 }
@@ -36,12 +34,7 @@ fn s3() -> Option<Bucket> {
 }
 
 fn azure_at(endpoint: String, container: &str, key: &str) -> Bucket {
-    let config = AzureConfig {
-        account: Some("devstoreaccount1".into()),
-        key: Some(key.into()),
-        endpoint: Some(endpoint),
-        ..AzureConfig::default()
-    };
+    let config = AzureConfig::default().account("devstoreaccount1").key(key).endpoint(endpoint);
     let root = Url::parse(&format!("az://{container}/some/prefix")).unwrap();
     Bucket::azure(&root, &config, DEFAULT_EXPIRY).unwrap()
 }
@@ -59,11 +52,8 @@ async fn azure() -> Option<Bucket> {
 }
 
 fn gcs_with(bucket: &str, gateway: &Gateway) -> Bucket {
-    let config = GcsConfig {
-        credentials: Some(gateway.credentials.clone()),
-        endpoint: Some(gateway.endpoint.clone()),
-        ca_file: None,
-    };
+    let config =
+        GcsConfig::default().credentials(gateway.credentials.clone()).endpoint(gateway.endpoint.clone());
     let root = Url::parse(&format!("gs://{bucket}/some/prefix")).unwrap();
     Bucket::gcs(&root, &config, DEFAULT_EXPIRY).unwrap()
 }
@@ -230,16 +220,12 @@ async fn a_container_that_is_not_there_is_made() {
 #[test]
 fn stores_of_one_name_at_two_places_are_two() {
     let s3 = |endpoint: &str| {
-        let config = S3Config { endpoint: Some(endpoint.into()), ..S3Config::default() };
+        let config = S3Config::default().endpoint(endpoint);
         Bucket::s3(&"s3://bucket/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap().to_string()
     };
     assert_ne!(s3("http://one"), s3("http://two"));
     let azure = |account: &str| {
-        let config = AzureConfig {
-            account: Some(account.into()),
-            key: Some(servers::AZURITE_KEY.into()),
-            ..AzureConfig::default()
-        };
+        let config = AzureConfig::default().account(account).key(servers::AZURITE_KEY);
         Bucket::azure(&"az://data/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap().to_string()
     };
     assert_ne!(azure("staging"), azure("production"));
@@ -249,12 +235,10 @@ fn stores_of_one_name_at_two_places_are_two() {
 #[tokio::test]
 async fn azure_is_told_the_md5_of_what_is_sent() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let config = AzureConfig {
-        account: Some("account".into()),
-        key: Some(servers::AZURITE_KEY.into()),
-        endpoint: Some(format!("http://{}/account", listener.local_addr().unwrap())),
-        ..AzureConfig::default()
-    };
+    let config = AzureConfig::default()
+        .account("account")
+        .key(servers::AZURITE_KEY)
+        .endpoint(format!("http://{}/account", listener.local_addr().unwrap()));
     let bucket = Bucket::azure(&"az://data/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap();
     let sent = tokio::spawn(async move {
         let mut head = vec![0; 8192];
@@ -289,7 +273,7 @@ async fn names_that_share_a_blob_are_refused_before_the_first_upload() {
         let text = problems[0].to_string();
         assert!(text.starts_with("out/data/x\\y: ") && text.contains("\"x/y\""), "{text}");
         let submitted = Submission::new("t").path(scene.path("out/data")).unwrap().submit(&scene.plane).await;
-        assert!(matches!(submitted, Err(Error::Invalid(problems)) if problems.len() == 1));
+        assert!(matches!(submitted, Err(Error::Submission(problems)) if problems.len() == 1));
         let key = BlobKey::parse(&format!("{event}/first/z")).unwrap();
         let target = Target::file(scene.path("fetched"));
         assert!(matches!(bucket.get(&key, &target).await, Err(Error::NotFound { .. })));
@@ -307,6 +291,6 @@ async fn a_submitted_file_is_no_directory_of_another() {
     let error = submission.submit(&scene.plane).await.unwrap_err();
     assert_eq!(
         error.chain(),
-        "the module's outputs are invalid: a/b: \"a\" is a file, and cannot be a directory too"
+        "the event cannot be submitted: a/b: \"a\" is a file, and cannot be a directory too"
     );
 }

@@ -335,7 +335,7 @@ async fn a_named_run_has_one_outcome_and_a_bare_rerun_takes_the_next() {
         Ok::<_, Error>(session.done().await.unwrap())
     };
     let early = run(Start::Run(1), "early").await.unwrap_err();
-    assert!(early.chain().contains("run 0 of it has no outcome yet"), "{}", early.chain());
+    assert!(early.chain().contains("run 0 of this execution has no outcome yet"), "{}", early.chain());
     run(Start::Restart, "zero").await.unwrap();
     let one = run(Start::Run(1), "one").await.unwrap();
     let again = run(Start::Run(1), "not run").await.unwrap();

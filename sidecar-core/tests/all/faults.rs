@@ -20,13 +20,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 const BUDGET: Duration = Duration::from_secs(30);
 
 fn s3(endpoint: String) -> Bucket {
-    let config = S3Config {
-        endpoint: Some(endpoint),
-        region: Some("us-east-1".into()),
-        access_key_id: Some(S3_KEY.into()),
-        secret_access_key: Some(S3_SECRET.into()),
-        ..S3Config::default()
-    };
+    let config = S3Config::default()
+        .endpoint(endpoint)
+        .region("us-east-1")
+        .access_key_id(S3_KEY)
+        .secret_access_key(S3_SECRET);
     Bucket::s3(&"s3://test/faults".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap()
 }
 
@@ -76,12 +74,10 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
     async fn azure_azurite() {
         let Some(server) = servers::azurite() else { return };
         let (proxy, dir) = (through(&server).await, TempDir::new().unwrap());
-        let config = AzureConfig {
-            account: Some("devstoreaccount1".into()),
-            key: Some(servers::AZURITE_KEY.into()),
-            endpoint: Some(proxy.url(&server)),
-            ..AzureConfig::default()
-        };
+        let config = AzureConfig::default()
+            .account("devstoreaccount1")
+            .key(servers::AZURITE_KEY)
+            .endpoint(proxy.url(&server));
         let provider = Bucket::azure(&"az://faults/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap();
         provider.check().await.unwrap();
         let (key, source) = file(&dir, 1000);
@@ -94,11 +90,9 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let gateway = Gateway::start(&server);
         gateway.make_bucket("faults").await;
         let (proxy, dir) = (through(&gateway.endpoint).await, TempDir::new().unwrap());
-        let config = GcsConfig {
-            credentials: Some(gateway.credentials.clone()),
-            endpoint: Some(proxy.url(&gateway.endpoint)),
-            ..GcsConfig::default()
-        };
+        let config = GcsConfig::default()
+            .credentials(gateway.credentials.clone())
+            .endpoint(proxy.url(&gateway.endpoint));
         let provider = Bucket::gcs(&"gs://faults/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap();
         let (key, source) = file(&dir, 1000);
         goes_away_and_comes_back!(proxy, provider, |p| p.put(&key, &source));
@@ -113,7 +107,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
     async fn mongodb_secantusdb() {
         let Some(server) = servers::secantusdb() else { return };
         let proxy = through(&server).await;
-        let config = MongoConfig { database: "test".into(), collection: "faults".into(), ca_file: None };
+        let config = MongoConfig::new("test", "faults");
         let provider = Mongo::open(proxy.url(&server), config);
         goes_away_and_comes_back!(proxy, provider, |p| p.store(&[context()]));
     }
@@ -149,7 +143,7 @@ mod a_server_that_goes_away_is_unavailable_and_found_again {
         let Some(server) = servers::rabbitmq() else { return };
         let proxy = through(&server).await;
         let name = format!("faults-{}", std::process::id());
-        let config = AmqpConfig { queue: Some(name.clone()), ..AmqpConfig::new(name) };
+        let config = AmqpConfig::new(name.clone()).queue(name);
         let provider = Amqp::open(&proxy.url(&server).parse().unwrap(), config);
         servers::answering(|| provider.check()).await;
         goes_away_and_comes_back!(proxy, provider, |p| p.publish(&[event()]));
@@ -221,7 +215,7 @@ async fn a_server_that_never_answers_is_given_up() {
     let address = proxy.address;
     let nats = Nats::open(&format!("nats://{address}").parse().unwrap(), NatsConfig::new("s", "s"));
     let amqp = Amqp::open(&format!("amqp://{address}").parse().unwrap(), AmqpConfig::new("x"));
-    let config = MongoConfig { database: "d".into(), collection: "c".into(), ca_file: None };
+    let config = MongoConfig::new("d", "c");
     let mongo = Mongo::open(format!("mongodb://{address}"), config);
     let postgres = Postgres::open(&format!("postgres://u@{address}/d").parse().unwrap(), None).unwrap();
     let bucket = s3(format!("http://{address}"));

@@ -7,7 +7,7 @@ use sidecar_core::{DocumentProvider, Documents, Error, EventContext, EventId};
 use crate::servers;
 
 fn config() -> MongoConfig {
-    MongoConfig { database: "test".into(), collection: "conformance".into(), ca_file: None }
+    MongoConfig::new("test", "conformance")
 }
 
 /// Where nobody listens.

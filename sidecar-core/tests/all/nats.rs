@@ -23,7 +23,7 @@ struct Stream {
 const AWAY: &str = "nats://user:swordfish@127.0.0.1:1";
 
 fn open(server: &str, name: &str, format: EventFormat) -> Nats {
-    let config = NatsConfig { format, ..NatsConfig::new(format!("events.{name}"), name) };
+    let config = NatsConfig::new(format!("events.{name}"), name).format(format);
     Nats::open(&server.parse().unwrap(), config)
 }
 
@@ -87,7 +87,7 @@ mod jetstream_server {
 async fn bus(subject_per_type: bool) -> Option<Nats> {
     let server = servers::nats()?;
     let name = format!("test-{}", uuid::Uuid::new_v4().simple());
-    let config = NatsConfig { subject_per_type, ..NatsConfig::new(format!("events.{name}"), name) };
+    let config = NatsConfig::new(format!("events.{name}"), name).subject_per_type(subject_per_type);
     let provider = Nats::open(&server.parse().unwrap(), config);
     provider.check().await.unwrap();
     Some(provider)
@@ -98,7 +98,7 @@ fn reopened(bus: &Nats, subject_per_type: bool) -> Nats {
     let id = bus.id();
     let (rest, stream) = id.split_once("?stream=").unwrap();
     let (server, subject) = rest.rsplit_once('/').unwrap();
-    let config = NatsConfig { subject_per_type, ..NatsConfig::new(subject, stream) };
+    let config = NatsConfig::new(subject, stream).subject_per_type(subject_per_type);
     Nats::open(&server.parse().unwrap(), config)
 }
 

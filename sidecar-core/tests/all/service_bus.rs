@@ -17,27 +17,18 @@ struct Topic {
 }
 
 fn config(double: &Double) -> ServiceBusConfig {
-    ServiceBusConfig {
-        namespace: "ns".into(),
-        topic: TOPIC.into(),
-        rule: RULE.into(),
-        key: KEY.into(),
-        endpoint: Some(double.endpoint.clone()),
-        format: EventFormat::Ion,
-        ca_file: None,
-    }
+    ServiceBusConfig::new("ns", TOPIC, RULE, KEY).endpoint(double.endpoint.clone())
 }
 
 fn topic_with(format: EventFormat) -> Topic {
     let double = Double::start();
-    let provider = ServiceBus::open(ServiceBusConfig { format, ..config(&double) }).unwrap();
+    let provider = ServiceBus::open(config(&double).format(format)).unwrap();
     Topic { provider, double, format }
 }
 
 /// Where nobody listens.
 fn away() -> ServiceBus {
-    let nowhere =
-        ServiceBusConfig { endpoint: Some("http://127.0.0.1:1".into()), ..config(&Double::start()) };
+    let nowhere = config(&Double::start()).endpoint("http://127.0.0.1:1");
     ServiceBus::open(nowhere).unwrap()
 }
 
@@ -81,7 +72,7 @@ mod servicebus_double_cloudevents {
     use super::*;
 
     fn open(double: &Double) -> ServiceBus {
-        ServiceBus::open(ServiceBusConfig { format: EventFormat::CloudEvents, ..config(double) }).unwrap()
+        ServiceBus::open(config(double).format(EventFormat::CloudEvents)).unwrap()
     }
 
     sidecar_core::conformance_events!(
@@ -104,7 +95,7 @@ mod sources_servicebus_double {
             let host = bus.id();
             let host = host.strip_prefix("servicebus://").unwrap().split('/').next().unwrap();
             let endpoint = Some(format!("http://{host}"));
-            ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap()
+            ServiceBus::open({ let mut config = config(&Double::start()); config.endpoint = endpoint; config }).unwrap()
         },
         away: away(),
     );
@@ -187,7 +178,12 @@ async fn a_lock_elsewhere_is_refused() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
     tokio::spawn(async { axum::serve(listener, app).await });
-    let provider = ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap();
+    let provider = ServiceBus::open({
+        let mut config = config(&Double::start());
+        config.endpoint = endpoint;
+        config
+    })
+    .unwrap();
     let source = provider.subscribe(&group("g")).await.unwrap();
     let error = source.receive(Duration::ZERO).await.unwrap_err();
     assert!(error.chain().contains("another server"), "{}", error.chain());
@@ -215,8 +211,8 @@ async fn a_rule_that_may_only_send_passes_the_check() {
 #[tokio::test]
 async fn a_wrong_key_or_rule_is_refused_and_not_shown() {
     let double = Double::start();
-    let wrong = ServiceBusConfig { key: "swordfish".into(), ..config(&double) };
-    let unknown = ServiceBusConfig { rule: "other".into(), ..config(&double) };
+    let wrong = config(&double).key("swordfish");
+    let unknown = config(&double).rule("other");
     for config in [wrong, unknown] {
         let provider = ServiceBus::open(config).unwrap();
         for error in [provider.check().await.unwrap_err(), provider.publish(&events(1)).await.unwrap_err()] {
@@ -230,7 +226,7 @@ async fn a_wrong_key_or_rule_is_refused_and_not_shown() {
 #[tokio::test]
 async fn a_topic_that_is_not_there_is_refused() {
     let double = Double::start();
-    let provider = ServiceBus::open(ServiceBusConfig { topic: "absent".into(), ..config(&double) }).unwrap();
+    let provider = ServiceBus::open(config(&double).topic("absent")).unwrap();
     for error in [provider.check().await.unwrap_err(), provider.publish(&events(1)).await.unwrap_err()] {
         assert!(matches!(error, Error::Refused { .. }), "{error:?}");
         assert!(error.chain().contains("make the topic first"), "{}", error.chain());
@@ -269,7 +265,12 @@ async fn a_clock_that_is_off_is_told() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
     tokio::spawn(async { axum::serve(listener, app).await });
-    let provider = ServiceBus::open(ServiceBusConfig { endpoint, ..config(&Double::start()) }).unwrap();
+    let provider = ServiceBus::open({
+        let mut config = config(&Double::start());
+        config.endpoint = endpoint;
+        config
+    })
+    .unwrap();
     let error = provider.publish(&events(1)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }) && error.chain().contains("clock is"), "{error:?}");
 }

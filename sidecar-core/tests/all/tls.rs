@@ -7,7 +7,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use sidecar_core::blob::{AzureConfig, Bucket, DEFAULT_EXPIRY, GcsConfig, S3Config};
 use sidecar_core::documents::{Mongo, MongoConfig, Postgres};
-use sidecar_core::events::{Amqp, AmqpConfig, EventFormat, Nats, NatsConfig, ServiceBus, ServiceBusConfig};
+use sidecar_core::events::{Amqp, AmqpConfig, Nats, NatsConfig, ServiceBus, ServiceBusConfig};
 use sidecar_core::{BlobProvider, DocumentProvider, EventProvider};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -114,12 +114,14 @@ macro_rules! trusts_the_file_alone {
 async fn s3_seaweedfs() {
     let Some(server) = servers::seaweedfs() else { return };
     trusts_the_file_alone!(server, AtOnce, |tls, ca_file| {
-        let config = S3Config {
-            endpoint: Some(tls.url(&server, "https")),
-            region: Some("us-east-1".into()),
-            access_key_id: Some(servers::S3_KEY.into()),
-            secret_access_key: Some(servers::S3_SECRET.into()),
-            ca_file,
+        let config = {
+            let mut config = S3Config::default()
+                .endpoint(tls.url(&server, "https"))
+                .region("us-east-1")
+                .access_key_id(servers::S3_KEY)
+                .secret_access_key(servers::S3_SECRET);
+            config.ca_file = ca_file;
+            config
         };
         Bucket::s3(&"s3://test/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap()
     });
@@ -129,12 +131,13 @@ async fn s3_seaweedfs() {
 async fn azure_azurite() {
     let Some(server) = servers::azurite() else { return };
     trusts_the_file_alone!(server, AtOnce, |tls, ca_file| {
-        let config = AzureConfig {
-            account: Some("devstoreaccount1".into()),
-            key: Some(servers::AZURITE_KEY.into()),
-            endpoint: Some(tls.url(&server, "https")),
-            ca_file,
-            ..AzureConfig::default()
+        let config = {
+            let mut config = AzureConfig::default()
+                .account("devstoreaccount1")
+                .key(servers::AZURITE_KEY)
+                .endpoint(tls.url(&server, "https"));
+            config.ca_file = ca_file;
+            config
         };
         Bucket::azure(&"az://tls/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap()
     });
@@ -146,10 +149,12 @@ async fn gcs_fake_gcs_server() {
     let gateway = Gateway::start(&server);
     gateway.make_bucket("tls").await;
     trusts_the_file_alone!(gateway.endpoint, AtOnce, |tls, ca_file| {
-        let config = GcsConfig {
-            credentials: Some(gateway.credentials.clone()),
-            endpoint: Some(tls.url(&gateway.endpoint, "https")),
-            ca_file,
+        let config = {
+            let mut config = GcsConfig::default()
+                .credentials(gateway.credentials.clone())
+                .endpoint(tls.url(&gateway.endpoint, "https"));
+            config.ca_file = ca_file;
+            config
         };
         Bucket::gcs(&"gs://tls/".parse().unwrap(), &config, DEFAULT_EXPIRY).unwrap()
     });
@@ -159,7 +164,11 @@ async fn gcs_fake_gcs_server() {
 async fn mongodb_secantusdb() {
     let Some(server) = servers::secantusdb() else { return };
     trusts_the_file_alone!(server, AtOnce, |tls, ca_file| {
-        let config = MongoConfig { database: "test".into(), collection: "tls".into(), ca_file };
+        let config = {
+            let mut config = MongoConfig::new("test", "tls");
+            config.ca_file = ca_file;
+            config
+        };
         Mongo::open(format!("{}&tls=true&serverSelectionTimeoutMS=2000", tls.url(&server, "mongodb")), config)
     });
 }
@@ -177,14 +186,16 @@ async fn postgres_server() {
 async fn service_bus_double() {
     let double = Double::start();
     trusts_the_file_alone!(double.endpoint, AtOnce, |tls, ca_file| {
-        ServiceBus::open(ServiceBusConfig {
-            namespace: "ns".into(),
-            topic: service_bus_double::TOPIC.into(),
-            rule: service_bus_double::RULE.into(),
-            key: service_bus_double::KEY.into(),
-            endpoint: Some(tls.url(&double.endpoint, "https")),
-            format: EventFormat::Ion,
-            ca_file,
+        ServiceBus::open({
+            let mut config = ServiceBusConfig::new(
+                "ns",
+                service_bus_double::TOPIC,
+                service_bus_double::RULE,
+                service_bus_double::KEY,
+            )
+            .endpoint(tls.url(&double.endpoint, "https"));
+            config.ca_file = ca_file;
+            config
         })
         .unwrap()
     });
@@ -194,7 +205,11 @@ async fn service_bus_double() {
 async fn nats_server() {
     let Some(server) = servers::nats() else { return };
     trusts_the_file_alone!(server, Nats, |tls, ca_file| {
-        let config = NatsConfig { ca_file, ..NatsConfig::new("tls", "tls") };
+        let config = {
+            let mut config = NatsConfig::new("tls", "tls");
+            config.ca_file = ca_file;
+            config
+        };
         Nats::open(&tls.url(&server, "nats").parse().unwrap(), config)
     });
 }
@@ -203,7 +218,11 @@ async fn nats_server() {
 async fn rabbitmq_server() {
     let Some(server) = servers::rabbitmq() else { return };
     trusts_the_file_alone!(server, AtOnce, |tls, ca_file| {
-        let config = AmqpConfig { ca_file, ..AmqpConfig::new("tls") };
+        let config = {
+            let mut config = AmqpConfig::new("tls");
+            config.ca_file = ca_file;
+            config
+        };
         Amqp::open(&tls.url(&server, "amqps").parse().unwrap(), config)
     });
 }

@@ -21,12 +21,14 @@ use super::connection::{Attentive, client_options, part_retry};
 use super::window::Window;
 use crate::error::{Cause, Error, Result};
 use crate::http;
+use crate::setters::setters;
 
 /// The version of the storage REST API that the container is made with.
 const API_VERSION: &str = "2023-11-03";
 
 /// The account and how to get in; what is absent comes from the environment (`AZURE_STORAGE_…`, a managed or
 /// workload identity).
+#[non_exhaustive]
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AzureConfig {
@@ -41,6 +43,16 @@ pub struct AzureConfig {
     /// Certificates to trust besides the system's, as PEM.
     pub ca_file: Option<PathBuf>,
 }
+
+setters!(
+    AzureConfig {} optional {
+        account: String,
+        key: String,
+        sas: String,
+        endpoint: String,
+        ca_file: PathBuf
+    }
+);
 
 impl std::fmt::Debug for AzureConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,7 +69,7 @@ impl Bucket {
     /// private, when it is absent.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the settings contradict each other.
+    /// [`Error::Settings`] when the settings contradict each other.
     pub fn azure(root: &Url, config: &AzureConfig, expiry: Duration) -> Result<Self> {
         let refused = |source: Cause| Error::settings(root, source);
         match (&config.key, &config.sas) {

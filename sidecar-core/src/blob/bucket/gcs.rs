@@ -12,9 +12,11 @@ use super::Bucket;
 use super::connection::{Attentive, client_options, part_retry};
 use super::window::Window;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// How to get in; what is absent comes from the environment (`GOOGLE_SERVICE_ACCOUNT`,
 /// `GOOGLE_APPLICATION_CREDENTIALS`, the machine's or the pod's service account).
+#[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GcsConfig {
@@ -26,13 +28,15 @@ pub struct GcsConfig {
     pub ca_file: Option<PathBuf>,
 }
 
+setters!(GcsConfig {} optional { credentials: PathBuf, endpoint: String, ca_file: PathBuf });
+
 impl Bucket {
     /// Blobs in the bucket of `gs://bucket/prefix`.
     ///
     /// URIs are signed with the key of the service account; without one Google is asked to sign.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the settings contradict each other.
+    /// [`Error::Settings`] when the settings contradict each other.
     pub fn gcs(root: &Url, config: &GcsConfig, expiry: Duration) -> Result<Self> {
         let http = config.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         let options = client_options(root, config.ca_file.as_deref())?.with_allow_http(http);

@@ -12,9 +12,11 @@ use super::Bucket;
 use super::connection::{Attentive, client_options, part_retry};
 use super::window::Window;
 use crate::error::{Error, Result};
+use crate::setters::setters;
 
 /// Where the bucket is; what is absent comes from the environment (`AWS_ACCESS_KEY_ID` and
 /// `AWS_SECRET_ACCESS_KEY`, a web identity, the container's or the machine's role).
+#[non_exhaustive]
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3Config {
@@ -30,6 +32,16 @@ pub struct S3Config {
     pub ca_file: Option<PathBuf>,
 }
 
+setters!(
+    S3Config {} optional {
+        endpoint: String,
+        region: String,
+        access_key_id: String,
+        secret_access_key: String,
+        ca_file: PathBuf
+    }
+);
+
 impl std::fmt::Debug for S3Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { endpoint, region, .. } = self;
@@ -41,7 +53,7 @@ impl Bucket {
     /// Blobs in the bucket of `s3://bucket/prefix`.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the settings contradict each other.
+    /// [`Error::Settings`] when the settings contradict each other.
     pub fn s3(root: &Url, config: &S3Config, expiry: Duration) -> Result<Self> {
         let window = Window::default();
         let mut builder = from_env(config.access_key_id.is_none())

@@ -25,6 +25,7 @@ use url::{Position, Url};
 use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::Event;
 use crate::error::{Error, Result, with_causes};
+use crate::setters::setters;
 
 /// Messages whose confirmation is waited for at once.
 const WINDOW: usize = 256;
@@ -35,6 +36,7 @@ const PERSISTENT: u8 = 2;
 const LONGEST_TYPE: usize = 255;
 
 /// Where events go on the broker.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AmqpConfig {
@@ -57,6 +59,17 @@ pub struct AmqpConfig {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
+
+setters!(
+    AmqpConfig {
+        vhost: String,
+        drop_unroutable: bool,
+        format: EventFormat
+    } optional {
+        queue: String,
+        ca_file: PathBuf
+    }
+);
 
 fn default_vhost() -> String {
     "/".into()

@@ -40,13 +40,13 @@ const ON_ITS_WAY: Duration = Duration::from_millis(20);
 /// How long a queue for a delay outlives its last message, in milliseconds.
 const UNUSED: i64 = 3_600_000;
 
-/// How soon they are made again.
+/// The interval at which the queues for delays are declared again.
 const AGAIN_AFTER: Duration = Duration::from_secs(20 * 60);
 
-/// What tells of a copy that its event was delivered before.
+/// The header that marks a copy of a delivered message.
 const AGAIN: &str = "sidecar-again";
 
-/// What the queue for messages that are no events is called, after the group's.
+/// What the queue for messages that are not events is called, after the group's.
 const UNREADABLE: &str = "unreadable";
 
 /// The longest delay for which a queue is made before it is needed, in seconds.
@@ -87,9 +87,7 @@ impl Source {
             made: std::sync::Mutex::new(Instant::now()),
             passed_over: AtomicBool::new(false),
         };
-        let channel = source.join().await?;
-        source.make_delays(&channel).await?;
-        *source.open.lock().await = Some(channel);
+        *source.open.lock().await = Some(source.join().await?);
         Ok(source)
     }
 
@@ -121,6 +119,7 @@ impl Source {
         // For each consumer: none is handed what nobody here can work on yet.
         let limited = channel.basic_qos(1, BasicQosOptions::default()).await;
         limited.map_err(failed("limit what is held"))?;
+        self.make_delays(&channel).await?;
         Ok(channel)
     }
 
@@ -133,10 +132,15 @@ impl Source {
         }
         let Some(channel) = &*open else { return Ok(None) };
         let made = *self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.elapsed() > AGAIN_AFTER {
-            self.make_delays(channel).await?;
-        }
-        let received = match self.take(channel, until).await {
+        let again = match made.elapsed() > AGAIN_AFTER {
+            true => self.make_delays(channel).await,
+            false => Ok(()),
+        };
+        let received = match again {
+            Ok(()) => self.take(channel, until).await,
+            Err(error) => Err(error),
+        };
+        let received = match received {
             Ok(received) => return Ok(received.map(|message| (message, channel.clone()))),
             Err(error) => error,
         };
@@ -151,6 +155,23 @@ impl Source {
 }
 
 impl Source {
+    /// Moves a message that is not an event into a queue of its own, where somebody can look at it.
+    async fn put_away(&self, message: &Message, why: &serde_json::Error) -> Result<()> {
+        let failed = |error| self.bus.error("move a message that is not an event", error);
+        let queue = self.bus.name(&format!("{}.{UNREADABLE}", self.queue))?;
+        // A refusal closes the channel, and the group's holds what other slots work on.
+        let channel = self.bus.channel().await?;
+        declare(&channel, &queue, FieldTable::default()).await.map_err(failed)?;
+        let mut properties = kept(&message.properties);
+        if let Some(headers) = message.properties.headers() {
+            properties = properties.with_headers(headers.clone());
+        }
+        self.bus.copy(&queue, &message.data, properties).await?;
+        message.acker.ack(BasicAckOptions::default()).await.map_err(failed)?;
+        tracing::error!("a message was not an event, and is in the queue {queue} now: {why}");
+        Ok(())
+    }
+
     async fn take(&self, channel: &Channel, until: tokio::time::Instant) -> Result<Option<Message>> {
         let failed = |error| self.bus.error("receive events", error);
         let options = BasicConsumeOptions::default();
@@ -183,6 +204,24 @@ impl Source {
             }
         }
     }
+}
+
+/// The properties that a copy of a message keeps: what belongs to its sender alone, or would let it expire, it does not.
+fn kept(message: &BasicProperties) -> BasicProperties {
+    let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+    if let Some(id) = message.message_id() {
+        properties = properties.with_message_id(id.clone());
+    }
+    if let Some(kind) = message.kind() {
+        properties = properties.with_type(kind.clone());
+    }
+    if let Some(content_type) = message.content_type() {
+        properties = properties.with_content_type(content_type.clone());
+    }
+    if let Some(published) = message.timestamp() {
+        properties = properties.with_timestamp(*published);
+    }
+    properties
 }
 
 /// The seconds of a delay: powers of two, so that there are few queues.
@@ -238,15 +277,12 @@ impl EventSource for Source {
             let event = match self.bus.config.format.decode_traced(&message.data, traceparent) {
                 Ok(event) => event,
                 Err(error) => {
-                    let queue = self.bus.name(&format!("{}.{UNREADABLE}", self.queue))?;
-                    tracing::error!("a message is no event, and is put into the queue {queue}: {error}");
-                    declare(&channel, &queue, FieldTable::default()).await.map_err(|error| {
-                        self.bus.error("find or make a queue for messages that are no events", error)
-                    })?;
-                    let properties = message.properties.clone();
-                    self.bus.copy(&queue, &message.data, properties).await?;
-                    let acked = message.acker.ack(BasicAckOptions::default()).await;
-                    acked.map_err(|error| self.bus.error("acknowledge a message", error))?;
+                    if let Err(failed) = self.put_away(&message, &error).await {
+                        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                        // Where the channel is gone, the broker has it already.
+                        let _ = message.acker.nack(options).await;
+                        return Err(failed);
+                    }
                     continue;
                 }
             };
@@ -316,19 +352,7 @@ impl Held {
     async fn later(&self, after: Duration, again: bool) -> Result<()> {
         let channel = self.bus.channel().await?;
         let waiting = declare_delay(&self.bus, &channel, &self.queue, rounded(after)).await?;
-        let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
-        if let Some(id) = self.message.properties.message_id() {
-            properties = properties.with_message_id(id.clone());
-        }
-        if let Some(kind) = self.message.properties.kind() {
-            properties = properties.with_type(kind.clone());
-        }
-        if let Some(content_type) = self.message.properties.content_type() {
-            properties = properties.with_content_type(content_type.clone());
-        }
-        if let Some(published) = self.message.properties.timestamp() {
-            properties = properties.with_timestamp(*published);
-        }
+        let mut properties = kept(&self.message.properties);
         if again {
             let mut headers = FieldTable::default();
             headers.insert(AGAIN.into(), AMQPValue::Boolean(true));

@@ -23,6 +23,7 @@ use url::{Position, Url};
 use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::{Event, TraceParent};
 use crate::error::{Error, Result};
+use crate::setters::setters;
 use crate::tls;
 
 /// Publishes whose acknowledgement is waited for at once.
@@ -34,6 +35,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 const LARGEST: usize = 1024 * 1024 - 1024;
 
 /// Where events go on the server.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NatsConfig {
@@ -54,6 +56,16 @@ pub struct NatsConfig {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
+
+setters!(
+    NatsConfig {
+        subject_per_type: bool,
+        format: EventFormat
+    } optional {
+        credentials: PathBuf,
+        ca_file: PathBuf
+    }
+);
 
 impl NatsConfig {
     /// Events on `subject`, kept in `stream`.

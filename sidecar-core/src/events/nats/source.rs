@@ -255,7 +255,10 @@ impl EventSource for Source {
             let event = match self.bus.config.format.decode_traced(&message.payload, traceparent) {
                 Ok(event) => event,
                 Err(error) => {
-                    tracing::error!("a message of {} is no event and is put away: {error}", self.bus);
+                    tracing::error!(
+                        "a message of {} is not an event and is not delivered again: {error}",
+                        self.bus
+                    );
                     let _ = message.ack_with(AckKind::Term).await;
                     continue;
                 }

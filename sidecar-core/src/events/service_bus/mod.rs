@@ -19,6 +19,7 @@ use super::{EventFormat, EventProvider, EventSource, Subscription};
 use crate::contract::{Event, TraceParent};
 use crate::error::{Error, Result};
 use crate::http;
+use crate::setters::setters;
 
 /// How long a token is valid: each request has its own.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
@@ -33,6 +34,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(60);
 const LARGEST: usize = 256 * 1024 - 1024;
 
 /// The topic and how to get in.
+#[non_exhaustive]
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceBusConfig {
@@ -55,6 +57,39 @@ pub struct ServiceBusConfig {
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
 }
+
+impl ServiceBusConfig {
+    /// The topic, or queue, `topic` of `namespace`, with the authorization rule `rule` and its key.
+    pub fn new(
+        namespace: impl Into<String>,
+        topic: impl Into<String>,
+        rule: impl Into<String>,
+        key: impl Into<String>,
+    ) -> Self {
+        Self {
+            namespace: namespace.into(),
+            topic: topic.into(),
+            rule: rule.into(),
+            key: key.into(),
+            endpoint: None,
+            format: EventFormat::default(),
+            ca_file: None,
+        }
+    }
+}
+
+setters!(
+    ServiceBusConfig {
+        namespace: String,
+        topic: String,
+        rule: String,
+        key: String,
+        format: EventFormat
+    } optional {
+        endpoint: String,
+        ca_file: PathBuf
+    }
+);
 
 impl fmt::Debug for ServiceBusConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,7 +193,7 @@ impl ServiceBus {
     /// The topic that `config` names; nothing is connected yet.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the settings cannot be used.
+    /// [`Error::Settings`] when the settings cannot be used.
     pub fn open(config: ServiceBusConfig) -> Result<Self> {
         let name = format!("servicebus://{}", config.namespace);
         let endpoint = match &config.endpoint {

@@ -216,7 +216,12 @@ impl EventSource for Source {
                 }
                 // All members of a group want the same types: nobody else does.
                 Ok(_) => {}
-                Err(why) => error!("a message of {} is no event and is put away: {why}", self.bus),
+                Err(why) => {
+                    // After as many deliveries as the subscription allows, the bus makes it a dead letter.
+                    error!("a message of {} is not an event and is given back: {why}", self.bus);
+                    holder.unlock().await?;
+                    continue;
+                }
             }
             holder.complete().await?;
         }
