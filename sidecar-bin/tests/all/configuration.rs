@@ -149,6 +149,9 @@ fn azure_takes_a_connection_string_or_a_signature_instead_of_the_key() {
     let two =
         ["--azureblobprovider.sas=sig=x", "--azureblobprovider.blobaccountkey=a2V5", container, signature[1]];
     assert!(errors(&two).contains("one of them is enough"));
+    let two = ["check", "--documents=file:d", "--events=file:d", "--blobs=az://c?account=a", signature[0]];
+    let two = [&two[..], &["--azureblobprovider.blobaccountname=b"]].concat();
+    assert!(output(&dir, &two).2.contains("name one"));
     assert!(errors(&["--uri-expiry=8d"]).contains("--uri-expiry: is more than 7d"));
 }
 

@@ -52,7 +52,15 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
             for (name, value) in query {
                 match name.as_str() {
                     "endpoint" => settings.endpoint = endpoint(value)?,
-                    "account" => settings.account = Some(value),
+                    "account" => match &settings.account {
+                        Some(other) if *other != value => {
+                            return Err(format!(
+                                "names the account {value:?}, and the settings name {other:?}: name one"
+                            )
+                            .into());
+                        }
+                        _ => settings.account = Some(value),
+                    },
                     _ => return Err(format!("the parameter {name:?} is not one of account, endpoint").into()),
                 }
             }
