@@ -22,7 +22,7 @@ fuzz_target!(|message: &[u8]| {
     }
 });
 
-/// Either format carries any event, whichever it came in, and neither takes the other's messages.
+/// Either format carries any event, whichever it came in, and a receiver reads both, however it is configured.
 fn assert_carried(event: &Event, size: usize) {
     for format in FORMATS {
         let message = format.encode(event).expect("an event can be written");
@@ -30,8 +30,7 @@ fn assert_carried(event: &Event, size: usize) {
         // A parent is there three times, once percent-encoded; the constant is the attributes' names.
         assert!(message.len() <= 8 * size + 512, "{size} bytes became {}", message.len());
         for other in FORMATS {
-            let read = other.decode(&message).ok();
-            assert_eq!(read.as_ref(), Some(event).filter(|_| other == format));
+            assert_eq!(other.decode(&message).ok().as_ref(), Some(event));
         }
     }
 }
