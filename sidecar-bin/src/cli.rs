@@ -5,10 +5,9 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{Parser, Subcommand};
-use sidecar_core::Start;
 use sidecar_core::lineage::Scope;
+use sidecar_core::{ModuleName, Start};
 
-use crate::maintain;
 use crate::options::Options;
 #[cfg(feature = "pipeline")]
 use crate::pipeline::PipelineArgs;
@@ -159,7 +158,7 @@ pub(crate) enum Command {
     Gc {
         /// Keep leftovers of runs that stored a file within DURATION [default: 0s]; with --outcomes, required and
         /// repeatable: 90d for all outcomes, module:NAME=7d for a module, type:TYPE=3650d for events of a type
-        #[arg(long, value_name = "[SCOPE=]DURATION", value_parser = maintain::older_than)]
+        #[arg(long, value_name = "[SCOPE=]DURATION", value_parser = older_than)]
         older_than: Vec<(Scope, Duration)>,
         /// Also delete the files of events that the document store does not know
         #[arg(long, conflicts_with = "outcomes")]
@@ -218,4 +217,22 @@ fn rerun(text: &str) -> Result<Start, String> {
             number.parse().map(Start::Run).map_err(|_| "say --rerun, or --rerun=N with a number".into())
         }
     }
+}
+
+/// A rule of `--older-than`: a duration, with `module:NAME=` or `type:TYPE=` before it where it is for those alone.
+fn older_than(text: &str) -> Result<(Scope, Duration), String> {
+    let (scope, age) = match text.rsplit_once('=') {
+        None => (Scope::All, text),
+        Some((scope, age)) => match scope.split_once(':') {
+            Some(("module", name)) => {
+                let name = ModuleName::parse(name).map_err(|error| error.to_string())?;
+                (Scope::Module(name), age)
+            }
+            Some(("type", name)) if !name.is_empty() => (Scope::Type(name.to_owned()), age),
+            _ => return Err(format!("{scope:?} is neither module:NAME nor type:TYPE")),
+        },
+    };
+    let age = humantime::parse_duration(age)
+        .map_err(|error| format!("{age:?} is not a duration such as 90d: {error}"))?;
+    Ok((scope, age))
 }

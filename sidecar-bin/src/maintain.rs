@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use sidecar_core::lineage::{self, Expired, Scope, Stage, Trace, copy_graph};
 use sidecar_core::plane::counted;
-use sidecar_core::{
-    Collected, Copied, DataPlane, Error, ModuleName, Recovered, ShownFailure, collect_garbage, copy_out,
-};
+use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
 use crate::again;
@@ -195,22 +193,4 @@ pub(crate) async fn expire(
         modules.into_iter().map(|(module, (outcomes, bytes))| format!("{module}\t{outcomes}\t{bytes}"));
     exit::table("MODULE\tOUTCOMES\tBYTES", lines.collect())?;
     Ok(0)
-}
-
-/// A rule of `--older-than`: a duration, with `module:NAME=` or `type:TYPE=` before it where it is for those alone.
-pub(crate) fn older_than(text: &str) -> Result<(Scope, Duration), String> {
-    let (scope, age) = match text.rsplit_once('=') {
-        None => (Scope::All, text),
-        Some((scope, age)) => match scope.split_once(':') {
-            Some(("module", name)) => {
-                let name = ModuleName::parse(name).map_err(|error| error.to_string())?;
-                (Scope::Module(name), age)
-            }
-            Some(("type", name)) if !name.is_empty() => (Scope::Type(name.to_owned()), age),
-            _ => return Err(format!("{scope:?} is neither module:NAME nor type:TYPE")),
-        },
-    };
-    let age = humantime::parse_duration(age)
-        .map_err(|error| format!("{age:?} is not a duration such as 90d: {error}"))?;
-    Ok((scope, age))
 }
