@@ -9,7 +9,7 @@ mod ui;
 mod watch;
 mod work;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -209,10 +209,8 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
                     workers.end_modules();
                 }
             }
-            let watched = watching.iter().flat_map(watch::Watch::submitted).map(|(id, _)| id.to_string());
-            // What an earlier start has left is left as well.
-            let graphs: BTreeSet<_> = graphs.iter().cloned().chain(watched).chain(counts.graphs()).collect();
-            Ok(workers.left(&pipeline, &plane, &graphs.into_iter().collect::<Vec<_>>()).await?)
+            let graphs = worked_on(&graphs, watching.as_ref(), &counts);
+            Ok(workers.left(&pipeline, &plane, &graphs).await?)
         }
     };
     let handed_back = workers.handed_back();
@@ -225,9 +223,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         Ok(left) => left,
         Err(failure) => {
             // What the others have done meanwhile is not lost on whoever looks.
-            graphs.extend(
-                counts.graphs().into_iter().filter(|graph| !graphs.contains(graph)).collect::<Vec<_>>(),
-            );
+            let graphs = worked_on(&graphs, watching.as_ref(), &counts);
             report.end(&plane, &graphs, &[], &args.file, &pipeline).await?;
             return Err(failure);
         }
@@ -238,11 +234,11 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     if let more @ 1.. = left.len().saturating_sub(SHOWN) {
         warn!("nothing came of {more} more");
     }
+    let graphs = worked_on(&graphs, watching.as_ref(), &counts);
     let mut is_whole = left.is_empty();
     let mut files = Vec::new();
     if let Some(watch) = watching {
         files = watch.submitted();
-        graphs.extend(files.iter().map(|(id, _)| id.to_string()));
         for (path, why) in watch.left() {
             warn!("{} was not submitted: {why}", path.display());
             is_whole = false;
@@ -253,8 +249,6 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
             counted(files.len(), "file")
         );
     }
-    // What an earlier start left, or somebody else has submitted meanwhile.
-    graphs.extend(counts.graphs().into_iter().filter(|graph| !graphs.contains(graph)).collect::<Vec<_>>());
     let failed = report.end(&plane, &graphs, &files, &args.file, &pipeline).await?;
     Ok(match stopped_by {
         // Whoever asked for an end has got it, and what is not done is done by the next start.
@@ -265,6 +259,15 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         _ if failed || !is_whole => exit::MODULE_FAILED,
         _ => 0,
     })
+}
+
+/// The submissions of this start, then those of watched files, then what an earlier start has left or somebody else has
+/// submitted meanwhile.
+fn worked_on(submitted: &[String], watching: Option<&watch::Watch>, counts: &counted::Counts) -> Vec<String> {
+    let watched = watching.into_iter().flat_map(watch::Watch::submitted).map(|(id, _)| id.to_string());
+    let mut seen = HashSet::new();
+    let all = submitted.iter().cloned().chain(watched).chain(counts.graphs());
+    all.filter(|graph| seen.insert(graph.clone())).collect()
 }
 
 /// Makes the directories of the modules, and keeps other pipelines out of them as long as the file is open.

@@ -69,7 +69,7 @@ fn commit_needs_prepare() {
     );
 }
 
-/// Whoever repeats the last step of a job is told that it is done, wherever it looks.
+/// A repeated last step of a job succeeds, and says that it was done before.
 #[test]
 fn commit_of_what_is_committed_succeeds() {
     let dir = TempDir::new().unwrap();

@@ -759,7 +759,7 @@ fn options_without_effect_are_mistakes() {
     }
 }
 
-/// What the other modules have done is told, also where one cannot be started at all.
+/// The report shows what the other modules have done, also if one cannot be started at all.
 #[test]
 fn a_module_that_cannot_be_started_does_not_hide_the_others() {
     let dir = TempDir::new().unwrap();

@@ -80,11 +80,12 @@ pub struct Expired {
 /// What the stores report; it can be repeated.
 pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
     let now = SystemTime::now();
-    if delete && (forget(plane, retention, now).await? || Survey::of(plane).await?.is_memoized) {
+    let mut survey = Survey::of(plane).await?;
+    if delete && (forget(plane, retention, now).await? || survey.is_memoized) {
         // Who has found a memo before gives it up by then.
         tokio::time::sleep(MEMO_VALID * 2).await;
+        survey = Survey::of(plane).await?;
     }
-    let mut survey = Survey::of(plane).await?;
     for record in survey.half.iter().filter(|_| delete) {
         remove_record(plane, record).await?;
     }
@@ -236,8 +237,10 @@ impl Plan {
         let trace = Trace::of_graph(plane, graph).await?;
         // All executions, with whether they are old enough.
         let mut all = BTreeMap::<(EventId, ModuleName), bool>::new();
+        let types: HashMap<_, _> =
+            trace.events.iter().map(|event| (&event.event_id, event.event_type.as_deref())).collect();
         let mut note = |event: &EventId, module: &ModuleName, time: Option<&str>| {
-            let event_type = trace.event(event).and_then(|event| event.event_type.as_deref());
+            let event_type = types.get(event).copied().flatten();
             let is_old = match (time, retention.age(module, event_type)) {
                 (Some(time), Some(age)) => is_older(time, age, now),
                 _ => false,
