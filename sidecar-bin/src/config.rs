@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use sidecar_core::plane::overlaps;
 use sidecar_core::process::Service;
 use sidecar_core::server::{Listen, kept_secret};
 use sidecar_core::{
-    Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings, TraceParent,
+    Cache, Context, EventId, EventTypes, First, Layout, ModuleName, ModuleUser, OnFailure, Settings,
+    TraceParent,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -195,6 +197,8 @@ impl Config {
         let log = Log { level, format, file: options.logfile.as_ref().map(PathBuf::from) };
         let mut private = Vec::new();
         private.extend(settings.as_ref().map(|settings| ("--statedir", settings.state_dir.as_path())));
+        let cache = settings.as_ref().and_then(|settings| settings.cache.as_ref());
+        private.extend(cache.map(|cache| ("--cache", cache.dir())));
         private.extend(log.file.as_ref().map(|file| ("--logfile", file.as_path())));
         let stores = plane.iter().flat_map(|plane| plane.unopened.directories());
         let stores: Vec<_> = stores.map(|(setting, dir)| (format!("--{setting}"), dir)).collect();
@@ -318,6 +322,22 @@ fn service(options: &Options, mode: &Mode, development: bool, errors: &mut Error
     }
 }
 
+/// Where inputs are kept for other executions.
+fn cache(options: &Options, errors: &mut Errors) -> Option<Cache> {
+    let size: Option<ByteSize> = errors.parse("cache-size", &options.cache_size, "a size such as 20GB");
+    if size.is_some_and(|size| size < ByteSize::mib(1)) {
+        errors.push("cache-size", "less than 1MiB; is the unit missing, as in 20GB?");
+    }
+    let Some(dir) = &options.cache else {
+        if options.cache_size.is_some() {
+            errors.push("cache-size", "has no effect without --cache");
+        }
+        return None;
+    };
+    let dir = std::path::absolute(dir).map_err(|error| errors.push("cache", error)).ok()?;
+    Some(Cache::new(dir, size.unwrap_or(ByteSize::gb(10)).as_u64()))
+}
+
 fn settings(
     options: &Options,
     mode: &Mode,
@@ -362,6 +382,7 @@ fn settings(
             OnFailure::Keep
         }
     };
+    let cache = cache(options, errors);
     let (name, event_id) = (name?, event_id?);
     let base = match &options.basedir {
         Some(dir) => PathBuf::from(dir),
@@ -386,5 +407,6 @@ fn settings(
     settings.event_types = types;
     settings.parallel = parallel;
     settings.on_failure = on_failure;
+    settings.cache = cache;
     Some(settings)
 }

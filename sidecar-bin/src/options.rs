@@ -201,6 +201,10 @@ options! {
         s3_secretaccesskey_file: "s3.secretaccesskey-file" = "FILE",
         /// How long the signed URIs in in/meta.json are valid [default: 1h]
         uri_expiry: "uri-expiry" = "DURATION",
+        /// A directory that keeps inputs by their digest for all sidecars of this machine [default: none]
+        cache: "cache" = "DIR",
+        /// The most that --cache holds, as in 20GB: what was used longest ago goes first [default: 10GB]
+        cache_size: "cache-size" = "SIZE",
     }
     "Documents" {
         /// The document provider, for records, event contexts and insights: file:///DIR, memory:, mongodb://HOST/DATABASE.COLLECTION or postgres://USER@HOST/DATABASE?table=PREFIX

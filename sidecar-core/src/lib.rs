@@ -75,9 +75,9 @@ pub use error::{Cause, Error, Result, with_causes};
 pub use events::EventProvider;
 #[cfg(feature = "engine")]
 pub use execution::{
-    Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered, Session,
-    Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures, publish_outcome,
-    recover,
+    Cache, Collected, Copied, DiskBudget, First, Journaling, ModuleUser, OnFailure, Recovered, Remembered,
+    Session, Settings, ShownFailure, Start, Submission, Timings, collect_garbage, copy_out, failures,
+    publish_outcome, recover,
 };
 #[cfg(feature = "engine")]
 pub use plane::DataPlane;

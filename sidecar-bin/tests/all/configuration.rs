@@ -23,6 +23,7 @@ fn every_mistake_is_reported_at_once_by_its_flag() {
             "--mongodbdocprovider.port=many",
             "--loglevel=loud",
             "--parallel=0",
+            "--cache-size=20",
             "--serveraddress=here",
         ],
     );
@@ -40,6 +41,7 @@ fn every_mistake_is_reported_at_once_by_its_flag() {
         "mongodbdocprovider.port",
         "loglevel",
         "parallel",
+        "cache-size",
         "serveraddress",
         "context.eventid",
     ] {

@@ -31,6 +31,33 @@ fn wrap_needs_no_code_in_the_module() {
 }
 
 #[test]
+fn inputs_come_from_the_cache_once_they_were_fetched() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("input"), "content").unwrap();
+    let (code, event, log) = output(&dir, &["submit", "--development", "input"]);
+    assert_eq!(code, 0, "{log}");
+    for (name, said) in [("m1", false), ("m2", true)] {
+        let (code, _, log) = output(
+            &dir,
+            &[
+                "run",
+                "--wrap",
+                "--development",
+                "--cache=kept",
+                &format!("--context.eventid={}", event.trim()),
+                &format!("--context.name={name}"),
+                "--",
+                "sh",
+                "-c",
+                "grep content $SIDECAR_BASE_DIR/in/data/input",
+            ],
+        );
+        assert_eq!(code, 0, "{log}");
+        assert_eq!(log.contains("from the cache: 1"), said, "{log}");
+    }
+}
+
+#[test]
 fn it_exits_with_the_code_of_the_module() {
     let dir = TempDir::new().unwrap();
     for flags in [&["--wrap"][..], &[]] {

@@ -42,7 +42,7 @@ pub use overlay::Overlay;
 #[cfg(feature = "conformance")]
 pub(crate) use transfer::Watch;
 pub use transfer::{Hasher, Reader, Source, Target, Writer};
-pub(crate) use transfer::{Identity, Moved};
+pub(crate) use transfer::{Identity, Moved, Side, fill};
 
 /// The size and digest of a content that was moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

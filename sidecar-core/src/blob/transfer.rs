@@ -409,6 +409,27 @@ impl Writer {
         self.moved.add(described.size);
         Ok(Some(described))
     }
+
+    /// Fills the file with one that nobody changes: see [`fill`]. Blocks.
+    pub(crate) fn fill_from(&mut self, from: &mut File) -> Result<Descriptor, Side> {
+        let size = from.metadata().map_err(Side::Read)?.len();
+        if size > self.rest {
+            return Err(Side::Write(io::ErrorKind::FileTooLarge.into()));
+        }
+        let filled = fill(from, &self.file)?;
+        self.rest = self.rest.saturating_sub(filled.size);
+        self.moved.add(filled.size);
+        Ok(filled)
+    }
+}
+
+/// Fills an empty file with one that nobody changes, as a clone where the file system can; describes it. Blocks.
+pub(crate) fn fill(from: &mut File, mut to: &File) -> Result<Descriptor, Side> {
+    let size = from.metadata().map_err(Side::Read)?.len();
+    if size >= CLONED && rustix::fs::ioctl_ficlone(to, &*from).is_ok() {
+        return describe(from).map_err(Side::Read);
+    }
+    copy(from, &mut to, size)
 }
 
 /// Whether `to` is a clone of `from` now: both are on one file system that can, and a change of `from` would show.
@@ -488,7 +509,7 @@ impl Hasher {
 
 /// Which end of a [`copy`] failed.
 #[derive(Debug)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Read(io::Error),
     Write(io::Error),
 }

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::plane::DataPlane;
 use crate::telemetry;
 
+mod cache;
 mod commit;
 mod conflicts;
 mod directories;
@@ -54,9 +55,10 @@ pub(crate) use memo::VALID as MEMO_VALID;
 pub(crate) use open::check_places;
 pub(crate) use record::{contents_of, find as find_record, is_half_removed, remove as remove_record};
 #[cfg(feature = "server")]
-pub(crate) use session::DECISIONS;
+pub(crate) use session::{CACHED, Counts, DECISIONS};
 pub(crate) use stage::fetch;
 
+pub use cache::Cache;
 pub use disk::DiskBudget;
 pub use failure::{ShownFailure, failures};
 pub use gc::{Collected, collect_garbage};

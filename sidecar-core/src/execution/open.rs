@@ -37,7 +37,8 @@ pub(super) struct Opened {
 /// # Errors
 /// [`Error::Busy`] with every such pair.
 pub(crate) fn check_places(spec: &Settings, plane: &DataPlane) -> Result<()> {
-    let private = [("the state directory", &*spec.state_dir)];
+    let mut private = vec![("the state directory", &*spec.state_dir)];
+    private.extend(spec.cache.as_ref().map(|cache| ("the cache", cache.dir())));
     match plane::overlaps(Some(&spec.layout), &private, &plane.directories()) {
         overlaps if overlaps.is_empty() => Ok(()),
         overlaps => Err(Error::Busy(overlaps.join("; "))),

@@ -128,6 +128,20 @@ struct Progressing {
 #[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) const DECISIONS: [&str; 3] = ["won", "lost", "abandoned"];
 
+/// Whether an input was in the cache, for the metrics.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
+pub(crate) const CACHED: [&str; 2] = ["hit", "miss"];
+
+/// What happened in a session, for the metrics.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// In the order of [`DECISIONS`].
+    pub(crate) decisions: [u64; 3],
+    /// In the order of [`CACHED`].
+    pub(crate) cached: [u64; 2],
+}
+
 /// How decisions came out, for the metrics.
 #[derive(Debug, Default)]
 struct Decisions {
@@ -746,11 +760,14 @@ impl Session {
         self.wait_for(|shared| !shared.state.is_at_work()).await
     }
 
-    /// How many decisions came out in which way, in the order of [`DECISIONS`].
+    /// What this session adds to the counters of its process.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
-    pub(crate) fn decisions(&self) -> [u64; 3] {
+    pub(crate) fn counts(&self) -> Counts {
         let Decisions { won, lost, abandoned } = &self.inner.decisions;
-        [won, lost, abandoned].map(|count| count.load(Ordering::Relaxed))
+        Counts {
+            decisions: [won, lost, abandoned].map(|count| count.load(Ordering::Relaxed)),
+            cached: self.inner.execution.progress.read_cached(),
+        }
     }
 
     /// How long an outcome of this session has been decided and not published.
@@ -842,7 +859,11 @@ impl Inner {
             let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
                 Ok(prepared) => {
-                    info!("ready: {}", transferred(prepared.files, prepared.bytes, started.elapsed()));
+                    let moved = transferred(prepared.files, prepared.bytes, started.elapsed());
+                    match inner.execution.progress.read_cached() {
+                        [0, _] => info!("ready: {moved}"),
+                        [cached, _] => info!("ready: {moved}; from the cache: {cached}"),
+                    }
                     let (timings, ready) = &mut *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
                     (timings.staging, *ready) = (started.elapsed(), Some(Instant::now()));
                 }

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cache::Cache;
 use super::disk::DiskBudget;
 use crate::contract::{Context, EventId, EventTypes, Layout, ModuleName, TraceParent};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub on_failure: OnFailure,
     /// What its inputs, and then its outputs, may take of a disk; inputs wait for room.
     pub disk: Option<DiskBudget>,
+    /// Where inputs are kept for other executions on this machine.
+    pub cache: Option<Cache>,
     /// What the journal outlives.
     pub journal: Journaling,
     /// The version of a module whose outcomes stand for those of equal work: see [`Session::reuse`].
@@ -151,6 +154,7 @@ impl Settings {
             give_up: false,
             on_failure: OnFailure::Keep,
             disk: None,
+            cache: None,
             journal: Journaling::Synced,
             memoize: None,
             traceparent: None,

@@ -200,9 +200,17 @@ impl Execution {
         };
         let bytes = blobs.iter().map(|blob| blob.size).sum::<u64>();
         let step = step!("get", otel.kind = "client", store = %self.plane.blobs, files = blobs.len(), bytes);
-        fetch(&*self.plane.blobs, &blobs, target).instrument(step).await?;
+        let files = blobs.len();
+        let store = &*self.plane.blobs;
+        match &self.spec.cache {
+            Some(cache) => {
+                let hits = cache.fetch(store, blobs, target).instrument(step).await?;
+                self.progress.cached(hits as u64, (files - hits) as u64);
+            }
+            None => fetch(store, &blobs, target).instrument(step).await?,
+        }
         fault::point("blobs.get");
-        blobs.iter().for_each(|_| self.progress.file_moved());
+        (0..files).for_each(|_| self.progress.file_moved());
         Ok(())
     }
 }

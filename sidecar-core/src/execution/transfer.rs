@@ -15,6 +15,8 @@ pub(super) struct Progress {
     files_total: AtomicU64,
     bytes: Arc<AtomicU64>,
     bytes_total: AtomicU64,
+    /// Files that were in the cache, and files that were not, of all transfers.
+    cached: [AtomicU64; 2],
 }
 
 impl Progress {
@@ -27,6 +29,17 @@ impl Progress {
 
     pub(super) fn file_moved(&self) {
         self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn cached(&self, hits: u64, misses: u64) {
+        for (sum, count) in self.cached.iter().zip([hits, misses]) {
+            sum.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Files that were in the cache, and files that were not.
+    pub(super) fn read_cached(&self) -> [u64; 2] {
+        self.cached.each_ref().map(|n| n.load(Ordering::Relaxed))
     }
 
     /// The counter that sources and targets add their bytes to.

@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::sessions::{Exposed, Sum};
 use crate::contract::Phase;
-use crate::execution::DECISIONS;
+use crate::execution::{CACHED, DECISIONS};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -33,6 +33,11 @@ struct DecisionLabel {
     outcome: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabel {
+    result: &'static str,
+}
+
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -42,6 +47,7 @@ pub(super) struct Metrics {
     files: Gauge,
     bytes: Gauge,
     decisions: Family<DecisionLabel, Counter>,
+    cached: Family<CacheLabel, Counter>,
     unpublished: Gauge,
 }
 
@@ -57,6 +63,7 @@ impl Metrics {
             files: Gauge::default(),
             bytes: Gauge::default(),
             decisions: Family::default(),
+            cached: Family::default(),
             unpublished: Gauge::default(),
         };
         let registry = &mut metrics.registry;
@@ -86,6 +93,11 @@ impl Metrics {
             "Outcomes that were asked for: decided by this attempt, by another one, or the run was abandoned",
             metrics.decisions.clone(),
         );
+        registry.register(
+            "cache_files",
+            "Inputs that --cache had, and inputs that were fetched because it had not",
+            metrics.cached.clone(),
+        );
         registry.register_with_unit(
             "unpublished_age",
             "How long the oldest outcome has been decided and not published",
@@ -109,8 +121,12 @@ impl Metrics {
         }
         self.files.set(gauge(sum.files));
         self.bytes.set(gauge(sum.bytes));
-        for (outcome, count) in DECISIONS.into_iter().zip(sum.decisions) {
+        for (outcome, count) in DECISIONS.into_iter().zip(sum.counts.decisions) {
             let counter = self.decisions.get_or_create(&DecisionLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        for (result, count) in CACHED.into_iter().zip(sum.counts.cached) {
+            let counter = self.cached.get_or_create(&CacheLabel { result });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
         self.unpublished.set(gauge(sum.unpublished.as_secs()));

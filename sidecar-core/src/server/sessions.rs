@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::Secret;
 use crate::contract::{EventId, NextAnswer, Phase, Receipt, Status};
 use crate::error::Error;
-use crate::execution::Session;
+use crate::execution::{Counts, Session};
 
 /// The sessions that a [`router`](super::router) serves; clones share them.
 ///
@@ -27,8 +27,8 @@ struct Inner {
     watched: Vec<Session>,
     /// What has metrics besides them.
     exposed: Vec<Arc<dyn Exposed>>,
-    /// The decisions of sessions that are not served any more.
-    ended: Decisions,
+    /// What happened in sessions that are not served any more.
+    ended: Counts,
 }
 
 /// Where a module that works on one event after another gets them.
@@ -63,16 +63,13 @@ pub(crate) trait Exposed: std::fmt::Debug + Send + Sync {
     fn encode(&self, out: &mut String);
 }
 
-/// How many decisions came out in which way.
-pub(super) type Decisions = [u64; 3];
-
 /// What the sessions do together.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     pub(super) phases: Vec<Phase>,
     pub(super) files: u64,
     pub(super) bytes: u64,
-    pub(super) decisions: Decisions,
+    pub(super) counts: Counts,
     /// Of the one that waits longest.
     pub(super) unpublished: Duration,
 }
@@ -153,7 +150,7 @@ impl Sessions {
 
     pub(super) fn sum(&self) -> Sum {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = Sum { decisions: inner.ended, ..Sum::default() };
+        let mut sum = Sum { counts: inner.ended, ..Sum::default() };
         let Inner { served, watched, .. } = &*inner;
         let only_served = |session: &&Session| !watched.iter().any(|watched| watched.is_same(session));
         for session in served.iter().map(|(_, session)| session).filter(only_served).chain(watched) {
@@ -162,7 +159,7 @@ impl Sessions {
             sum.files += status.files;
             sum.bytes += status.bytes;
             sum.unpublished = sum.unpublished.max(session.unpublished_for());
-            add(&mut sum.decisions, session);
+            add(&mut sum.counts, session);
         }
         sum
     }
@@ -187,8 +184,10 @@ impl Drop for Watched {
     }
 }
 
-fn add(sum: &mut Decisions, session: &Session) {
-    for (sum, count) in sum.iter_mut().zip(session.decisions()) {
+fn add(sum: &mut Counts, session: &Session) {
+    let Counts { decisions, cached } = session.counts();
+    let sums = sum.decisions.iter_mut().chain(&mut sum.cached);
+    for (sum, count) in sums.zip(decisions.into_iter().chain(cached)) {
         *sum += count;
     }
 }

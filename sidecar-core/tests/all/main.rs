@@ -4,6 +4,7 @@
 mod amqp;
 mod boundary;
 mod buckets;
+mod cache;
 mod clones;
 mod conformance;
 mod decide;

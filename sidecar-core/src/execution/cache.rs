@@ -1,0 +1,301 @@
+//! Inputs that are kept on this machine, so that each content is fetched once for all attempts.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Mode, OFlags};
+use tokio::time::Instant;
+
+use super::stage::fetch;
+use crate::blob::{BlobProvider, Descriptor, Side, Target, fill};
+use crate::contract::{Blob, Digest};
+use crate::dir::Dir;
+use crate::durable::Staged;
+use crate::error::{Error, Result};
+use crate::lock::Locked;
+use crate::{blocking, fault};
+
+/// A directory of contents by their digest, for all sidecars of a machine.
+///
+/// It may be emptied, or removed, at any time: what is missing is fetched from the blob store. What it holds is checked
+/// whenever it is used, so that a damaged file is as good as none.
+#[derive(Debug, Clone)]
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    /// The most that it holds, in bytes.
+    size: u64,
+    /// What is known to be there, and since when.
+    known: Mutex<Option<(Instant, u64)>>,
+    told: Mutex<Option<Instant>>,
+}
+
+/// Contents from this size on are fetched by one process while others wait, in bytes.
+const LARGE: u64 = 1024 * 1024;
+
+/// What a fetch moves at least, in bytes a second: whoever waited longer fetches too.
+const SLOWEST: u64 = 4 * 1024 * 1024;
+
+/// How long the size of what is there is taken for known: other processes add to it.
+const KNOWN: Duration = Duration::from_secs(60);
+
+/// After this time nobody works on what is half written.
+const LEFT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often it is said that the cache cannot be used.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// Whoever may read the directory; nobody writes.
+const MODE: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
+
+impl Cache {
+    /// The cache in `dir`, which is made when it is needed and holds about `size` bytes: what was used longest ago goes
+    /// first.
+    pub fn new(dir: impl Into<PathBuf>, size: u64) -> Self {
+        Self(Arc::new(Inner { dir: dir.into(), size, known: Mutex::default(), told: Mutex::default() }))
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// The same as [`fetch`], for as much as is not here already; it is kept. Says how many files were here.
+    pub(super) async fn fetch(
+        &self,
+        store: &dyn BlobProvider,
+        blobs: Vec<Blob>,
+        target: impl Fn(&Blob) -> Target,
+    ) -> Result<usize> {
+        let with_targets = |blobs: Vec<Blob>| {
+            let targets = blobs.into_iter().map(|blob| (target(&blob).executable(blob.executable), blob));
+            targets.map(|(target, blob)| (blob, target)).collect::<Vec<_>>()
+        };
+        let all = blobs.len();
+        let mut missing = self.take(with_targets(blobs)).await?;
+        let mut turn = None;
+        if let [blob] = &missing[..]
+            && blob.size >= LARGE
+            && blob.size <= self.0.size
+        {
+            let waited;
+            (turn, waited) = self.turn(blob).await?;
+            if waited {
+                missing = self.take(with_targets(missing)).await?;
+            }
+        }
+        let hits = all - missing.len();
+        if missing.is_empty() {
+            return Ok(hits);
+        }
+        fetch(store, &missing, &target).await?;
+        fault::point("cache.fetched");
+        self.keep(with_targets(missing)).await?;
+        drop(turn);
+        Ok(hits)
+    }
+
+    /// Puts what is here where it is wanted, and returns the rest.
+    async fn take(&self, wanted: Vec<(Blob, Target)>) -> Result<Vec<Blob>> {
+        let cache = self.clone();
+        blocking(move || {
+            let mut missing = Vec::new();
+            for (blob, target) in wanted {
+                if !cache.0.take(&blob, &target)? {
+                    missing.push(blob);
+                }
+            }
+            Ok(missing)
+        })
+        .await
+    }
+
+    /// Keeps what was fetched.
+    async fn keep(&self, fetched: Vec<(Blob, Target)>) -> Result<()> {
+        let cache = self.clone();
+        blocking(move || {
+            for (blob, target) in fetched {
+                if let Err(error) = cache.0.keep(&blob, &target.path()) {
+                    cache.0.tell("keep a file", &error);
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until nobody else fetches this content, but not for ever: whoever does may be paused. Says whether there
+    /// was somebody.
+    async fn turn(&self, blob: &Blob) -> Result<(Option<Turn>, bool)> {
+        let longest = Duration::from_secs(10 + blob.size / SLOWEST);
+        let (began, mut waited) = (Instant::now(), false);
+        loop {
+            let (cache, digest) = (self.clone(), blob.digest);
+            match blocking(move || Ok(cache.0.lock(&digest))).await? {
+                Ok(turn) => return Ok((Some(turn), waited)),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    self.0.tell("lock a file", &error);
+                    return Ok((None, waited));
+                }
+                Err(_) if began.elapsed() > longest => return Ok((None, waited)),
+                Err(_) => waited = true,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The right to fetch a content, while no other process of this machine does.
+#[derive(Debug)]
+struct Turn {
+    path: PathBuf,
+    _lock: Locked<File>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Whoever opened it before locks a file without a name, and fetches beside the next one: no harm but the work.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Inner {
+    fn path(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let hex = name.rsplit(':').next().unwrap_or(&name);
+        self.dir.join(hex.get(..2).unwrap_or(hex)).join(hex)
+    }
+
+    /// Puts a content where it is wanted, if it is here and what it should be.
+    fn take(&self, blob: &Blob, target: &Target) -> Result<bool> {
+        let path = self.path(&blob.digest);
+        let mut file = match open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => {
+                self.tell("read a file", &error);
+                return Ok(false);
+            }
+        };
+        let mut writer = target.clone().at_most(blob.size).create()?;
+        let found = match writer.fill_from(&mut file) {
+            Ok(found) => Some(found),
+            // More bytes than it may have are damage as well.
+            Err(Side::Write(error)) if error.kind() == io::ErrorKind::FileTooLarge => None,
+            Err(Side::Write(error)) => return Err(Error::io("write", target.path())(error)),
+            Err(Side::Read(error)) => {
+                self.tell("read a file", &error);
+                return Ok(false);
+            }
+        };
+        if found != Some(Descriptor { size: blob.size, digest: blob.digest }) {
+            tracing::warn!(path = %path.display(), "a damaged file of the cache is removed, and fetched again");
+            let _ = fs::remove_file(&path);
+            return Ok(false);
+        }
+        // Its age is that of its last use. To note that is no reason to fail.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(true)
+    }
+
+    fn keep(&self, blob: &Blob, from: &Path) -> io::Result<()> {
+        if blob.size > self.size {
+            return Ok(());
+        }
+        let path = self.path(&blob.digest);
+        let dir = path.parent().unwrap_or(&self.dir);
+        fs::create_dir_all(dir)?;
+        self.make_room(blob.size)?;
+        let dir = Dir::open(dir)?;
+        let mut staged = Staged::new_in(&dir, MODE)?;
+        let found = fill(&mut open(from)?, staged.file()).map_err(|side| match side {
+            Side::Read(error) | Side::Write(error) => error,
+        })?;
+        if found != (Descriptor { size: blob.size, digest: blob.digest }) {
+            return Err(io::Error::other(format!("{} was changed while it was copied", from.display())));
+        }
+        staged.set_mode(MODE)?;
+        fault::point("cache.partial");
+        staged.link(&dir, Path::new(path.file_name().unwrap_or_default()))?;
+        if let Some((_, known)) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            *known = known.saturating_add(blob.size);
+        }
+        Ok(())
+    }
+
+    /// Removes what was used longest ago until so many bytes more have their place.
+    fn make_room(&self, bytes: u64) -> io::Result<()> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, total)) = *known
+            && since.elapsed() < KNOWN
+            && total.saturating_add(bytes) <= self.size
+        {
+            return Ok(());
+        }
+        let (mut total, mut by_age) = (0u64, BTreeMap::<SystemTime, Vec<(u64, PathBuf)>>::new());
+        for dir in fs::read_dir(&self.dir)?.flatten() {
+            for entry in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                let (path, name) = (entry.path(), entry.file_name());
+                let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                if is_content(&name.to_string_lossy()) {
+                    total = total.saturating_add(metadata.len());
+                    by_age.entry(used).or_default().push((metadata.len(), path));
+                } else if used.elapsed().is_ok_and(|age| age > LEFT) {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+        for (size, path) in by_age.into_values().flatten() {
+            if total.saturating_add(bytes) <= self.size {
+                break;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total = total.saturating_sub(size),
+            }
+        }
+        *known = Some((Instant::now(), total));
+        Ok(())
+    }
+
+    fn lock(&self, digest: &Digest) -> io::Result<Turn> {
+        let path = self.path(digest).with_extension("lock");
+        fs::create_dir_all(path.parent().unwrap_or(&self.dir))?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&path)?;
+        Ok(Turn { _lock: Locked::new(file)?, path })
+    }
+
+    /// Says that the cache is of no use, now and then.
+    fn tell(&self, what: &str, error: &io::Error) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() > TOLD) {
+            *told = Some(Instant::now());
+            tracing::warn!("the cache {} cannot {what}, and is left out: {error}", self.dir.display());
+        }
+    }
+}
+
+/// Opens a regular file that is no link, and does not wait for one that is a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
+    }
+    Ok(file)
+}
+
+/// Whether a file of this name is a whole content: it is called by its digest alone.
+fn is_content(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
