@@ -24,9 +24,10 @@ pub(crate) fn install(dir: &Path) -> Result<(), Failure> {
     let target = dir.join(NAME);
     let temporary = dir.join(format!(".{NAME}.{}", std::process::id()));
     fs::create_dir_all(dir).map_err(|error| failed(dir, error))?;
-    // By descriptor: the file may have been replaced since the program was started.
-    let program = Path::new("/proc/self/exe");
-    let copied = fs::copy(program, &temporary).and_then(|_| {
+    // Where there is such a link, the file may have been replaced since the program was started.
+    let held = Path::new("/proc/self/exe");
+    let program = if held.exists() { Ok(held.to_owned()) } else { std::env::current_exe() };
+    let copied = program.and_then(|program| fs::copy(program, &temporary)).and_then(|_| {
         // Whoever owns the directory: the module may be another user.
         #[cfg(unix)]
         fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

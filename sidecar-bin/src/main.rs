@@ -31,7 +31,6 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches;
 use clap::parser::ValueSource;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidecar_core::plane::Setting;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
 use sidecar_core::{
@@ -47,7 +46,7 @@ use crate::progress::Bar;
 
 fn main() -> ExitCode {
     // Before any secret is read: a module of the same user must not find it in /proc.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    process::hide_memory();
     #[cfg_attr(
         not(feature = "pipeline"),
         allow(unused_mut, reason = "only a pipeline has something to load")
@@ -253,7 +252,16 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
     // Who only reads must not need the bus, nor the right to write.
     if !reads {
-        plane.check().await.map_err(|errors| Failure::at_check(&errors))?;
+        let is_worker = matches!(command, Some(Command::Worker(_)));
+        let mut signals = Signals::catch()
+            .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
+        tokio::select! {
+            checked = plane.check() => checked.map_err(|errors| Failure::at_check(&errors))?,
+            signal = signals.end() => {
+                info!("received signal {signal} before the data plane could be used: nothing was begun");
+                return Ok(if is_worker { 0 } else { exit::signalled(signal) });
+            }
+        }
     }
     match command {
         Some(Command::Check) => {
@@ -384,7 +392,7 @@ async fn left_to_others(session: &Session) -> Ended {
 /// Nothing is locked between `prepare` and `commit`: two jobs in one directory would mix what they write.
 async fn warn_of_another(settings: &Settings) {
     // `Session::open` reports one that cannot be read.
-    if let Ok(Some(Remembered { context, is_committable: true, is_committed: false })) =
+    if let Ok(Some(Remembered { context, is_committable: true, is_committed: false, .. })) =
         Session::remembered(settings).await
     {
         let base = settings.layout.base().display();
@@ -404,13 +412,16 @@ async fn prepared(settings: &Settings, plane: &DataPlane) -> Result<bool, Failur
     let (event, module) = (&context.event_id, &context.name);
     let base = settings.layout.base().display();
     let found = match found {
-        Some(Remembered { context: other, is_committable, .. })
+        Some(Remembered { context: other, is_committable, failure, .. })
             if other.event_id == *event && other.name == *module =>
         {
             if is_committable {
                 return Ok(true);
             }
-            format!("its module had not finished in {base}")
+            match failure {
+                Some(reason) => format!("it failed in {base} ({reason}), and what it wrote stays there"),
+                None => format!("its module had not finished in {base}"),
+            }
         }
         Some(Remembered { context: other, .. }) => {
             format!("{base} was prepared for event {} of module {}", other.event_id, other.name)

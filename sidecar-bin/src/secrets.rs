@@ -76,7 +76,10 @@ impl Secrets {
                 Some(Err(problem)) => Err(problem),
             };
             match renewed {
-                Ok(()) => info!("the files of secrets have changed: their new contents are in use"),
+                Ok(()) => info!(
+                    "the files of secrets have changed: from now on their new contents are used; a call that is being \
+                     retried keeps the old ones until --retry-for has passed"
+                ),
                 Err(problem) => {
                     warn!("the files of secrets have changed, and cannot be used: {problem}");
                     self.known = Contents::default();

@@ -52,7 +52,11 @@ pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) ->
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Submission(_) => unusable(&invalid),
         other => {
-            let Failure { code, message } = Failure::at_done(&other);
+            let Failure { mut code, message } = Failure::at_done(&other);
+            if matches!(other, Error::Io { .. }) {
+                // A store's own files are the store's errors: this one was to be submitted.
+                code = exit::INPUTS_FAILED;
+            }
             Failure::new(
                 code,
                 format!("{message}\nrepeat the command with --id={id}, so that nothing is submitted twice"),

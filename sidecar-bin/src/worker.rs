@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
-use sidecar_core::process::{Module, Service, Signals, Surroundings};
+use sidecar_core::process::{Module, Service, Signals, Surroundings, find};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
 use sidecar_core::{Context, DataPlane, DeadLetter, DiskBudget, Error, ModuleName, Settings};
@@ -125,6 +125,18 @@ pub(crate) async fn run(
     }
     settings.module.disk = args.max_disk.map(|size| DiskBudget::new(size.as_u64()));
 
+    if let Some(program) = args.command.first() {
+        let missing = |source| Error::Io { action: "start", path: PathBuf::from(program), source };
+        find(program).map_err(|error| unusable(&missing(error)))?;
+    }
+    if let Some(dir) = &args.logs {
+        let usable = std::fs::create_dir_all(dir)
+            .and_then(|()| Ok(rustix::fs::access(dir, rustix::fs::Access::WRITE_OK)?));
+        usable.map_err(|error| {
+            Failure::new(exit::LOCAL_FAILED, format!("--logs: {} cannot be written: {error}", dir.display()))
+        })?;
+    }
+
     let mut signals = Signals::catch()
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let sessions = Sessions::default();
@@ -228,11 +240,17 @@ pub(crate) enum Dead {
         group: Option<String>,
     },
     /// Delete dead letters; their events are not tried again
-    #[command(override_usage = "sidecar dead drop ID...")]
+    #[command(override_usage = "sidecar dead drop ID...\n       sidecar dead drop --all [--group NAME]")]
     Drop {
         /// The ids of dead letters, EVENT, EVENT/MODULE, or correlation ids
-        #[arg(value_name = "ID", required = true)]
+        #[arg(value_name = "ID", required_unless_present = "all")]
         ids: Vec<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+        /// Of all of them, those that this group gave up
+        #[arg(long, value_name = "NAME", requires = "all")]
+        group: Option<String>,
     },
 }
 
@@ -277,8 +295,9 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
             }
             info!("published again: {}", letters.len());
         }
-        Dead::Drop { ids } => {
-            let letters = named(plane, &ids).await?;
+        Dead::Drop { ids, all: every, group } => {
+            let letters =
+                if every { all(plane, group.as_deref()).await? } else { named(plane, &ids).await? };
             for letter in &letters {
                 worker::drop_letter(plane, letter).await.map_err(failed)?;
             }

@@ -7,16 +7,15 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{
-    self as sys, Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid,
-};
+use rustix::fs::{self as sys, Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use crate::lock::Locked;
+use crate::os;
 
 /// A directory that stays the same, whatever its path leads to by now.
 #[derive(Debug)]
@@ -33,10 +32,7 @@ pub(crate) struct Dir {
 /// For reading its entries.
 const READABLE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 /// For reaching what lies in it, whatever its permissions.
-const REACHABLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
-/// What may never happen to a path below a held directory.
-const WITHIN: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const REACHABLE: OFlags = os::REACHABLE.union(OFlags::DIRECTORY);
 
 impl Dir {
     /// Opens the directory that a path leads to: the one place that follows links.
@@ -91,7 +87,7 @@ impl Dir {
         let reached = self.open_below(name, REACHABLE, Mode::empty())?;
         let mode = Mode::from_raw_mode(sys::fstat(&reached)?.st_mode);
         // Where that fails it may still be usable; if not, whoever uses it gets the error.
-        let _ = sys::chmod(format!("/proc/self/fd/{}", reached.as_raw_fd()), mode | Mode::RWXU);
+        let _ = os::chmod_reached(&reached, mode | Mode::RWXU);
         let fd = sys::openat(&reached, ".", READABLE | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { fd, path: self.path.join(name), heirs: self.heirs, lock: None })
     }
@@ -173,14 +169,12 @@ impl Dir {
 
     /// Makes a file on the file system of this directory that has no name yet.
     pub(crate) fn create_unnamed(&self, mode: Mode) -> io::Result<File> {
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        Ok(sys::openat(&self.fd, ".", flags, mode)?.into())
+        os::create_unnamed(self.fd.as_fd(), mode)
     }
 
     /// Gives a file without a name one, unless that is taken.
     pub(crate) fn link(&self, file: &File, name: &Path) -> io::Result<()> {
-        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        self.at(name, |dir, last| sys::linkat(CWD, unnamed, dir, last, AtFlags::SYMLINK_FOLLOW))
+        self.at(name, |dir, last| os::link_unnamed(file, dir, last))
     }
 
     /// What lies below under this name, and not what it links to.
@@ -269,7 +263,7 @@ impl Dir {
 
     /// Makes everything on its file system durable.
     pub(crate) fn sync_file_system(&self) -> io::Result<()> {
-        Ok(sys::syncfs(&self.fd)?)
+        os::sync_file_system(&self.fd)
     }
 
     /// The same directory under another descriptor.
@@ -352,7 +346,7 @@ impl Dir {
     fn open_below(&self, name: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..AGAIN {
-            match sys::openat2(&self.fd, name, flags, mode, WITHIN) {
+            match os::open_beneath(self.fd.as_fd(), name, flags, mode) {
                 // Something was renamed on the way.
                 Err(Errno::AGAIN) => {}
                 // An old kernel, or a filter that knows no such call.
@@ -384,7 +378,7 @@ impl Dir {
             return Ok(call(self.fd.as_fd(), last)?);
         }
         let flags = REACHABLE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match sys::openat2(&self.fd, above, flags, Mode::empty(), WITHIN) {
+        let dir = match os::open_beneath(self.fd.as_fd(), above, flags, Mode::empty()) {
             Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => self.step_to(above, flags)?,
             opened => opened?,
         };

@@ -214,7 +214,7 @@ pub(crate) fn sync_staged<'s>(
 /// Makes files below `root`, and the directories that lead to them, durable.
 pub(crate) fn sync(root: &Path, files: &[PathBuf]) -> io::Result<()> {
     if files.len() > FEW {
-        return Ok(rustix::fs::syncfs(File::open(root)?)?);
+        return crate::os::sync_file_system(File::open(root)?);
     }
     let mut dirs = std::collections::BTreeSet::new();
     for path in files {

@@ -110,6 +110,10 @@ pub enum Error {
         /// The run that was closed.
         run: u32,
     },
+    /// The outcome is published and was answered, and the sidecar is about to end: the next one is for another process of
+    /// the module.
+    #[error("the execution is finished, and its sidecar ends: call again to reach the next one")]
+    Finished,
     /// What a provider gave back is not what was put in.
     #[error("{what} in {provider} is damaged: {problem}")]
     Corrupt {
@@ -222,6 +226,7 @@ impl Error {
                 | Self::NoEventYet { .. }
                 | Self::DiskFull { .. }
                 | Self::Abandoned { .. }
+                | Self::Finished
         )
     }
 

@@ -35,6 +35,8 @@ mod local_dir;
 #[cfg(feature = "engine")]
 mod lock;
 #[cfg(feature = "engine")]
+mod os;
+#[cfg(feature = "engine")]
 pub mod plane;
 #[cfg(feature = "process")]
 pub mod process;

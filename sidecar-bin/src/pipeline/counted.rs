@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sidecar_core::events::{Delivery, EventSource, Subscription};
-use sidecar_core::{DataPlane, Event, EventProvider, Result};
+use sidecar_core::{DataPlane, Event, EventId, EventProvider, Result};
 
 /// What has passed.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +91,9 @@ impl EventProvider for Counted {
         let (inner, counts) = (self.inner.subscribe(subscription).await?, self.counts.clone());
         Ok(Arc::new(CountedSource { inner, counts }))
     }
+    async fn forget(&self, ids: &[EventId]) -> Result<()> {
+        self.inner.forget(ids).await
+    }
     async fn check(&self) -> Result<()> {
         self.inner.check().await
     }
@@ -123,5 +126,8 @@ impl EventSource for CountedSource {
         let delivery = self.inner.receive(wait).await?;
         delivery.iter().for_each(|delivery| self.counts.passed().graph_of(delivery.event()));
         Ok(delivery)
+    }
+    fn due_in(&self) -> Option<Duration> {
+        self.inner.due_in()
     }
 }

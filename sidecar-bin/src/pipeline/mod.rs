@@ -53,6 +53,9 @@ pub(crate) struct PipelineArgs {
     /// Submit each file that appears in this folder, and go on until stopped
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
+    /// How long a watched file must not have changed before it is submitted
+    #[arg(long, value_name = "DURATION", default_value = "1s", requires = "watch")]
+    settle: humantime::Duration,
     /// Serve the page of what is worked on, live, at a port of this machine or at an address: whoever opens it needs the
     /// token that is printed
     #[arg(long, value_name = "ADDRESS")]
@@ -164,7 +167,8 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         Some(dir) => {
             let stores = work.plane.directories().into_iter().map(|(_, dir)| dir);
             let written: Vec<_> = stores.chain([base.clone()]).collect();
-            Some(watch::Watch::new(dir, args.first_type(&pipeline)?, submit::values(&args.value)?, &written)?)
+            let (event_type, values) = (args.first_type(&pipeline)?, submit::values(&args.value)?);
+            Some(watch::Watch::new(dir, event_type, values, args.settle.into(), &written)?)
         }
         None => None,
     };
@@ -234,8 +238,14 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     if let more @ 1.. = left.len().saturating_sub(SHOWN) {
         warn!("nothing came of {more} more");
     }
+    let dropped = Workers::dropped(&pipeline, &plane, &graphs).await?;
+    for dropped in dropped.iter().take(SHOWN) {
+        warn!(
+            "{dropped} was dropped by `sidecar dead drop`, and is not worked on: submit it under another id"
+        );
+    }
     let graphs = worked_on(&graphs, watching.as_ref(), &counts);
-    let mut is_whole = left.is_empty();
+    let mut is_whole = left.is_empty() && dropped.is_empty();
     let mut files = Vec::new();
     if let Some(watch) = watching {
         files = watch.submitted();
@@ -246,7 +256,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         info!(
             "submitted from {}: {}",
             args.watch.unwrap_or_default().display(),
-            counted(files.len(), "file")
+            counted(files.len(), "event")
         );
     }
     let failed = report.end(&plane, &graphs, &files, &args.file, &pipeline).await?;

@@ -1,14 +1,16 @@
 //! What a pipeline tells in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sidecar_core::lineage::Trace;
+use sidecar_core::plane::{counted, nearest};
 use sidecar_core::worker::dead_letters;
-use sidecar_core::{DataPlane, DeadLetter, EventId};
+use sidecar_core::{DataPlane, DeadLetter, EventId, ModuleName};
+use tracing::warn;
 
 use super::file::Pipeline;
 use super::work::logs;
@@ -18,6 +20,8 @@ use crate::trace::{data, page, tree};
 
 /// The lines of a module's output that are shown of a failure.
 const LINES: usize = 10;
+/// So many failures are shown.
+const FAILURES: usize = 10;
 /// So many submissions are shown.
 const GRAPHS: usize = 20;
 /// What a page holds of a module's output, in bytes.
@@ -61,12 +65,16 @@ impl Report {
     ) -> Result<bool, Failure> {
         let failed = self.given_up(plane, graphs).await?;
         let (first, more) = graphs.split_at(graphs.len().min(GRAPHS));
+        let mut published = BTreeSet::new();
         for graph in first {
             let trace = Trace::of_graph(plane, graph).await.map_err(|error| Failure::at_open(&error))?;
             if let Some((_, name)) = files.iter().find(|(id, _)| id.as_str() == graph) {
                 exit::print(&format!("{}:", exit::cell(&name.display().to_string())))?;
             }
             exit::print(tree(&trace, false).trim_end())?;
+            for event_type in trace.events.iter().filter_map(|event| event.event_type.as_deref()) {
+                published.insert(event_type.to_owned());
+            }
             let path = self.base.join("pages").join(format!("{graph}.html"));
             let text = page(&data(plane, &trace, &self.logs().of(&trace).await).await);
             let written = path
@@ -86,13 +94,26 @@ impl Report {
                 again::quoted(next)
             ))?;
         }
-        for letter in &failed {
+        let subscribed = || pipeline.modules.iter().flat_map(|module| &module.subscribes).map(String::as_str);
+        for event_type in published.iter().filter(|published| !subscribed().any(|name| name == *published)) {
+            // What is published for others has a name of its own.
+            if let Some(meant) = nearest(event_type, subscribed()) {
+                let name = file.display();
+                warn!("no module of {name} subscribes to {event_type:?}; did you mean {meant:?}?");
+            }
+        }
+        let is_here = |module: &ModuleName| pipeline.modules.iter().any(|of| of.name == *module);
+        let (failed, foreign): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|letter| is_here(&letter.context.name));
+        let name = file.display();
+        for letter in failed.iter().take(FAILURES) {
             let context = &letter.context;
             let (event, module) = (&context.event_id, &context.name);
             exit::print(&format!(
                 "\nfailed: module {module}, event {event}: {}",
                 exit::cell(&letter.reason)
             ))?;
+            let is_warm = pipeline.modules.iter().any(|of| of.name == *module && of.is_warm());
             if let Some(log) = self.logs().end(module.as_str(), event.as_str()) {
                 let lines: Vec<&str> = log.lines().collect();
                 for line in &lines[lines.len().saturating_sub(LINES)..] {
@@ -100,7 +121,7 @@ impl Report {
                 }
             }
             // One that stays asks for events, and alone there is nobody to ask.
-            if !pipeline.modules.iter().any(|of| of.name == *module && of.is_warm()) {
+            if !is_warm {
                 exit::print(&format!(
                     "  again, alone: sidecar replay{} {} --context.name={} --pipeline {}",
                     self.plane,
@@ -109,10 +130,28 @@ impl Report {
                     again::quoted(&file.display().to_string())
                 ))?;
             } else {
-                exit::print(&format!("  its output: {}", shown(&logs(&self.base, module.as_str()))))?;
+                let kept = logs(&self.base, module.as_str());
+                exit::print(&format!("  the output of its module, by slot: {}", shown(&kept)))?;
             }
             exit::print(&format!("  again, for good: sidecar dead redrive{} {}", self.plane, letter.id))?;
             exit::print("  (the next start of the pipeline works on it)")?;
+        }
+        if let more @ 1.. = failed.len().saturating_sub(FAILURES) {
+            exit::print(&format!(
+                "\nand {more} more, which sidecar dead list{} shows; for good, all of a submission: sidecar dead \
+                 redrive{} SUBMISSION",
+                self.plane, self.plane
+            ))?;
+        }
+        let others: BTreeSet<_> = foreign.iter().map(|letter| letter.context.name.as_str()).collect();
+        if !others.is_empty() {
+            exit::print(&format!(
+                "\n{} failed in modules that {name} does not have ({}): under a new name, group = \"NAME\" goes on with \
+                 the events of the old one; sidecar dead drop{} ends them",
+                counted(foreign.len(), "event"),
+                others.into_iter().collect::<Vec<_>>().join(", "),
+                self.plane
+            ))?;
         }
         Ok(!failed.is_empty())
     }

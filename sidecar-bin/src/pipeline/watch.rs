@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::exit::{self, Failure};
 
-/// How often the folder is looked at. A file counts as whole when it has not changed from one look to the next.
+/// How often the folder is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// How soon a file is submitted again that could not be.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub(super) struct Watch {
     dir: PathBuf,
     event_type: String,
     values: Vec<(String, String)>,
+    /// A file counts as whole when it has not changed for so long.
+    settle: Duration,
     /// What was submitted in this run, for whoever tells of it in the end.
     submitted: watch::Sender<Vec<(EventId, PathBuf)>>,
     waiting: watch::Sender<HashMap<PathBuf, Waiting>>,
@@ -52,6 +54,7 @@ impl Watch {
         dir: &Path,
         event_type: String,
         values: Vec<(String, String)>,
+        settle: Duration,
         written: &[PathBuf],
     ) -> Result<Self, Failure> {
         std::fs::read_dir(dir).map_err(|error| unreadable(dir, &error))?;
@@ -68,7 +71,7 @@ impl Watch {
         }
         let dir = std::path::absolute(dir).map_err(|error| unreadable(dir, &error))?;
         let (submitted, waiting) = (watch::Sender::default(), watch::Sender::default());
-        Ok(Self { dir, event_type, values, submitted, waiting })
+        Ok(Self { dir, event_type, values, settle, submitted, waiting })
     }
 
     /// The events of this run, each with its file, below the folder.
@@ -86,7 +89,8 @@ impl Watch {
 
     /// Submits each file that lies in the folder, or below it, or appears there. It ends only with an error.
     pub(super) async fn run(&self, plane: &DataPlane) -> Failure {
-        let (mut seen, mut done) = (HashMap::<PathBuf, State>::new(), HashMap::<PathBuf, State>::new());
+        let mut seen = HashMap::<PathBuf, (State, Instant)>::new();
+        let mut done = HashMap::<PathBuf, State>::new();
         let (mut told, mut begun) = (HashSet::new(), HashSet::new());
         loop {
             let now = match files(&self.dir, &mut told) {
@@ -101,8 +105,13 @@ impl Watch {
                 Err(error) => return unreadable(&self.dir, &error),
             };
             told.remove(&self.dir);
+            let was = std::mem::take(&mut seen);
+            seen.extend(now.iter().map(|(path, state)| match was.get(path) {
+                Some((before, since)) if before == state => (path.clone(), (*state, *since)),
+                _ => (path.clone(), (*state, Instant::now())),
+            }));
             for (path, state) in &now {
-                let is_whole = seen.get(path) == Some(state);
+                let is_whole = seen.get(path).is_some_and(|(_, since)| since.elapsed() >= self.settle);
                 let is_due = || match self.waiting.borrow().get(path) {
                     Some(Waiting { again, .. }) => again.is_some_and(|again| again <= Instant::now()),
                     None => true,
@@ -119,7 +128,6 @@ impl Watch {
             }
             self.waiting.send_modify(|waiting| waiting.retain(|path, _| now.contains_key(path)));
             done.retain(|path, _| now.contains_key(path));
-            seen = now;
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -128,9 +128,24 @@ impl Workers {
         plane: &DataPlane,
         graphs: &[String],
     ) -> Result<Vec<String>, Failure> {
-        let mut is_waiting = false;
+        let (mut is_waiting, mut told) = (false, false);
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
+            // What this process has handed back, since it could do nothing with it, may come for ever.
+            let waits = |worker: &Worker| worker.counters().summary().handed_back == 0;
+            let due = self.workers.iter().filter(|(_, worker)| waits(worker));
+            let due = due.filter_map(|(name, worker)| Some((worker.due_in()?, name))).min();
+            // What comes at once, or after a failure that was just reported, is no news.
+            if let Some((due, name)) = due.filter(|(due, _)| *due > self.quiet && !told)
+                && self.workers.iter().all(|(_, worker)| worker.counters().summary().received == 0)
+            {
+                told = true;
+                let due = humantime::format_duration(Duration::from_secs(due.as_secs() + 1));
+                info!("an event waits for its next attempt in module {name}, in {due}");
+            }
+            if due.is_some() {
+                continue;
+            }
             let idle = self.workers.iter().map(|(_, worker)| worker.idle_for()).min().unwrap_or(NEVER);
             if idle < self.quiet {
                 continue;
@@ -158,7 +173,16 @@ impl Workers {
         plane: &DataPlane,
         graphs: &[String],
     ) -> Result<Vec<String>, Failure> {
-        left(pipeline, plane, graphs).await.map_err(|error| Failure::at_open(&error))
+        left(pipeline, plane, graphs, false).await.map_err(|error| Failure::at_open(&error))
+    }
+
+    /// What a person has dropped in these graphs, which nobody works on any more.
+    pub(super) async fn dropped(
+        pipeline: &Pipeline,
+        plane: &DataPlane,
+        graphs: &[String],
+    ) -> Result<Vec<String>, Failure> {
+        left(pipeline, plane, graphs, true).await.map_err(|error| Failure::at_open(&error))
     }
 
     /// Why a module cannot be run at all, once that is so.
@@ -263,11 +287,13 @@ impl ModuleSpec {
     }
 }
 
-/// The events of these graphs that a module should have worked on and has not, as far as anybody can.
+/// The events of these graphs that a module should have worked on and has not, as far as anybody can; or, `want_dropped`,
+/// those among them that a person has dropped.
 async fn left(
     pipeline: &Pipeline,
     plane: &DataPlane,
     graphs: &[String],
+    want_dropped: bool,
 ) -> sidecar_core::Result<Vec<String>> {
     let mut left = Vec::new();
     for graph in graphs {
@@ -283,9 +309,11 @@ async fn left(
         for event in &trace.events {
             let Some(event_type) = &event.event_type else { continue };
             for module in pipeline.modules.iter().filter(|module| module.subscribes.contains(event_type)) {
+                let is_dropped = dropped.contains(&(&event.event_id, &module.name));
                 match stages.get(&(&event.event_id, &module.name)) {
-                    Some(Stage::Committed(_) | Stage::GivenUp(_)) => {}
-                    _ if dropped.contains(&(&event.event_id, &module.name)) => {}
+                    Some(Stage::Committed(_)) => {}
+                    Some(Stage::GivenUp(_)) if !is_dropped => {}
+                    _ if is_dropped != want_dropped => {}
                     _ => left.push(format!("event {} in module {}", event.event_id, module.name)),
                 }
             }

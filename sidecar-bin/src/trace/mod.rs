@@ -15,7 +15,7 @@ use clap::{Args, ValueEnum};
 use sidecar_core::lineage::{Trace, Verified};
 use sidecar_core::plane::counted;
 use sidecar_core::{DataPlane, Error};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
 
@@ -87,6 +87,13 @@ pub(crate) async fn run(plane: &DataPlane, args: TraceArgs) -> Result<u8, Failur
         Some(path) => std::fs::write(path, text).map_err(|error| {
             Failure::new(exit::LOCAL_FAILED, format!("cannot write {}: {error}", path.display()))
         })?,
+    }
+    let unpublished = trace.unpublished(plane).await.map_err(|error| Failure::at_open(&error))?;
+    for of in unpublished {
+        let (event, module) = (&of.event_id, &of.module);
+        warn!(
+            "the outcome of {event}/{module} is decided, and its events are not published: sidecar recover does it"
+        );
     }
     if !args.verify {
         return Ok(0);

@@ -1,6 +1,7 @@
 //! `sidecar pipeline`, `trace` and `replay`: a chain of modules on one machine, what became of it, and any step again.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -396,6 +397,11 @@ fn old_outcomes_are_shown_and_then_deleted() {
     assert_eq!((code, &deleted), (0, &shown), "{log}");
     assert_eq!(output(&dir, &["trace", "--development=true", "a"]).0, 66);
     assert!(crate::process::files(dir.path().join("dev/blobs")).is_empty());
+    let events = crate::process::files(dir.path().join("dev/events"));
+    assert!(events.is_empty(), "events of nobody are kept: {events:?}");
+    // Nothing remembers that it was worked on: submitted once more, it is a new event.
+    let (code, out, log) = output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]);
+    assert!(code == 0 && out.contains("a: 5 events, 5 outcomes"), "{out}{log}");
 }
 
 /// What was replaced is not mixed with what replaced it, and a failure before an outcome is no secret.
@@ -739,7 +745,66 @@ fn a_pipeline_that_goes_on_knows_what_is_left() {
     assert_eq!(output(&dir, &["dead", "drop", "--development=true", "g"]).0, 0);
     let began = Instant::now();
     let (code, out, log) = output(&dir, &["pipeline", "c.toml", "--input=a.txt", "--id=g"]);
-    assert!(code == 0 && began.elapsed() < Duration::from_secs(20), "{code}: {out}{log}");
+    // It is not waited for, and whoever submits it is told why nothing comes of it.
+    assert!(code == 1 && began.elapsed() < Duration::from_secs(20), "{code}: {out}{log}");
+    assert!(log.contains("was dropped by `sidecar dead drop`"), "{log}");
+}
+
+/// An event that failed waits for its next attempt, also for a pipeline that is started in the meantime.
+#[test]
+fn a_pipeline_waits_for_the_next_attempt_of_an_earlier_start() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.m]\ncommand = ['test', '-e', 'ok']\nwrap = true\nsubscribes = 't'\npublishes = []\n";
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    let mut command = sidecar(&dir, &["pipeline", "c.toml", "--value=k=v", "--id=g"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    // The third one is late enough for another start to come before it.
+    assert_eq!(
+        log.lines().map_while(Result::ok).filter(|line| line.contains("the next one in")).take(3).count(),
+        3
+    );
+    // What is said is written down right after.
+    std::thread::sleep(Duration::from_millis(200));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::write(dir.path().join("ok"), "").unwrap();
+    let (code, out, log) = output(&dir, &["pipeline", "c.toml"]);
+    assert!(code == 0 && out.contains("g: 1 event, 1 outcome"), "{out}{log}");
+    assert!(log.contains("an event waits for its next attempt in module m"), "{log}");
+}
+
+/// What a module has left undone that the file does not have is told, and is no failure of this pipeline.
+#[test]
+fn failures_of_other_modules_are_others() {
+    let dir = TempDir::new().unwrap();
+    for (name, command) in [("bad", "false"), ("good", "true")] {
+        let file = format!(
+            "[modules.{name}]\ncommand = '{command}'\nwrap = true\nsubscribes = 't'\npublishes = []\nmax-deliveries = 1\n"
+        );
+        fs::write(dir.path().join(format!("{name}.toml")), file).unwrap();
+    }
+    assert_eq!(output(&dir, &["pipeline", "bad.toml", "--value=k=v", "--id=g"]).0, 1);
+    let (code, out, log) = output(&dir, &["pipeline", "good.toml"]);
+    assert!(
+        code == 0 && out.contains("1 event failed in modules that good.toml does not have (bad)"),
+        "{out}{log}"
+    );
+    assert!(!out.contains("sidecar replay"), "{out}");
+}
+
+/// A type that nobody subscribes to, and that looks like one somebody does.
+#[test]
+fn a_misspelt_type_is_noticed_when_it_is_published() {
+    let dir = TempDir::new().unwrap();
+    let file = "[modules.a]\ncommand = ['sh', '-c', 'echo \"$EVENT\" > $SIDECAR_BASE_DIR/out/events/1.json']\n\
+                environment = { EVENT = '[{\"key\":\"eventType\",\"value\":\"cleand\"}]' }\n\
+                wrap = true\nsubscribes = 't'\n[modules.b]\ncommand = 'true'\nwrap = true\n\
+                subscribes = 'cleaned'\npublishes = []\n";
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    let (code, _, log) = output(&dir, &["pipeline", "c.toml", "--value=k=v", "--type=t"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("subscribes to \"cleand\"; did you mean \"cleaned\"?"), "{log}");
 }
 
 /// A mistake on the command line is no success without work.
@@ -898,14 +963,14 @@ fn a_watched_folder_loses_nothing_and_computes_nothing_twice() {
         code == 0 && log.contains("is not submitted yet") && log.contains("link.txt is passed over"),
         "{log}"
     );
-    assert!(log.contains("3 files") && out.contains("copy"), "{out}{log}");
+    assert!(log.contains("3 events") && out.contains("copy"), "{out}{log}");
     assert!(out.contains("a.txt:\n") && out.contains("below/b.txt:\n"), "{out}");
     // The same content is no new event, however old it looks.
     fs::write(folder.join("a.txt"), "BBBB").unwrap();
     let child = start(false);
     std::thread::sleep(Duration::from_secs(3));
     let (code, _, log) = stop(child);
-    assert!(code == 0 && log.contains(": 0 files"), "{log}");
+    assert!(code == 0 && log.contains(": 0 events"), "{log}");
     assert_eq!(published(), 3);
 }
 

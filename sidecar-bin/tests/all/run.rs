@@ -57,6 +57,19 @@ fn inputs_come_from_the_cache_once_they_were_fetched() {
     }
 }
 
+/// A graph whose first event has no document: only the earlier run knows its correlation id.
+#[test]
+fn another_run_stays_in_the_graph_of_the_first_one() {
+    let dir = TempDir::new().unwrap();
+    let script = &["run", "--wrap", "--development", "--context.eventid=e", "--context.name=m"];
+    let first = [&script[..], &["--context.correlationid=graph", "--", "true"]].concat();
+    assert_eq!(output(&dir, &first).0, 0);
+    assert_eq!(output(&dir, &[&script[..], &["--rerun", "--", "true"]].concat()).0, 0);
+    let (_, trace, _) = output(&dir, &["trace", "--development", "--format=json", "graph"]);
+    let trace: Value = serde_json::from_str(&trace).unwrap();
+    assert_eq!(trace["executions"].as_array().unwrap().len(), 2, "{trace}");
+}
+
 #[test]
 fn it_exits_with_the_code_of_the_module() {
     let dir = TempDir::new().unwrap();

@@ -37,6 +37,45 @@ fn it_stays_when_told_so() {
     assert_eq!(serving.end().0, 0);
 }
 
+/// The next process of the module is quicker than the end of the sidecar: it must not take the receipt for its own.
+#[test]
+fn whoever_comes_after_the_end_is_sent_to_the_next_sidecar() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &["--linger=3s"]);
+    let call = |path: &str, start: &str| {
+        let request = Client::new().get(serving.url(path)).header("secret", serving.secret());
+        request.header("module-start", start).send().unwrap().status().as_u16()
+    };
+    assert_eq!(call("ready", "one"), 200);
+    assert_eq!(call("done", "one"), 200);
+    let (status, body) = serving.call("ready").unwrap();
+    assert_eq!((status, body["retryable"].as_bool()), (503, Some(true)), "{body}");
+    assert_eq!(call("ready", "two"), 503);
+    // What is repeated is answered as before.
+    assert_eq!(call("done", "one"), 200);
+    assert_eq!(call("ready", "one"), 200);
+    write_outputs(&dir);
+    assert_eq!(call("done", "one"), 200);
+    let (code, log) = serving.end();
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("outputs written after the commit"), "{log}");
+}
+
+/// A process that worked for an earlier sidecar calls `done` here: what it wrote is of another event.
+#[test]
+fn outputs_of_a_process_that_was_never_ready_here_are_set_aside() {
+    let dir = TempDir::new().unwrap();
+    let serving = Serving::start(&dir, &[]);
+    write_outputs(&dir);
+    assert_eq!(serving.call("done").unwrap().0, 409);
+    assert_eq!(serving.call("ready").unwrap().0, 200);
+    let done = serving.call("done").unwrap();
+    assert_eq!((done.0, done.1["files"].as_u64()), (200, Some(0)), "{done:?}");
+    let (_, log) = serving.end();
+    assert!(log.contains("was set aside"), "{log}");
+    assert!(base(&dir).join("out/.previous/1/data/a/x").exists());
+}
+
 #[test]
 fn a_signal_ends_it_and_says_that_nothing_was_committed() {
     for (signal, number) in [("TERM", 15), ("INT", 2)] {

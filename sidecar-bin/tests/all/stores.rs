@@ -254,9 +254,7 @@ fn a_check_says_what_a_nats_stream_drops() {
         storage: stream::StorageType::Memory,
         ..stream("limited")
     });
-    for loss in
-        ["older than 3600s (max_age)", "beyond 10 (max_msgs, discard old)", "when its server restarts"]
-    {
+    for loss in ["older than 1h (max_age)", "beyond 10 (max_msgs, discard old)", "when its server restarts"] {
         assert!(limited.contains(loss), "no {loss:?} in {limited}");
     }
     let full = stream::Config { max_messages: 10, discard: stream::DiscardPolicy::New, ..stream("full") };

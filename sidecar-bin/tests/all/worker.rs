@@ -344,7 +344,7 @@ fn secrets_are_read_again_when_their_files_change() {
         .unwrap();
     submit("after");
     assert_eq!(wait(&mut worker), Some(0), "{}", log());
-    assert!(log().contains("new contents are in use") && log().contains("committed: 2"), "{}", log());
+    assert!(log().contains("their new contents are used") && log().contains("committed: 2"), "{}", log());
     assert!(!log().contains("swordfish"), "{}", log());
 }
 

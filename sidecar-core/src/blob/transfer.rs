@@ -16,7 +16,7 @@ use super::Descriptor;
 use crate::contract::{Digest, Problem};
 use crate::dir::{Dir, Place};
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::{fault, os};
 
 /// The most that one read or write moves, in bytes: large enough for hashing beside the write to pay.
 const BUFFER: u64 = 1024 * 1024;
@@ -227,7 +227,7 @@ impl Source {
 
     /// Whoever wrote the file is still at work on it.
     fn changed(&self, how: &str) -> Error {
-        let message = format!("{how}: whoever writes it must have ended before it is committed");
+        let message = format!("{how}: whoever writes it must have ended before");
         Error::Invalid(vec![Problem::of(self.path().display().to_string(), message)])
     }
 
@@ -426,7 +426,7 @@ impl Writer {
 /// Fills an empty file with one that nobody changes, as a clone where the file system can; describes it. Blocks.
 pub(crate) fn fill(from: &mut File, mut to: &File) -> Result<Descriptor, Side> {
     let size = from.metadata().map_err(Side::Read)?.len();
-    if size >= CLONED && rustix::fs::ioctl_ficlone(to, &*from).is_ok() {
+    if size >= CLONED && os::is_cloned(from, to) {
         return describe(from).map_err(Side::Read);
     }
     copy(from, &mut to, size)
@@ -434,9 +434,7 @@ pub(crate) fn fill(from: &mut File, mut to: &File) -> Result<Descriptor, Side> {
 
 /// Whether `to` is a clone of `from` now: both are on one file system that can, and a change of `from` would show.
 fn is_clone(from: &File, to: &File, identity: &Identity) -> bool {
-    identity.size >= CLONED
-        && identity.is_still(identity.size >= WAITED_FOR)
-        && rustix::fs::ioctl_ficlone(to, from).is_ok()
+    identity.size >= CLONED && identity.is_still(identity.size >= WAITED_FOR) && os::is_cloned(from, to)
 }
 
 /// Describes what is left to read, by as many threads as there are. Blocks.

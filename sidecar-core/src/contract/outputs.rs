@@ -264,7 +264,12 @@ impl<'t> Reader<'t> {
         let mut string = |what: &str, raw: &RawValue| match serde_json::from_str::<String>(raw.get()) {
             Ok(string) => Some(string),
             Err(_) => {
-                // Of a text that is none, as one with half a surrogate pair, the text is no help.
+                if raw.get().starts_with('"') {
+                    // What else is wrong with a string was wrong with the whole text.
+                    let why = "has half a surrogate pair, as Python writes for a name that is not UTF-8: it is no text";
+                    self.report(offset(text, raw.get()), format!("{what:?} {why}"));
+                    return None;
+                }
                 let plain =
                     raw.get().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
                 let hint = if plain && raw.get().len() < 40 {

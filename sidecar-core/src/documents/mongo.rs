@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ use crate::{blocking, tls};
 const WINDOW: usize = 32;
 /// How long finding a server and connecting to it may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a call looks for a server; whoever wants to wait for one repeats the call.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Codes of the server that mean "later": interrupted, not primary, time limit, and [`RATE`].
 const TRANSIENT: [i32; 16] =
     [6, 7, 50, 64, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, RATE];
@@ -187,7 +190,13 @@ impl DocumentProvider for Mongo {
         let index = |key: &str| IndexModel::builder().keys(doc! { key: 1 }).build();
         let Connected { client, collection, .. } = self.connected().await?;
         let made = collection.create_indexes([index("id"), index("correlationId")]).await;
-        made.map_err(|error| self.error(action, error))?;
+        made.map_err(|error| match *error.kind {
+            // It is the first call: the server is away, or knows no such user.
+            ErrorKind::Authentication { .. } | ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) => {
+                self.error("connect", error)
+            }
+            _ => self.error(action, error),
+        })?;
         self.check_shard_key(client).await?;
         if self.url.contains(".mongo.cosmos.azure.com") {
             tracing::warn!(
@@ -255,7 +264,7 @@ impl Mongo {
             };
             let mut options = ClientOptions::parse(&self.url).await.map_err(settings)?;
             options.app_name.get_or_insert_with(|| "sidecar".into());
-            options.server_selection_timeout.get_or_insert(CONNECT_TIMEOUT);
+            options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
             options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
             // What decides an outcome must survive the loss of a primary, whatever the URL says.
             options.write_concern =
@@ -271,8 +280,7 @@ impl Mongo {
                 let ca_file = self.config.ca_file.clone();
                 let made = blocking(move || Ok(tls::roots_file(ca_file.as_deref()))).await?;
                 roots = made.map_err(|error| Error::settings(self, error))?;
-                tls.ca_file_path =
-                    roots.as_ref().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
+                tls.ca_file_path = roots.as_ref().map(|file| crate::os::descriptor_path(file.as_fd()));
             }
             let client = Client::with_options(options).map_err(settings)?;
             let collection = client.database(&self.config.database).collection(&self.config.collection);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::contract::Event;
+use crate::contract::{Event, EventId};
 use crate::error::{Error, Result};
 use crate::replaceable::Replaceable;
 
@@ -77,6 +77,15 @@ pub trait EventProvider: fmt::Debug + fmt::Display + Send + Sync + 'static {
         Err(Error::refused(&self.to_string(), "be subscribed to", "this provider only publishes"))
     }
 
+    /// Forgets events that nobody will ask for again, and that groups have settled them, as far as the bus keeps either;
+    /// an event that is published under one of these ids later is a new one.
+    ///
+    /// By default nothing: most buses keep messages for a time of their own.
+    async fn forget(&self, ids: &[EventId]) -> Result<()> {
+        let _ = ids;
+        Ok(())
+    }
+
     /// Why the bus can never take this event, if it cannot; asked before anything is stored.
     fn refuses(&self, event: &Event) -> Option<String> {
         let _ = event;
@@ -117,6 +126,10 @@ macro_rules! forward {
             async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
                 let $this = self;
                 $inner.subscribe(subscription).await
+            }
+            async fn forget(&self, ids: &[EventId]) -> Result<()> {
+                let $this = self;
+                $inner.forget(ids).await
             }
             async fn check(&self) -> Result<()> {
                 let $this = self;

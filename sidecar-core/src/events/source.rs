@@ -58,6 +58,12 @@ pub trait EventSource: fmt::Debug + fmt::Display + Send + Sync + 'static {
     ///
     /// A call that is dropped may have been given an event; that is delivered again.
     async fn receive(&self, wait: Duration) -> Result<Option<Box<dyn Delivery>>>;
+
+    /// How soon the next event comes that waits for its time, whoever gave it back; `None` where none does, or the bus
+    /// does not tell.
+    fn due_in(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// An event that this member holds until it is settled, by exactly one of [`ack`](Self::ack), [`retry`](Self::retry)

@@ -130,6 +130,18 @@ fn move_all(from: &Dir, to: &Dir, below: &Path) -> io::Result<()> {
     })
 }
 
+/// Whether anything lies in `out/` that a commit would take. Blocks.
+pub(super) fn has_outputs(base: &Dir) -> bool {
+    let Ok(Some(out)) = own(base, OUTPUTS, "read") else { return false };
+    let mut found = false;
+    let looked = out.entries(|name, file_type| {
+        let name = os(name);
+        found |= is_output(name) && !is_empty_dir(&out, Path::new(name), file_type);
+        Ok(!found)
+    });
+    looked.is_ok() && found
+}
+
 /// Moves what an earlier execution left in `out/` to a new directory in `out/.previous`. Blocks.
 ///
 /// Returns where it is, unless there was nothing. Hidden files stay: they are no outputs.

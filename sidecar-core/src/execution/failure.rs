@@ -45,7 +45,7 @@ impl Reason {
             | Error::Submission(_)
             | Error::TooLarge { .. } => Culprit::Inputs,
             Error::Invalid(_) => Culprit::Outputs,
-            Error::OutOfOrder { .. } | Error::NotLoaded { .. } => Culprit::Module,
+            Error::OutOfOrder { .. } | Error::Finished | Error::NotLoaded { .. } => Culprit::Module,
             Error::DiskFull { .. }
             | Error::Io { .. }
             | Error::Busy(_)

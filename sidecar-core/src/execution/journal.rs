@@ -131,8 +131,12 @@ impl Entry {
 
     /// Whether a commit can go on without the module.
     pub(super) fn is_committable(&self) -> bool {
-        self.complete
-            || matches!(self.step, Step::Committing { .. } | Step::Deciding { .. } | Step::Done { .. })
+        match self.step {
+            Step::Committing { .. } | Step::Deciding { .. } | Step::Done { .. } => true,
+            // What a module left that failed may be the half of something.
+            Step::Failed { .. } => false,
+            Step::New | Step::Ready { .. } => self.complete,
+        }
     }
 
     /// Whether it is of this execution, but for the run.

@@ -122,6 +122,10 @@ impl Execution {
         let Some(found) = other.committed().filter(|found| found.stores == stores(&self.plane)) else {
             return Ok(None);
         };
+        if self.is_replaced(of).await? {
+            info!("the outcome of {of} was replaced by that of a later run, and is not taken over");
+            return Ok(None);
+        }
         let mut contents = contents_of(&self.plane, &other, found).await?;
         if contents.events.iter().any(|event| !self.spec.event_types.allow(&event.event_type)) {
             return Ok(None);
@@ -179,6 +183,19 @@ impl Execution {
         self.advance(step).await?;
         info!("takes over the outcome of {of}: the module, its version and its inputs are equal");
         Ok(Some(record))
+    }
+
+    /// Whether a later run of it has an outcome.
+    async fn is_replaced(&self, of: &ExecutionId) -> Result<bool> {
+        let mut later = of.clone();
+        loop {
+            later.run += 1;
+            match find(&*self.plane.documents, &later).await? {
+                Some(record) if record.committed().is_some() => return Ok(true),
+                Some(_) => {}
+                None => return Ok(false),
+            }
+        }
     }
 
     /// Whether the store has all these files, each with its size. What they hold is checked by whoever stages them.

@@ -401,11 +401,20 @@ impl Opening {
         state: State,
         decided: Option<Box<ExecutionRecord>>,
     ) -> Result<Opened> {
-        let (slot, start, journaling) = (self.slot.clone(), self.spec.start, self.spec.journal);
-        let new = self.spec.context.clone();
+        let mut this = self;
+        if context.is_none() && run > 0 && this.spec.context.correlation_id.is_empty() {
+            // Only the earlier runs know which graph it belongs to.
+            let earlier = ids::execution(&this.spec.context, run - 1);
+            if let Some(record) = super::record::find(&*this.plane.documents, &earlier).await? {
+                this.spec.context.correlation_id.clone_from(&record.context.correlation_id);
+                this.spec.context.parent_event_id.clone_from(&record.context.parent_event_id);
+            }
+        }
+        let (slot, start, journaling) = (this.slot.clone(), this.spec.start, this.spec.journal);
+        let new = this.spec.context.clone();
         let beside = decided.is_none();
-        let entry = Entry::new(self.spec.context.clone(), run, self.here.clone(), now());
-        self.opened(entry, context, state, decided, move |journal| {
+        let entry = Entry::new(this.spec.context.clone(), run, this.here.clone(), now());
+        this.opened(entry, context, state, decided, move |journal| {
             if beside && run > 0 && start == Start::Rerun {
                 info!("run {run}: its outcome replaces that of the run before, whose events stay delivered");
             }
@@ -449,6 +458,17 @@ impl Opening {
         begin: impl FnOnce(&Journal) -> Result<()> + Send + 'static,
     ) -> Result<Opened> {
         let known = (!entry.context.correlation_id.is_empty()).then(|| entry.context.clone());
+        let asked = &self.spec.context;
+        if let Some(EventContext { context: event, .. }) = &context
+            && !asked.correlation_id.is_empty()
+            && asked.correlation_id != event.correlation_id
+        {
+            warn!(
+                "event {} has the correlation id {:?}: what it leads to is committed under {:?}, and its trace will \
+                 not show it",
+                event.event_id, event.correlation_id, asked.correlation_id
+            );
+        }
         entry.context = lineage(&self.spec.context, context.as_ref(), known.as_ref());
         let (slot, journaling) = (self.slot.clone(), self.spec.journal);
         let journal = brief(move || {

@@ -92,6 +92,7 @@ pub struct Timings {
 }
 
 /// What a journal tells of the execution that was last in its place.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
     /// The execution.
@@ -101,6 +102,8 @@ pub struct Remembered {
     pub is_committable: bool,
     /// Whether they are committed.
     pub is_committed: bool,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// The state, and the calls at work on it.
@@ -120,6 +123,12 @@ struct Progressing {
     inputs_refused: Option<Arc<Error>>,
     /// Whether a process of the module has called `ready` that did not say who it is.
     anonymous: bool,
+    /// Whether the sidecar ends once the outcome was answered.
+    ends: bool,
+    /// Whether `done` was called by a process that never called `ready` here: what it wrote is of another execution.
+    stray: bool,
+    /// Whether it was said that outputs came after the commit.
+    warned_of_late: bool,
     /// Whether it was warned of outputs that two processes of the module may have written.
     warned_of_mixture: bool,
 }
@@ -199,6 +208,9 @@ impl Session {
             module_start: entry.module_start.clone(),
             anonymous,
             inputs_refused: None,
+            ends: false,
+            stray: false,
+            warned_of_late: false,
             warned_of_mixture: false,
         };
         let session = Self {
@@ -236,7 +248,11 @@ impl Session {
                 let remembered = |entry: journal::Entry| {
                     let is_committable = entry.is_committable();
                     let is_committed = matches!(entry.step, Step::Done { .. });
-                    Remembered { context: entry.context, is_committable, is_committed }
+                    let failure = match entry.step {
+                        Step::Failed { reason } => Some(reason),
+                        _ => None,
+                    };
+                    Remembered { context: entry.context, is_committable, is_committed, failure }
                 };
                 Ok(journal::read(&dir, journaling)?.map(remembered))
             }
@@ -290,6 +306,9 @@ impl Session {
     /// # Errors
     /// Those of [`ready`](Self::ready).
     pub async fn ready_for(&self, module_start: Option<&str>) -> Outcome<Prepared> {
+        if self.is_over_for(module_start) {
+            return Err(Arc::new(Error::Finished));
+        }
         if self.is_another(module_start) {
             // What it wrote while the outputs of another one are committed would be cleared with them.
             self.idle().await;
@@ -388,6 +407,23 @@ impl Session {
         self.done().await
     }
 
+    /// Says that the sidecar ends once somebody was answered the outcome: whoever calls `ready` after that is another
+    /// process, for another execution.
+    #[cfg(feature = "process")]
+    pub(crate) fn ends_with_its_outcome(&self) {
+        self.inner.change(|shared| shared.ends = true);
+    }
+
+    /// Whether this process of the module comes for the next execution.
+    fn is_over_for(&self, module_start: Option<&str>) -> bool {
+        let shared = self.inner.shared.borrow();
+        let is_known = module_start.is_some() && shared.module_start.as_deref() == module_start;
+        shared.ends
+            && matches!(shared.state, State::Rest(Rest::Done { .. }))
+            && *self.inner.delivered.borrow()
+            && !is_known
+    }
+
     /// Whether a process of the module is another one than the one that called `ready` last.
     fn is_another(&self, module_start: Option<&str>) -> bool {
         let shared = self.inner.shared.borrow();
@@ -421,8 +457,15 @@ impl Session {
     /// report. After an error the call can be repeated.
     pub async fn done(&self) -> Outcome<Receipt> {
         let inner = &self.inner;
+        let late = matches!(inner.shared.borrow().state, State::Rest(Rest::Done { .. }))
+            && inner.execution.slot.has_outputs();
         let running = inner.change(|shared| match shared.state.done() {
-            Move::Answer(receipt) => Ok(std::future::ready(Ok(receipt)).boxed().shared()),
+            Move::Answer(receipt) => {
+                if late && !std::mem::replace(&mut shared.warned_of_late, true) {
+                    warn!("done was called again, with outputs written after the commit: they are not part of it");
+                }
+                Ok(std::future::ready(Ok(receipt)).boxed().shared())
+            }
             Move::Join | Move::Wait => {
                 shared.committing.clone().ok_or_else(|| internal("a commit nobody runs"))
             }
@@ -430,7 +473,10 @@ impl Session {
                 let work = inner.work(&shared.state).ok_or_else(|| internal("a commit without outputs"))?;
                 Ok(inner.begin_commit(shared, work))
             }
-            Move::Refuse(hint) => Err(out_of_order("commit", shared, hint)),
+            Move::Refuse(hint) => {
+                shared.stray |= matches!(shared.state, State::Rest(Rest::New));
+                Err(out_of_order("commit", shared, hint))
+            }
         })?;
         let outcome = running.await;
         if outcome.is_ok() {
@@ -822,6 +868,9 @@ impl Inner {
     /// Whether `ready` is called by another process of the module than before, whose outputs must not be committed
     /// with those of this one.
     fn began_again(&self, shared: &mut Progressing, module_start: Option<&str>) -> bool {
+        if matches!(shared.state, State::Rest(Rest::New)) && std::mem::take(&mut shared.stray) {
+            return true;
+        }
         let State::Rest(Rest::Ready { last_error, .. }) = &shared.state else { return false };
         let (known, refused) = (shared.module_start.as_deref(), last_error.is_some());
         let mixture = match (module_start, known) {

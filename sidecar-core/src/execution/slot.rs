@@ -116,6 +116,11 @@ impl Slot {
         directories::clear_outputs(&self.base(), &self.state())
     }
 
+    /// Whether anything lies in `out/` that a commit would take. Blocks.
+    pub(super) fn has_outputs(&self) -> bool {
+        directories::has_outputs(&self.base())
+    }
+
     /// Moves what lies in `out/` to a new directory in `out/.previous`, whose name is returned. Blocks.
     pub(super) fn set_outputs_aside(&self) -> Result<Option<PathBuf>> {
         directories::set_outputs_aside(&self.base())

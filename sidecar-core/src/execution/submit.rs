@@ -82,7 +82,7 @@ impl Submission {
             let mut problems = Problems::default();
             let root = Arc::new(Dir::open(&real).map_err(Error::io("read", path))?);
             let found = tree::walk(&root, &path.display().to_string(), &mut problems);
-            problems.check()?;
+            problems.check().map_err(as_submission)?;
             found
         } else if metadata.is_file() {
             let name = path.file_name().and_then(|name| name.to_str());
@@ -115,7 +115,7 @@ impl Submission {
     pub async fn submit(self, plane: &DataPlane) -> Result<EventId> {
         let step = step!("submit", otel.kind = "producer", r#type = self.event_type, event = %self.event_id);
         telemetry::continues(&step, self.traceparent.as_ref());
-        self.submit_now(plane).instrument(step).await
+        self.submit_now(plane).instrument(step).await.map_err(as_submission)
     }
 
     async fn submit_now(self, plane: &DataPlane) -> Result<EventId> {
@@ -191,6 +191,14 @@ impl Submission {
     /// Whether it has no files and no values.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.values.is_empty()
+    }
+}
+
+/// What would be wrong with outputs is wrong with what is submitted.
+fn as_submission(error: Error) -> Error {
+    match error {
+        Error::Invalid(problems) => Error::Submission(problems),
+        other => other,
     }
 }
 

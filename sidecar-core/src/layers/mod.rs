@@ -54,7 +54,7 @@ macro_rules! provider {
 
             use super::Call;
             use crate::blob::{BlobProvider, Descriptor, Listed, Source, Target};
-            use crate::contract::{BlobKey, Event};
+            use crate::contract::{BlobKey, Event, EventId};
             use crate::documents::{Document, DocumentProvider, Kind};
             use crate::error::Result;
             use crate::events::{EventProvider, EventSource, Subscription};
@@ -171,6 +171,9 @@ macro_rules! provider {
                 }
                 async fn subscribe(&self, subscription: &Subscription) -> Result<Arc<dyn EventSource>> {
                     self.around(Call::new("be subscribed to"), || self.inner.subscribe(subscription)).await
+                }
+                async fn forget(&self, ids: &[EventId]) -> Result<()> {
+                    self.around(Call::new("forget events"), || self.inner.forget(ids)).await
                 }
                 fn refuses(&self, event: &Event) -> Option<String> {
                     self.inner.refuses(event)

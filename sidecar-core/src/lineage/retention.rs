@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{Trace, TracedExecution};
 use crate::contract::{
@@ -81,7 +81,15 @@ pub struct Expired {
 pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
     let now = SystemTime::now();
     let mut survey = Survey::of(plane).await?;
+    if delete && survey.is_memoized && survey.half.is_empty() {
+        // Nothing is waited for where nothing goes.
+        let planned = Box::pin(expire(plane, retention, false)).await?;
+        if planned.modules.is_empty() {
+            return Ok(planned);
+        }
+    }
     if delete && (forget(plane, retention, now).await? || survey.is_memoized) {
+        info!("waiting for {:?}: until then, equal work may take over what is to be deleted", MEMO_VALID * 2);
         // Who has found a memo before gives it up by then.
         tokio::time::sleep(MEMO_VALID * 2).await;
         survey = Survey::of(plane).await?;
@@ -89,7 +97,8 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
     for record in survey.half.iter().filter(|_| delete) {
         remove_record(plane, record).await?;
     }
-    let mut expired = Expired::default();
+    // One event may be in two graphs, where whoever started a run said so.
+    let (mut expired, mut seen, mut submissions) = (Expired::default(), HashSet::new(), HashSet::new());
     for graph in std::mem::take(&mut survey.graphs) {
         let plan = Plan::new(plane, &graph, retention, now, &survey).await?;
         expired.needed += plan.needed;
@@ -105,6 +114,9 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
                     by.remove(&id_of(execution));
                 }
             }
+            if !seen.insert((event.clone(), module.clone())) {
+                continue;
+            }
             let count = expired.modules.entry(module.clone()).or_default();
             *count = (count.0 + 1, count.1 + bytes);
             debug!("{event}/{module} is older than it has to be kept");
@@ -113,8 +125,9 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
                 break;
             }
         }
-        expired.submissions += plan.submissions.len() as u64;
+        submissions.extend(plan.submissions);
     }
+    expired.submissions = submissions.len() as u64;
     Ok(expired)
 }
 
@@ -378,7 +391,8 @@ impl Plan {
             parent_event_id: String::new(),
         };
         let insights = runs.iter().map(|record| insight_id(&record.execution()).to_string()).collect();
-        let published = traced().flat_map(|traced| &traced.events).map(|event| event.event_id.to_string());
+        let published: Vec<EventId> =
+            traced().flat_map(|traced| &traced.events).map(|event| event.event_id.clone()).collect();
         let failures = self.trace.failures.iter().filter(|failure| of(&failure.context));
         let (failures, kept): (Vec<_>, Vec<_>) =
             failures.map(|failure| (failure.id.to_string(), &failure.blobs)).unzip();
@@ -393,7 +407,7 @@ impl Plan {
         for (kind, ids) in [
             (Kind::Attempts, vec![attempts_id(&context)]),
             (Kind::Insight, insights),
-            (Kind::Context, published.collect()),
+            (Kind::Context, published.iter().map(EventId::to_string).collect()),
             (Kind::Failure, failures),
         ] {
             for ids in ids.chunks(PAGE) {
@@ -401,8 +415,10 @@ impl Plan {
                 deleted.documents += ids.len() as u64;
             }
         }
+        plane.events.forget(&published).await?;
         if self.submissions.contains(event) {
             remove_submission(plane, event, deleted).await?;
+            plane.events.forget(std::slice::from_ref(event)).await?;
         }
         // The youngest first: as long as one is left, the event does not run.
         for record in runs.iter().rev() {

@@ -6,12 +6,12 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::contract::{
-    Blob, DeadLetter, EventContext, EventId, ExecutionRecord, Failure, KeyValuePairs, Memoized, ModuleName,
-    PrivateId, Published, RecordedFile,
+    Blob, DeadLetter, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, KeyValuePairs, Memoized,
+    ModuleName, PrivateId, Publication, Published, RecordedFile,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
-use crate::execution::contents_of;
+use crate::execution::{contents_of, record_id};
 use crate::plane::DataPlane;
 
 /// Records whose large parts are fetched at the same time.
@@ -170,6 +170,20 @@ impl Trace {
         Ok(Self { format, correlation_id, events, executions, failures, dead_letters })
     }
 
+    /// The executions whose outcome is decided and not published, so that nobody has worked on their events yet.
+    ///
+    /// # Errors
+    /// What the document store reports.
+    pub async fn unpublished(&self, plane: &DataPlane) -> Result<Vec<&TracedExecution>> {
+        let worked_on: HashSet<_> = self.executions.iter().map(|of| &of.event_id).collect();
+        let may_be = |of: &&TracedExecution| {
+            !of.events.is_empty() && of.events.iter().all(|event| !worked_on.contains(&event.event_id))
+        };
+        let looks: Vec<_> = self.executions.iter().filter(may_be).map(|of| looked_up(plane, of)).collect();
+        let found: Vec<_> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
     /// Whether nothing is known of it.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.executions.is_empty() && self.failures.is_empty()
@@ -270,6 +284,14 @@ async fn traced(plane: &DataPlane, record: &ExecutionRecord) -> Result<Option<Tr
         insight: contents.insight,
         events: contents.events,
     }))
+}
+
+/// The execution, if its outcome is not published.
+async fn looked_up<'t>(plane: &DataPlane, of: &'t TracedExecution) -> Result<Option<&'t TracedExecution>> {
+    let TracedExecution { event_id, module, run, .. } = of;
+    let id = ExecutionId { event_id: event_id.clone(), name: module.clone(), run: *run };
+    let published: Option<Publication> = plane.documents.find(&record_id(&id)).await?;
+    Ok(published.is_none().then_some(of))
 }
 
 /// The events that were submitted, that an outcome names, or that a module was run for.

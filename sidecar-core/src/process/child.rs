@@ -9,11 +9,8 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, test_kill_process_group,
-};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use tokio::process::Command;
 use tokio::time::Instant;
 use tracing::{Span, debug, warn};
@@ -23,7 +20,7 @@ use super::output::Relays;
 use super::reaper::Reaper;
 use crate::contract::{Context, ModuleName, TraceParent};
 use crate::execution::Session;
-use crate::is_dedicated;
+use crate::{is_dedicated, os};
 
 use super::serve::Service;
 
@@ -74,8 +71,14 @@ impl Surroundings {
 
     fn open_log(&self, base: &Path, context: Option<&Context>) -> io::Result<Option<File>> {
         let Some(path) = self.log(base, context) else { return Ok(None) };
-        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-        File::options().create(true).append(true).open(path).map(Some)
+        let open = || {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            File::options().create(true).append(true).open(&path)
+        };
+        // It is not the command that is missing.
+        let failed =
+            |error| io::Error::other(format!("its log {} cannot be opened: {error}", path.display()));
+        open().map(Some).map_err(failed)
     }
 
     /// The last line that the module of an execution has printed, as a person may want to read it with the reason of a
@@ -198,7 +201,7 @@ impl Module {
 }
 
 /// How long a module is waited for in place.
-const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+const AT_ONCE: Duration = Duration::from_millis(2);
 
 /// Held while a module is started, as long as there are descriptors that it inherits.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -225,11 +228,10 @@ impl Child {
         if !is_dedicated() {
             return;
         }
-        let Some(process) = self.pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-            return;
-        };
         // Whether it has ended is asked for again.
-        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&AT_ONCE));
+        if let Some(pid) = self.pid {
+            os::wait_for_end(pid, AT_ONCE);
+        }
     }
 
     /// Passes a signal on, unless the terminal has sent it to the module already.
@@ -279,7 +281,7 @@ impl Child {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         if alive() {
-            warn!("what the module started is killed: it did not end within the grace period");
+            warn!("what the module started is killed: it did not end within {grace:?} after SIGTERM");
             let _ = kill_process_group(group, Signal::KILL);
             // The lock that it inherited is free once it is gone.
             while alive() && Instant::now() < deadline + Duration::from_secs(1) {

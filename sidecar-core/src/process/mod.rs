@@ -26,5 +26,13 @@ pub use output::OUTPUT;
 pub use run::run;
 #[cfg(feature = "worker")]
 pub(crate) use run::{how, run_served};
+#[cfg(feature = "worker")]
+pub(crate) use serve::silence;
 pub use serve::{Service, serve, stopped};
 pub use signals::Signals;
+
+/// Keeps the memory and the environment of this process, with every secret, from other processes of the same user, as
+/// far as the system can. To be called before any secret is read.
+pub fn hide_memory() {
+    crate::os::hide_memory();
+}

@@ -1,7 +1,9 @@
 //! As process 1 of a container the sidecar inherits orphans: somebody has to ask how they ended.
 
-use rustix::process::{Pid, WaitOptions, getpid, waitpid};
+use rustix::process::{WaitOptions, getpid, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::os;
 
 /// Collects ended orphans for as long as it is kept, if this is process 1; the module itself is left to whoever waits
 /// for it.
@@ -32,15 +34,10 @@ impl Drop for Reaper {
 }
 
 fn reap(module: Option<u32>) {
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
-        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for pid in children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()) {
-            if u32::try_from(pid).ok() != module
-                && let Some(pid) = Pid::from_raw(pid)
-            {
-                // One that is alive, or was collected meanwhile, is no error.
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
+    for pid in os::children() {
+        if u32::try_from(pid.as_raw_nonzero().get()).ok() != module {
+            // One that is alive, or was collected meanwhile, is no error.
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 }

@@ -43,6 +43,9 @@ pub async fn serve(session: &Session, service: &Service, signals: &mut Signals) 
         Ok(serving) => serving,
         Err(error) => return Ended::Local(error),
     };
+    if service.exit_on_done {
+        session.ends_with_its_outcome();
+    }
     let socket = service.listen.socket.as_ref().map(|path| format!(" and {}", path.display()));
     info!("listening on http://{}{}", serving.address(), socket.unwrap_or_default());
     let ended = tokio::select! {
@@ -118,7 +121,7 @@ pub async fn stopped(session: &Session, grace: Duration, signal: i32) -> Ended {
 }
 
 /// Why a module loses its lease; one that is wrapped makes no calls by which to be heard.
-pub(super) fn silence(lease: Duration, wrapped: bool) -> String {
+pub(crate) fn silence(lease: Duration, wrapped: bool) -> String {
     let lease = humantime::format_duration(lease);
     if wrapped {
         return format!("the module took longer than its timeout of {lease}");

@@ -27,7 +27,7 @@ impl Signals {
     /// # Errors
     /// When the system does not allow it.
     pub fn catch() -> io::Result<Self> {
-        let ignored = ignored();
+        let ignored = crate::os::ignored_signals();
         let (sender, receiver) = mpsc::unbounded_channel();
         for (signal, kind) in SIGNALS {
             if ignored & (1 << (signal.as_raw() - 1)) != 0 {
@@ -73,11 +73,4 @@ impl Signals {
     pub(super) fn ends(signal: Signal) -> bool {
         matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP)
     }
-}
-
-/// The signals that this process ignores, as a bit mask; nothing where the system does not tell.
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
 }

@@ -38,7 +38,9 @@ impl From<Arc<Error>> for HttpError {
         }
         answer.retry_after = match &*error {
             Error::Unavailable { retry_after, .. } => Some(retry_after.unwrap_or(RETRY_AFTER)),
-            Error::NoEventYet { .. } | Error::DiskFull { .. } | Error::Abandoned { .. } => Some(RETRY_AFTER),
+            Error::NoEventYet { .. } | Error::DiskFull { .. } | Error::Abandoned { .. } | Error::Finished => {
+                Some(RETRY_AFTER)
+            }
             _ => None,
         };
         answer
@@ -59,7 +61,7 @@ impl IntoResponse for HttpError {
 
 fn status(error: &Error) -> StatusCode {
     match error {
-        Error::Unavailable { .. } | Error::NoEventYet { .. } | Error::Abandoned { .. } => {
+        Error::Unavailable { .. } | Error::NoEventYet { .. } | Error::Abandoned { .. } | Error::Finished => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Error::Refused { .. }
@@ -98,6 +100,7 @@ mod tests {
             (unavailable, 503, true, Some("3")),
             (Error::Refused { provider: provider.clone(), action, source: "s".into() }, 502, false, None),
             (Error::NoEventYet { provider: provider.clone(), event: key.clone() }, 503, true, Some("1")),
+            (Error::Finished, 503, true, Some("1")),
             (Error::NotFound { provider: provider.clone(), key }, 502, false, None),
             (Error::Corrupt { provider, what, problem }, 502, false, None),
             (Error::Invalid(vec![Problem::of("f", "m")]), 422, false, None),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ impl Peers {
 
     fn bind_in(dir: &Dir, uid: Option<u32>) -> io::Result<UnixListener> {
         // The path of a socket is short; that of its directory may not be.
-        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_fd().as_raw_fd()))?;
+        let listener = UnixListener::bind(crate::os::short_path(dir.as_fd(), dir.path()).join(SOCKET))?;
         // With a user named the socket is world-accessible; each peer's uid is checked.
         let mode = if uid.is_some() { 0o666 } else { 0o600 };
         chmodat(dir, SOCKET, Mode::from_raw_mode(mode), AtFlags::empty())?;

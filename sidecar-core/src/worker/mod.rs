@@ -27,7 +27,7 @@ pub use warm::WarmProcesses;
 use std::fs::{self, File};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -137,6 +137,8 @@ struct Shared {
     stop: watch::Sender<bool>,
     /// How many slots wait for a store.
     outages: watch::Sender<usize>,
+    /// Whether it was said that no event can be received, and nothing since.
+    bus_away: AtomicBool,
     /// Events received, and receives that may bring one.
     taken: AtomicU64,
     /// Slots with an event.
@@ -215,6 +217,7 @@ impl Worker {
             draining: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             outages: watch::Sender::new(0),
+            bus_away: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             loading: AtomicUsize::new(0),
@@ -316,6 +319,11 @@ impl Worker {
             0 => self.shared.active.lock().unwrap_or_else(PoisonError::into_inner).elapsed(),
             _ => Duration::ZERO,
         }
+    }
+
+    /// How soon the next event comes that waits for another attempt, as far as the bus tells.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.shared.source.borrow().as_ref().and_then(|source| source.due_in())
     }
 
     /// Asks running modules to end at once; their events are handed back.

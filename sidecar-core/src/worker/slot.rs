@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::field::Empty;
-use tracing::{Instrument, debug, error, error_span, info, warn};
+use tracing::{Instrument, Span, debug, error, error_span, info, warn};
 use uuid::Uuid;
 
 use super::counters::Count;
@@ -85,7 +85,11 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
         let parent = delivery.event().traceparent.clone();
         telemetry::continues(&receive, parent.as_ref());
         telemetry::name_trace(&span, telemetry::traceparent(&receive).or(parent));
-        worker.deliver(Arc::from(delivery), context).instrument(receive).instrument(span).await;
+        worker
+            .deliver(Arc::from(delivery), context, &span)
+            .instrument(receive)
+            .instrument(span.clone())
+            .await;
     }
     worker.shared.runner.end(&worker.slot).await;
 }
@@ -207,6 +211,9 @@ impl Work {
             };
             let received = self.receive(wait).await;
             counters.answered(received.is_ok());
+            if received.is_ok() && self.shared.bus_away.swap(false, Ordering::Relaxed) {
+                info!("{} answers again", self.shared.plane.events);
+            }
             match received {
                 Ok(Some(delivery)) => {
                     counters.count(Count::Received, &delivery.event().event_type);
@@ -230,6 +237,7 @@ impl Work {
                 Err(failed) => {
                     self.shared.taken.fetch_sub(1, Ordering::Relaxed);
                     warn!("no event can be received: {}", failed.chain());
+                    self.shared.bus_away.store(true, Ordering::Relaxed);
                     let idle = self.shared.busy.load(Ordering::Relaxed) == 0;
                     if idle && settings.idle_exit.is_some_and(|limit| idle_for() >= limit + PATIENCE) {
                         self.shared.give_up(Arc::new(failed));
@@ -318,11 +326,13 @@ impl Work {
     }
 
     /// From receiving to settling.
-    async fn deliver(&self, delivery: Arc<dyn Delivery>, context: Context) {
+    async fn deliver(&self, delivery: Arc<dyn Delivery>, context: Context, span: &Span) {
         let Shared { counters, busy, .. } = &*self.shared;
         counters.begin();
         // A task of its own: a module that is a function may keep this one busy.
-        let keep = |lock| tokio::spawn(keep(self.shared.clone(), delivery.clone(), lock).in_current_span());
+        // In the span that the log shows: beneath one that only traces have, a task of its own would be in none.
+        let keep =
+            |lock| tokio::spawn(keep(self.shared.clone(), delivery.clone(), lock).instrument(span.clone()));
         let keeping = delivery.lock().map(keep).map(Keeping);
         fault::point("worker.received");
         let attempt = match dead::is_for_another(delivery.message_id(), &self.shared.settings.group) {

@@ -22,7 +22,7 @@ use crate::dir::Dir;
 use crate::error::Error;
 use crate::execution::Session;
 use crate::lock::Locked;
-use crate::process::{Child, Module, how};
+use crate::process::{Child, Module, how, silence};
 use crate::server::{Answered, Feed, Secret, Sessions};
 use crate::telemetry;
 
@@ -455,7 +455,8 @@ impl WarmProcesses {
             }
             () = lease => {
                 running.end(self.module.service.grace).await;
-                "the module was silent for longer than its timeout".to_owned()
+                let reason = silence(self.module.service.lease.unwrap_or_default(), false);
+                format!("{reason}{}", self.last_line(slot))
             }
             () = slot.stopped() => {
                 running.end(self.module.service.grace).await;

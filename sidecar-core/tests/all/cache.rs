@@ -105,7 +105,8 @@ async fn an_executable_and_a_plain_file_of_one_content_stay_apart() {
 /// Each puts something else in the place of what was kept.
 #[tokio::test]
 async fn what_is_not_what_it_should_be_is_fetched() {
-    let damage: [(&str, fn(&Path)); 7] = [
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 7] = [
         ("other bytes", |path| fs::write(path, large(8)).unwrap()),
         ("fewer bytes", |path| fs::write(path, "x").unwrap()),
         ("more bytes", |path| fs::write(path, vec![7; 9_000_000]).unwrap()),

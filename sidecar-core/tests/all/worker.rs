@@ -667,6 +667,21 @@ async fn an_outcome_stands_for_that_of_equal_work() {
     assert_eq!(ended(&next).await.committed, 4);
     assert!(recorded.iter().all(|trace| trace.executions[0].insight.len() == 1));
 
+    // An outcome that another run has replaced stands for nothing any more.
+    let first = recorded.iter().find(|trace| trace.executions[0].memoized.as_ref().unwrap().reused.is_none());
+    let replaced = &first.unwrap().executions[0];
+    let (base, mut again) = (tempfile::tempdir().unwrap(), memoized("1").module);
+    again.layout = sidecar_core::Layout::new(base.path());
+    again.state_dir = base.path().join("state");
+    again.context.event_id = replaced.event_id.clone();
+    (again.start, again.memoize) = (sidecar_core::Start::Rerun, None);
+    let session = Session::open(again, scene.plane.clone()).await.unwrap();
+    session.ready().await.unwrap();
+    session.done().await.unwrap();
+    scene.submit(1).await;
+    assert_eq!(ended(&work(memoized("1"))).await.committed, 1);
+    assert_eq!(runs.swap(1, Ordering::SeqCst), 2, "what was replaced is taken over");
+
     // Another version, or types that the module may not publish any more: it runs.
     scene.submit(1).await;
     assert_eq!(ended(&work(memoized("2"))).await.committed, 1);

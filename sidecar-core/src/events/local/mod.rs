@@ -2,17 +2,17 @@
 
 mod source;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use async_trait::async_trait;
 
 use super::{EventFormat, EventProvider, EventSource, Subscription};
-use crate::brief;
-use crate::contract::Event;
+use crate::contract::{Event, EventId};
 use crate::error::{Error, Result};
-use crate::local_dir;
+use crate::local_dir::{self, store_error};
+use crate::{blocking, brief};
 
 /// Events under `ROOT/events/{event id}.json`; a name that begins with a dot is no event yet.
 #[derive(Debug, Clone)]
@@ -52,6 +52,31 @@ impl EventProvider for Local {
         let (store, subscription) = (self.clone(), subscription.clone());
         let source = brief(move || source::Source::open(&store, &subscription)).await?;
         Ok(Arc::new(source))
+    }
+
+    async fn forget(&self, ids: &[EventId]) -> Result<()> {
+        let (store, ids) = (self.clone(), ids.to_vec());
+        blocking(move || {
+            let groups = match fs::read_dir(store.groups()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                listed => listed
+                    .and_then(|groups| groups.map(|group| Ok(group?.path())).collect())
+                    .map_err(store_error(&store, "read", &store.groups()))?,
+            };
+            let kept = groups.iter().flat_map(|group| [group.join("claims"), group.join("acked")]);
+            // The message first: as long as it is there, what is settled must not come again.
+            let places: Vec<_> = std::iter::once(store.dir.clone()).chain(kept).collect();
+            for path in ids.iter().flat_map(|id| places.iter().map(|dir| local_dir::path(dir, id.as_str()))) {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(store_error(&store, "remove", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     fn id(&self) -> String {

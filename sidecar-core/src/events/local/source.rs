@@ -8,17 +8,11 @@
 use std::collections::{BinaryHeap, VecDeque};
 use std::fs::{self, File, ReadDir};
 use std::io::{self, Read, Seek, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::super::source::{Delivery, EventSource, Subscription, not_held};
@@ -28,6 +22,7 @@ use crate::contract::Event;
 use crate::error::Result;
 use crate::local_dir::{self, store_error};
 use crate::lock::Locked;
+use crate::os::{Change, Changes, Told, Watched};
 
 /// Names that wait to be looked at; beyond that many the directory itself is read again.
 const WAITING: usize = 10_000;
@@ -41,7 +36,7 @@ pub(super) struct Source {
     store: Local,
     queue: Arc<Mutex<Queue>>,
     /// The kernel's word that there is something to hear.
-    inotify: AsyncFd<Arc<OwnedFd>>,
+    told: Told,
     /// Wakes one that waits, for what another has heard of and leaves.
     next: Notify,
 }
@@ -83,6 +78,11 @@ impl EventSource for Source {
             delivery
         }))
     }
+
+    fn due_in(&self) -> Option<Duration> {
+        let queue = locked(&self.queue);
+        queue.later.peek().map(|next| next.0.0.saturating_duration_since(Instant::now()))
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,7 +103,7 @@ impl Source {
         // A look at files that are due just now would be made again and again.
         let until = until.max(Instant::now() + Duration::from_millis(1));
         let woken = tokio::select! {
-            told = self.inotify.readable() => told.map(|mut told| told.clear_ready()),
+            told = self.told.told() => told,
             () = self.next.notified() => Ok(()),
             () = tokio::time::sleep_until(until.into()) => Ok(()),
         };
@@ -115,21 +115,13 @@ impl Source {
     pub(super) fn open(store: &Local, subscription: &Subscription) -> Result<Self> {
         let group = store.groups().join(subscription.group.as_str());
         let (claims, acked) = (group.join("claims"), group.join("acked"));
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
-            .map_err(|error| store_error(store, "watch", &store.dir)(error.into()))?;
-        let inotify = Arc::new(inotify);
-        #[expect(
-            deprecated,
-            reason = "the descriptor is owned and kept, which is all that its successor asks for"
-        )]
-        let told = AsyncFd::with_interest(inotify.clone(), Interest::READABLE);
-        let told = told.map_err(store_error(store, "watch", &store.dir))?;
+        let (changes, told) = Changes::new().map_err(store_error(store, "watch", &store.dir))?;
         let mut queue = Queue {
             store: store.clone(),
             subscription: subscription.clone(),
             claims,
             acked,
-            inotify,
+            changes,
             scan: None,
             rescan: true,
             arrived: VecDeque::new(),
@@ -137,12 +129,7 @@ impl Source {
             is_watching: false,
         };
         queue.watch()?;
-        Ok(Self {
-            store: store.clone(),
-            queue: Arc::new(Mutex::new(queue)),
-            inotify: told,
-            next: Notify::new(),
-        })
+        Ok(Self { store: store.clone(), queue: Arc::new(Mutex::new(queue)), told, next: Notify::new() })
     }
 }
 
@@ -153,7 +140,7 @@ struct Queue {
     subscription: Subscription,
     claims: PathBuf,
     acked: PathBuf,
-    inotify: Arc<OwnedFd>,
+    changes: Changes,
     /// The look at the whole directory that is under way.
     scan: Option<ReadDir>,
     /// Whether another one is needed.
@@ -203,12 +190,8 @@ impl Queue {
         for dir in [&self.claims, &self.acked] {
             fs::create_dir_all(dir).map_err(store_error(&self.store, "create", dir))?;
         }
-        for (dir, flags) in [
-            (&self.store.dir, WatchFlags::MOVED_TO | WatchFlags::CREATE),
-            (&self.claims, WatchFlags::CLOSE_WRITE),
-        ] {
-            inotify::add_watch(&self.inotify, dir, flags | WatchFlags::ONLYDIR)
-                .map_err(|error| store_error(&self.store, "watch", dir)(error.into()))?;
+        for (dir, what) in [(&self.store.dir, Watched::Arrivals), (&self.claims, Watched::Closes)] {
+            self.changes.watch(dir, what).map_err(store_error(&self.store, "watch", dir))?;
         }
         (self.is_watching, self.rescan) = (true, true);
         Ok(())
@@ -278,29 +261,14 @@ impl Queue {
 
     /// Takes what the kernel has to tell.
     fn hear(&mut self) -> Result<()> {
-        let mut buffer = [MaybeUninit::uninit(); 16 << 10];
-        let mut reader = Reader::new(&self.inotify, &mut buffer);
-        loop {
-            match reader.next() {
-                Ok(event) => {
-                    if event.events().contains(ReadFlags::IGNORED) {
-                        self.is_watching = false;
-                        continue;
-                    }
-                    let lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-                    if lost || self.arrived.len() >= WAITING {
-                        // Whatever it was, it lies in the directory.
-                        self.rescan = true;
-                        continue;
-                    }
-                    let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) else { continue };
-                    self.arrived.push_back(name.to_owned());
-                }
-                Err(Errno::WOULDBLOCK) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(store_error(&self.store, "watch", &self.store.dir)(error.into())),
-            }
-        }
+        let Self { changes, arrived, rescan, is_watching, .. } = self;
+        let heard = changes.read(|change| match change {
+            Change::Name(name) if arrived.len() < WAITING => arrived.push_back(name),
+            // Whatever it was, it lies in the directory.
+            Change::Name(_) | Change::Lost => *rescan = true,
+            Change::Unwatched => *is_watching = false,
+        });
+        heard.map_err(store_error(&self.store, "watch", &self.store.dir))
     }
 }
 

@@ -82,6 +82,12 @@ impl EventSource for Source {
             let _ = tokio::time::timeout_at(due.min(deadline), changed).await;
         }
     }
+
+    fn due_in(&self) -> Option<Duration> {
+        let bus = self.bus.inner();
+        let returned = bus.groups.get(self.subscription.group.as_str())?.returned.iter();
+        returned.map(|(when, _)| when.saturating_duration_since(Instant::now())).min()
+    }
 }
 
 #[derive(Debug)]

@@ -187,7 +187,10 @@ impl EventProvider for Nats {
 fn losses(config: &stream::Config) -> Vec<String> {
     let mut losses = Vec::new();
     if !config.max_age.is_zero() {
-        losses.push(format!("events that are older than {:?} (max_age)", config.max_age));
+        let age = humantime::format_duration(config.max_age);
+        losses.push(format!(
+            "events that are older than {age} (max_age), which is right where no group is away, or begins, later"
+        ));
     }
     if config.discard == DiscardPolicy::Old {
         let limits = [
