@@ -69,6 +69,21 @@ fn commit_needs_prepare() {
     );
 }
 
+/// What a module has left that failed may be the half of something: it is not touched, and nobody failed once more.
+#[test]
+fn commit_leaves_what_a_failed_module_wrote() {
+    let dir = TempDir::new().unwrap();
+    let script = "echo half > $SIDECAR_BASE_DIR/out/data/half; exit 5";
+    let mut run = sidecar(&dir, &CONTEXT);
+    run.args(["run", "--wrap", "--", "sh", "-c", script]);
+    assert_eq!(run.output().unwrap().status.code(), Some(5));
+    let failures = files(dir.path().join("dev/failures"));
+    let (code, log) = step(&dir, "commit");
+    assert!(code == 64 && log.contains("it failed in") && log.contains("exit code 5"), "{code}: {log}");
+    assert!(base(&dir).join("out/data/half").exists());
+    assert_eq!(files(dir.path().join("dev/failures")), failures);
+}
+
 /// A repeated last step of a job succeeds, and says that it was done before.
 #[test]
 fn commit_of_what_is_committed_succeeds() {
@@ -205,6 +220,44 @@ fn submit_says_what_it_cannot_read() {
     assert_eq!(code, 66);
     assert!(log.contains("cannot read absent.png"), "{log}");
     assert_eq!(output(&dir, &["submit", "--development=true", "--value", "novalue"]).0, 64);
+}
+
+/// It is an input that is wrong, and each is named.
+#[test]
+fn submit_names_everything_that_is_wrong_with_a_folder() {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for (name, target) in [("a", "/etc/passwd"), ("b", "nowhere")] {
+        std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+    }
+    let (code, _, log) = output(&dir, &["submit", "--development=true", "folder"]);
+    assert_eq!(code, 66, "{log}");
+    assert!(log.contains("nothing was submitted:") && !log.contains("module's outputs"), "{log}");
+    assert!(log.contains("folder/a: ") && log.contains("folder/b: "), "{log}");
+}
+
+/// Of a file that somebody is still writing no half is submitted.
+#[test]
+fn submit_names_the_file_that_changes() {
+    use std::io::Write;
+    let dir = TempDir::new().unwrap();
+    let mut growing = fs::File::create(dir.path().join("grow.csv")).unwrap();
+    growing.write_all(&vec![b'x'; 60_000_000]).unwrap();
+    let submit = sidecar(&dir, &["submit", "--development=true", "grow.csv"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = submit.id();
+    while fs::metadata(format!("/proc/{id}")).is_ok() && growing.write_all(b"more").is_ok() {
+        if fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| stat.contains(") Z")) {
+            break;
+        }
+    }
+    let (code, _, log) = ended(&submit.wait_with_output().unwrap());
+    assert_eq!(code, 66, "{log}");
+    assert!(log.contains("grow.csv: it was changed while it was being read"), "{log}");
 }
 
 #[test]

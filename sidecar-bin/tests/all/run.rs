@@ -426,10 +426,30 @@ fn what_began_to_publish_is_finished_though_the_module_does_not_ask_again() {
         command.env("SIDECAR_FAULT_CALL", "publish events 1").env("SIDECAR_FAULT_INJECT", "unavailable");
         let (ended_with, out, log) = ended(&command.output().unwrap());
         assert!(out.contains("503 Service Unavailable"), "{out}\n{log}");
+
         assert_eq!(ended_with, code, "{log}");
         assert_eq!(files(dir.path().join("dev/events")).len(), 1);
         assert_eq!(files(base(&dir).join("out")), []);
     }
+}
+
+/// Who asks why nothing follows is told: the outcome is decided, and the bus was away.
+#[test]
+fn a_trace_says_what_is_not_published() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run"]);
+    command.args(CONTEXT).args(["--wrap", "--retry-for=1s", "--", "sh", "-c", WRITE]);
+    command.env("SIDECAR_FAULT_CALL", "publish events 1").env("SIDECAR_FAULT_INJECT", "unavailable");
+    let (code, _, log) = ended(&command.env("SIDECAR_FAULT_FOR", "600000").output().unwrap());
+    assert_eq!(code, 69, "{log}");
+    let trace = || output(&dir, &["trace", "--development=true", "e1"]).2;
+    assert!(
+        trace().contains("the outcome of e1/m is decided, and its events are not published"),
+        "{}",
+        trace()
+    );
+    assert_eq!(output(&dir, &["recover", "--development=true"]).0, 0);
+    assert!(!trace().contains("not published"), "{}", trace());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -67,6 +67,14 @@ fn what_a_worker_gives_up_can_be_shown_and_sent_again() {
     assert_eq!(development(&["dead", "redrive", id]).0, 0);
     let (code, _, log) = worker("true");
     assert!(code == 0 && log.contains("committed: 1"), "{log}");
+    assert_eq!(development(&["dead", "list"]).1, "");
+    // All of a group at once.
+    for id in ["e2", "e3"] {
+        assert_eq!(development(&["submit", "--type=u", &format!("--id={id}"), "--value=a=b"]).0, 0);
+        assert!(worker("exit 3").2.contains("given up: 1"));
+    }
+    assert_ne!(development(&["dead", "drop", "--all", "--group=other"]).0, 0);
+    assert_eq!(development(&["dead", "drop", "--all", "--group=m"]).0, 0);
     assert_eq!(development(&["dead", "list"]).1, "");
     // Nothing is left, and nothing to do is no failure.
     let (code, _, log) = worker("exit 3");
@@ -136,6 +144,39 @@ fn a_worker_whose_command_does_not_exist_ends_and_loses_nothing() {
     assert!(code == 127 && log.contains("no-such-command"), "{log}");
     let (code, _, log) = worker("true");
     assert!(code == 0 && log.contains("committed: 1"), "{log}");
+}
+
+/// Before an event is taken, and not as a fault of the command.
+#[test]
+fn a_directory_for_logs_that_cannot_be_used_is_found_at_the_start() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let flags = ["worker", "--development=true", "--subscribe=t", "--once", "--logs=file/x", "--", "true"];
+    let (code, _, log) = output(&dir, &flags);
+    assert!(code == 71 && log.contains("--logs: file/x cannot be written"), "{code}: {log}");
+}
+
+/// Who stops a worker whose stores are not there yet has stopped it.
+#[test]
+fn a_worker_that_waits_for_its_stores_can_be_stopped() {
+    let dir = TempDir::new().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let documents = format!("--documents=mongodb://{free}/d.c");
+    let flags = [
+        "worker",
+        "--blobs=memory:",
+        "--events=memory:",
+        &documents,
+        "--subscribe=t",
+        "--basedir=b",
+        "--",
+        "true",
+    ];
+    let worker = sidecar(&dir, &flags).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(Command::new("kill").args(["-TERM", &worker.id().to_string()]).status().unwrap().success());
+    let (code, _, log) = ended(&worker.wait_with_output().unwrap());
+    assert!(code == 0 && log.contains("before the data plane could be used"), "{code}: {log}");
 }
 
 /// A module that loads something first, and then works on one event after another with two lines of HTTP.

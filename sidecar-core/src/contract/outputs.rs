@@ -368,6 +368,14 @@ mod tests {
     }
 
     #[test]
+    fn half_a_surrogate_pair_is_said_to_be_one() {
+        let problems =
+            event(r#"[{"key":"eventType","value":"done"},{"key":"k","value":"caf\udce9"}]"#).unwrap_err();
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.contains("\"value\" has half a surrogate pair"), "{problem}");
+    }
+
+    #[test]
     fn every_problem_has_its_line_and_column() {
         let text = "[\n  {\"key\": \"eventType\", \"value\": \"other\"},\n  {\"key\": \"n\", \"value\": 3},\n  {\"key\": \"files\", \"value\": \"x.png,../y,a.png,./a.png\"},\n  7,\n  [\"k\", \"v\"]\n]";
         assert_eq!(
