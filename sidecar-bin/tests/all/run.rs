@@ -442,7 +442,7 @@ fn a_trace_says_what_is_not_published() {
     command.env("SIDECAR_FAULT_CALL", "publish events 1").env("SIDECAR_FAULT_INJECT", "unavailable");
     let (code, _, log) = ended(&command.env("SIDECAR_FAULT_FOR", "600000").output().unwrap());
     assert_eq!(code, 69, "{log}");
-    let trace = || output(&dir, &["trace", "--development=true", "e1"]).2;
+    let trace = || output(&dir, &["trace", "--development=true", "c1"]).2;
     assert!(
         trace().contains("the outcome of e1/m is decided, and its events are not published"),
         "{}",

@@ -1,7 +1,7 @@
 //! Linux: `openat2`, files without a name, clones, inotify, and `/proc`.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ pub(crate) fn short_path(dir: BorrowedFd<'_>, _: &Path) -> PathBuf {
 
 #[cfg(feature = "process")]
 mod process {
-    use std::fs::Metadata;
+    use std::fs::{self, Metadata};
     use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 
@@ -83,8 +83,6 @@ mod process {
         DumpableBehavior, Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal,
         set_dumpable_behavior,
     };
-
-    use super::fs;
 
     /// Keeps other processes of this user from reading the memory and the environment of this one.
     pub(crate) fn hide_memory() {
