@@ -252,15 +252,21 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
     let plane = config.plane.unopened.open().map_err(|error| Failure::at_start(&error))?;
     // Who only reads must not need the bus, nor the right to write.
     if !reads {
-        let is_worker = matches!(command, Some(Command::Worker(_)));
-        let mut signals = Signals::catch()
-            .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
-        tokio::select! {
-            checked = plane.check() => checked.map_err(|errors| Failure::at_check(&errors))?,
-            signal = signals.end() => {
-                info!("received signal {signal} before the data plane could be used: nothing was begun");
-                return Ok(if is_worker { 0 } else { exit::signalled(signal) });
+        let check = async { plane.check().await.map_err(|errors| Failure::at_check(&errors)) };
+        if matches!(command, Some(Command::Worker(_))) {
+            // From here on it catches signals itself, and whoever stops it has stopped it.
+            let mut signals = Signals::catch().map_err(|error| {
+                Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}"))
+            })?;
+            tokio::select! {
+                checked = check => checked?,
+                signal = signals.end() => {
+                    info!("received signal {signal} before the data plane could be used: nothing was begun");
+                    return Ok(0);
+                }
             }
+        } else {
+            check.await?;
         }
     }
     match command {

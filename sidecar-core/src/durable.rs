@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, Uid};
 use uuid::Uuid;
 
-use crate::dir::{Dir, os};
+use crate::dir::{self, Dir};
+use crate::os;
 
 /// Up to this many files are made durable one by one, more by syncing their file system once.
 ///
 /// One `syncfs` beats thousands of `fsync` calls, but it also waits for what other programs wrote.
-pub(crate) const FEW: usize = 64;
+pub(crate) const FEW: usize = os::SYNCED_ONE_BY_ONE;
 
 /// How often a directory is made for a file: somebody else may remove it while it is empty.
 const MADE_AGAIN: usize = 8;
@@ -214,7 +215,7 @@ pub(crate) fn sync_staged<'s>(
 /// Makes files below `root`, and the directories that lead to them, durable.
 pub(crate) fn sync(root: &Path, files: &[PathBuf]) -> io::Result<()> {
     if files.len() > FEW {
-        return crate::os::sync_file_system(File::open(root)?);
+        return os::sync_file_system(File::open(root)?);
     }
     let mut dirs = std::collections::BTreeSet::new();
     for path in files {
@@ -232,7 +233,7 @@ fn sibling(path: &Path) -> PathBuf {
 pub(crate) fn remove_leftovers(dir: &Dir) -> io::Result<()> {
     let mut left = Vec::new();
     dir.entries(|name, _| {
-        let name = os(name);
+        let name = dir::os(name);
         if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp")) {
             left.push(PathBuf::from(name));
         }

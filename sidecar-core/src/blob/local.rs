@@ -63,7 +63,11 @@ impl BlobProvider for Local {
 
     async fn flush(&self, keys: &[BlobKey]) -> Result<()> {
         // More than these are not synced one by one.
-        let few = keys.iter().take(durable::FEW + 1).map(|key| key.below(&self.root)).collect::<Vec<_>>();
+        let few = keys
+            .iter()
+            .take(durable::FEW.saturating_add(1))
+            .map(|key| key.below(&self.root))
+            .collect::<Vec<_>>();
         let store = self.clone();
         blocking(move || durable::sync(&store.root, &few).map_err(store_error(&store, "sync", &store.root)))
             .await

@@ -4,7 +4,7 @@
 #![cfg_attr(not(all(feature = "local", feature = "bucket")), allow(dead_code))]
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -425,11 +425,19 @@ impl Writer {
 
 /// Fills an empty file with one that nobody changes, as a clone where the file system can; describes it. Blocks.
 pub(crate) fn fill(from: &mut File, mut to: &File) -> Result<Descriptor, Side> {
-    let size = from.metadata().map_err(Side::Read)?.len();
-    if size >= CLONED && os::is_cloned(from, to) {
-        return describe(from).map_err(Side::Read);
+    let identity =
+        |file: &File| rustix::fs::fstat(file).map(|stat| Identity::of(&stat)).map_err(io::Error::from);
+    let found = identity(from).map_err(Side::Read)?;
+    if is_clone(from, to, &found) {
+        let described = describe(from).map_err(Side::Read)?;
+        if identity(from).map_err(Side::Read)? == found {
+            return Ok(described);
+        }
+        // What was hashed may not be what was cloned.
+        from.rewind().map_err(Side::Read)?;
+        to.set_len(0).map_err(Side::Write)?;
     }
-    copy(from, &mut to, size)
+    copy(from, &mut to, found.size)
 }
 
 /// Whether `to` is a clone of `from` now: both are on one file system that can, and a change of `from` would show.

@@ -1,6 +1,7 @@
 //! Inputs that are kept on this machine, so that each content is fetched once for all attempts.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -85,11 +86,9 @@ impl Cache {
             && blob.size >= LARGE
             && blob.size <= self.0.size
         {
-            let waited;
-            (turn, waited) = self.turn(blob).await?;
-            if waited {
-                missing = self.take(with_targets(missing)).await?;
-            }
+            turn = self.turn(blob).await?;
+            // Another may have fetched it since it was looked for.
+            missing = self.take(with_targets(missing)).await?;
         }
         let hits = all - missing.len();
         if missing.is_empty() {
@@ -132,21 +131,20 @@ impl Cache {
         .await
     }
 
-    /// Waits until nobody else fetches this content, but not for ever: whoever does may be paused. Says whether there
-    /// was somebody.
-    async fn turn(&self, blob: &Blob) -> Result<(Option<Turn>, bool)> {
+    /// Waits until nobody else fetches this content, but not for ever: whoever does may be paused.
+    async fn turn(&self, blob: &Blob) -> Result<Option<Turn>> {
         let longest = Duration::from_secs(10 + blob.size / SLOWEST);
-        let (began, mut waited) = (Instant::now(), false);
+        let began = Instant::now();
         loop {
             let (cache, digest) = (self.clone(), blob.digest);
             match blocking(move || Ok(cache.0.lock(&digest))).await? {
-                Ok(turn) => return Ok((Some(turn), waited)),
+                Ok(turn) => return Ok(Some(turn)),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                     self.0.tell("lock a file", &error);
-                    return Ok((None, waited));
+                    return Ok(None);
                 }
-                Err(_) if began.elapsed() > longest => return Ok((None, waited)),
-                Err(_) => waited = true,
+                Err(_) if began.elapsed() > longest => return Ok(None),
+                Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -201,8 +199,11 @@ impl Inner {
             let _ = fs::remove_file(&path);
             return Ok(false);
         }
-        // Its age is that of its last use. To note that is no reason to fail.
-        let _ = file.set_modified(SystemTime::now());
+        // Its age is that of its last use. To note that is no reason to fail, and not needed again and again.
+        let noted = file.metadata().and_then(|found| found.modified()).ok();
+        if noted.and_then(|noted| noted.elapsed().ok()).is_some_and(|age| age > KNOWN) {
+            let _ = file.set_modified(SystemTime::now());
+        }
         Ok(true)
     }
 
@@ -241,26 +242,35 @@ impl Inner {
             return Ok(());
         }
         let (mut total, mut by_age) = (0u64, BTreeMap::<SystemTime, Vec<(u64, PathBuf)>>::new());
-        for dir in fs::read_dir(&self.dir)?.flatten() {
+        // Whatever else somebody keeps in the directory is his.
+        let own = fs::read_dir(&self.dir)?.flatten().filter(|dir| {
+            is_hex(&dir.file_name(), 2) && dir.file_type().is_ok_and(|file_type| file_type.is_dir())
+        });
+        for dir in own {
             for entry in fs::read_dir(dir.path()).into_iter().flatten().flatten() {
-                let Ok(metadata) = entry.metadata() else { continue };
                 let (path, name) = (entry.path(), entry.file_name());
+                let Some(metadata) = entry.metadata().ok().filter(fs::Metadata::is_file) else { continue };
                 let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                if is_content(&name.to_string_lossy()) {
+                if is_content(&dir.file_name(), &name) {
                     total = total.saturating_add(metadata.len());
                     by_age.entry(used).or_default().push((metadata.len(), path));
-                } else if used.elapsed().is_ok_and(|age| age > LEFT) {
+                } else if is_leftover(&path) && used.elapsed().is_ok_and(|age| age > LEFT) {
                     let _ = fs::remove_file(path);
                 }
             }
         }
-        for (size, path) in by_age.into_values().flatten() {
-            if total.saturating_add(bytes) <= self.size {
-                break;
-            }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => total = total.saturating_sub(size),
+        if total.saturating_add(bytes) > self.size {
+            // More than is needed: the next one should find room without a look at everything.
+            let most = (self.size - self.size / 10).saturating_sub(bytes);
+            for (size, path) in by_age.into_values().flatten() {
+                if total <= most {
+                    break;
+                }
+                match fs::remove_file(&path) {
+                    // It is another user's, who removes it in his turn.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                    _ => total = total.saturating_sub(size),
+                }
             }
         }
         *known = Some((Instant::now(), total));
@@ -295,7 +305,27 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether a file of this name is a whole content: it is called by its digest alone.
-fn is_content(name: &str) -> bool {
-    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// Whether a file of this name is a whole content: it is called by its digest alone, in the directory of its beginning.
+fn is_content(dir: &OsStr, name: &OsStr) -> bool {
+    is_hex(name, 64) && name.as_encoded_bytes().starts_with(dir.as_encoded_bytes())
+}
+
+/// Whether a file is a lock, or was about to become a content.
+fn is_leftover(path: &Path) -> bool {
+    let stem = path.file_stem().unwrap_or_default();
+    let hidden =
+        || stem.as_encoded_bytes().strip_prefix(b".").is_some_and(|rest| rest.len() == 32 && all_hex(rest));
+    match path.extension().and_then(OsStr::to_str) {
+        Some("lock") => is_hex(stem, 64),
+        Some("tmp") => hidden(),
+        _ => false,
+    }
+}
+
+fn is_hex(name: &OsStr, length: usize) -> bool {
+    name.len() == length && all_hex(name.as_encoded_bytes())
+}
+
+fn all_hex(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_hexdigit)
 }

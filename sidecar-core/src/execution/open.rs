@@ -403,11 +403,20 @@ impl Opening {
     ) -> Result<Opened> {
         let mut this = self;
         if context.is_none() && run > 0 && this.spec.context.correlation_id.is_empty() {
-            // Only the earlier runs know which graph it belongs to.
-            let earlier = ids::execution(&this.spec.context, run - 1);
-            if let Some(record) = super::record::find(&*this.plane.documents, &earlier).await? {
-                this.spec.context.correlation_id.clone_from(&record.context.correlation_id);
-                this.spec.context.parent_event_id.clone_from(&record.context.parent_event_id);
+            // Only the earlier runs know which graph it belongs to; one that was closed for them may not.
+            for earlier in (0..run).rev() {
+                let earlier = ids::execution(&this.spec.context, earlier);
+                let Some(record) = super::record::find(&*this.plane.documents, &earlier).await? else {
+                    continue;
+                };
+                if record.committed().is_some() && !record.context.correlation_id.is_empty() {
+                    let Context { correlation_id, parent_event_id, .. } = &mut this.spec.context;
+                    correlation_id.clone_from(&record.context.correlation_id);
+                    if parent_event_id.is_empty() {
+                        parent_event_id.clone_from(&record.context.parent_event_id);
+                    }
+                    break;
+                }
             }
         }
         let (slot, start, journaling) = (this.slot.clone(), this.spec.start, this.spec.journal);

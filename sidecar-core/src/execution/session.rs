@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -72,12 +72,30 @@ struct Inner {
     shared: watch::Sender<Progressing>,
     /// Whether somebody was answered how the execution ended.
     delivered: watch::Sender<bool>,
+    /// How many callers of `done` wait for their answer.
+    awaiting: AtomicUsize,
     /// When the module last gave a sign of life.
     heartbeat: Mutex<Instant>,
     /// The outcome, once it is known.
     decided: Mutex<Option<Box<Decided>>>,
     decisions: Decisions,
     timings: Mutex<(Timings, Option<Instant>)>,
+}
+
+/// A caller of `done` that waits for its answer.
+struct Awaiting<'s>(&'s AtomicUsize);
+
+impl<'s> Awaiting<'s> {
+    fn new(count: &'s AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Awaiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How long the parts of an attempt took; zero where they did not end.
@@ -218,6 +236,7 @@ impl Session {
                 execution,
                 shared: watch::Sender::new(shared),
                 delivered: watch::Sender::new(false),
+                awaiting: AtomicUsize::new(0),
                 heartbeat: Mutex::new(Instant::now()),
                 decided: Mutex::new(None),
                 decisions: Decisions::default(),
@@ -312,6 +331,9 @@ impl Session {
         if self.is_another(module_start) {
             // What it wrote while the outputs of another one are committed would be cleared with them.
             self.idle().await;
+            if self.is_over_for(module_start) {
+                return Err(Arc::new(Error::Finished));
+            }
         }
         self.stage(module_start, true).await
     }
@@ -354,6 +376,9 @@ impl Session {
                     return staged;
                 }
                 None => drop(self.idle().await),
+            }
+            if is_the_module && self.is_over_for(module_start) {
+                return Err(Arc::new(Error::Finished));
             }
         }
     }
@@ -420,7 +445,7 @@ impl Session {
         let is_known = module_start.is_some() && shared.module_start.as_deref() == module_start;
         shared.ends
             && matches!(shared.state, State::Rest(Rest::Done { .. }))
-            && *self.inner.delivered.borrow()
+            && (*self.inner.delivered.borrow() || self.inner.awaiting.load(Ordering::Relaxed) > 0)
             && !is_known
     }
 
@@ -462,7 +487,12 @@ impl Session {
         let running = inner.change(|shared| match shared.state.done() {
             Move::Answer(receipt) => {
                 if late && !std::mem::replace(&mut shared.warned_of_late, true) {
-                    warn!("done was called again, with outputs written after the commit: they are not part of it");
+                    let when = if *inner.delivered.borrow() {
+                        "again, with"
+                    } else {
+                        "when the outcome was there, with"
+                    };
+                    warn!("done was called {when} outputs written after the commit: they are not part of it");
                 }
                 Ok(std::future::ready(Ok(receipt)).boxed().shared())
             }
@@ -478,10 +508,12 @@ impl Session {
                 Err(out_of_order("commit", shared, hint))
             }
         })?;
+        let awaiting = Awaiting::new(&inner.awaiting);
         let outcome = running.await;
         if outcome.is_ok() {
             inner.delivered.send_replace(true);
         }
+        drop(awaiting);
         outcome
     }
 
@@ -903,15 +935,15 @@ impl Inner {
         let inner = self.clone();
         let running = self.spawn(async move {
             debug!("staging the inputs");
-            let started = Instant::now();
+            let (started, [before, _]) = (Instant::now(), inner.execution.progress.read_cached());
             let staging = inner.execution.stage_for(module_start, again).instrument(step!("ready"));
             let staged = caught(staging).await.map_err(Arc::new);
             match &staged {
                 Ok(prepared) => {
                     let moved = transferred(prepared.files, prepared.bytes, started.elapsed());
-                    match inner.execution.progress.read_cached() {
-                        [0, _] => info!("ready: {moved}"),
-                        [cached, _] => info!("ready: {moved}; from the cache: {cached}"),
+                    match inner.execution.progress.read_cached()[0] - before {
+                        0 => info!("ready: {moved}"),
+                        cached => info!("ready: {moved}; from the cache: {cached}"),
                     }
                     let (timings, ready) = &mut *inner.timings.lock().unwrap_or_else(PoisonError::into_inner);
                     (timings.staging, *ready) = (started.elapsed(), Some(Instant::now()));

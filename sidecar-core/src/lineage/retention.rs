@@ -114,16 +114,17 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
                     by.remove(&id_of(execution));
                 }
             }
-            if !seen.insert((event.clone(), module.clone())) {
+            if seen.contains(&(event.clone(), module.clone())) {
                 continue;
             }
-            let count = expired.modules.entry(module.clone()).or_default();
-            *count = (count.0 + 1, count.1 + bytes);
             debug!("{event}/{module} is older than it has to be kept");
             if delete && !plan.remove(plane, event, module, &mut expired.deleted).await? {
                 // What led to it is needed.
                 break;
             }
+            seen.insert((event.clone(), module.clone()));
+            let count = expired.modules.entry(module.clone()).or_default();
+            *count = (count.0 + 1, count.1 + bytes);
         }
         submissions.extend(plan.submissions);
     }

@@ -57,6 +57,9 @@ pub(crate) fn is_cloned(from: &File, to: &File) -> bool {
     sys::ioctl_ficlone(to, from).is_ok()
 }
 
+/// Up to this many files are made durable one by one, more by syncing their file system once.
+pub(crate) const SYNCED_ONE_BY_ONE: usize = 64;
+
 /// Makes everything on a file system durable.
 pub(crate) fn sync_file_system(on_it: impl AsFd) -> io::Result<()> {
     Ok(sys::syncfs(on_it)?)

@@ -76,8 +76,15 @@ impl Surroundings {
             File::options().create(true).append(true).open(&path)
         };
         // It is not the command that is missing.
-        let failed =
-            |error| io::Error::other(format!("its log {} cannot be opened: {error}", path.display()));
+        let failed = |error: io::Error| {
+            let text = format!("its log {} cannot be opened: {error}", path.display());
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
+                    io::Error::other(text)
+                }
+                kind => io::Error::new(kind, text),
+            }
+        };
         open().map(Some).map_err(failed)
     }
 

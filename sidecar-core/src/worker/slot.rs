@@ -209,9 +209,12 @@ impl Work {
                 Some(limit) => limit.saturating_sub(idle_for()).clamp(Duration::from_millis(20), WAIT),
                 None => WAIT,
             };
+            let asked = Instant::now();
             let received = self.receive(wait).await;
             counters.answered(received.is_ok());
-            if received.is_ok() && self.shared.bus_away.swap(false, Ordering::Relaxed) {
+            // One that was cut short was answered nothing.
+            let answered = matches!(received, Ok(Some(_))) || received.is_ok() && asked.elapsed() >= wait;
+            if answered && self.shared.bus_away.swap(false, Ordering::Relaxed) {
                 info!("{} answers again", self.shared.plane.events);
             }
             match received {

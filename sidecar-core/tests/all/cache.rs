@@ -158,7 +158,7 @@ async fn a_cache_that_cannot_be_used_is_left_out() {
 async fn what_was_used_longest_ago_goes_first() {
     let contents: Vec<_> = (0..4u8).map(|n| (["a", "b", "c", "d"][usize::from(n)], large(n))).collect();
     let cached = TempDir::new().unwrap();
-    let cache = || Cache::new(cached.path(), 3 * large(0).len() as u64);
+    let cache = || Cache::new(cached.path(), 7 * large(0).len() as u64 / 2);
     let of = |path: &str| u64::from(fs::read(cached.path().join(path)).unwrap()[0]);
     for content in &contents[..3] {
         Inputs::new(std::slice::from_ref(content)).await.ready("m", &cache()).await;
@@ -174,20 +174,26 @@ async fn what_was_used_longest_ago_goes_first() {
     left.sort_unstable();
     assert_eq!(left, [0, 2, 3]);
     // What is larger than the whole cache is not kept, and removes nothing.
-    Inputs::new(&[("huge", vec![9; 7_000_000])]).await.ready("m", &cache()).await;
+    Inputs::new(&[("huge", vec![9; 9_000_000])]).await.ready("m", &cache()).await;
     assert_eq!(files(cached.path()).len(), 3);
     // What a process that was killed has left is removed in the end, and what another one is at work on stays.
     let dir = cached.path().join("00");
     fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("partial-old"), "x").unwrap();
-    fs::write(dir.join("partial-new"), "x").unwrap();
-    let old = fs::File::open(dir.join("partial-old")).unwrap();
-    old.set_modified(SystemTime::now() - Duration::from_secs(3 * 24 * 3600)).unwrap();
+    // What is not the cache's own stays, whatever its name and age.
+    let (left, working) = (format!(".{}.tmp", "0".repeat(32)), format!(".{}.tmp", "1".repeat(32)));
+    let foreign = cached.path().join("documents");
+    fs::create_dir_all(&foreign).unwrap();
+    let others = [dir.join("notes.txt"), foreign.join("a".repeat(64)), foreign.join("x.lock")];
+    for path in [dir.join(&left), dir.join(&working)].iter().chain(&others) {
+        fs::write(path, "x").unwrap();
+        if !path.ends_with(&working) {
+            let file = fs::File::open(path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(3 * 24 * 3600)).unwrap();
+        }
+    }
     Inputs::new(&contents[1..2]).await.ready("m", &cache()).await;
-    assert_eq!(
-        files(&dir).iter().filter(|name| name.starts_with("partial")).collect::<Vec<_>>(),
-        ["partial-new"]
-    );
+    assert!(!dir.join(&left).exists() && dir.join(&working).exists());
+    assert!(others.iter().all(|path| path.exists()), "files of others were removed");
 }
 
 #[tokio::test]

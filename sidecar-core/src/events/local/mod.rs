@@ -68,7 +68,13 @@ impl EventProvider for Local {
             let places: Vec<_> = std::iter::once(store.dir.clone()).chain(kept).collect();
             for path in ids.iter().flat_map(|id| places.iter().map(|dir| local_dir::path(dir, id.as_str()))) {
                 match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    // Something else than a group lies beside them.
+                    Err(error)
+                        if !matches!(
+                            error.kind(),
+                            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                        ) =>
+                    {
                         return Err(store_error(&store, "remove", &path)(error));
                     }
                     _ => {}
