@@ -745,7 +745,7 @@ fn a_pipeline_that_goes_on_knows_what_is_left() {
     assert_eq!(output(&dir, &["dead", "drop", "--development=true", "g"]).0, 0);
     let began = Instant::now();
     let (code, out, log) = output(&dir, &["pipeline", "c.toml", "--input=a.txt", "--id=g"]);
-    // It is not waited for, and whoever submits it is told why nothing comes of it.
+    // It is not waited for, and whoever submits it learns why nothing comes of it.
     assert!(code == 1 && began.elapsed() < Duration::from_secs(20), "{code}: {out}{log}");
     assert!(log.contains("was dropped by `sidecar dead drop`"), "{log}");
 }
@@ -774,7 +774,7 @@ fn a_pipeline_waits_for_the_next_attempt_of_an_earlier_start() {
     assert!(log.contains("an event waits for its next attempt in module m"), "{log}");
 }
 
-/// What a module has left undone that the file does not have is told, and is no failure of this pipeline.
+/// What a module has left undone that the file does not have is counted, and is no failure of this pipeline.
 #[test]
 fn failures_of_other_modules_are_others() {
     let dir = TempDir::new().unwrap();

@@ -433,7 +433,7 @@ fn what_began_to_publish_is_finished_though_the_module_does_not_ask_again() {
     }
 }
 
-/// Who asks why nothing follows is told: the outcome is decided, and the bus was away.
+/// The trace says why nothing follows: the outcome is decided, and the bus was away.
 #[test]
 fn a_trace_says_what_is_not_published() {
     let dir = TempDir::new().unwrap();

@@ -325,15 +325,9 @@ impl Session {
     /// # Errors
     /// Those of [`ready`](Self::ready).
     pub async fn ready_for(&self, module_start: Option<&str>) -> Outcome<Prepared> {
-        if self.is_over_for(module_start) {
-            return Err(Arc::new(Error::Finished));
-        }
         if self.is_another(module_start) {
             // What it wrote while the outputs of another one are committed would be cleared with them.
             self.idle().await;
-            if self.is_over_for(module_start) {
-                return Err(Arc::new(Error::Finished));
-            }
         }
         self.stage(module_start, true).await
     }
@@ -342,6 +336,10 @@ impl Session {
     async fn stage(&self, module_start: Option<&str>, is_the_module: bool) -> Outcome<Prepared> {
         let inner = &self.inner;
         loop {
+            // Also after each wait: the outcome may have been answered meanwhile.
+            if is_the_module && self.is_over_for(module_start) {
+                return Err(Arc::new(Error::Finished));
+            }
             let gone = inner.execution.slot.inputs_are_gone();
             let running = inner.change(|shared| {
                 let again = is_the_module && inner.began_again(shared, module_start);
@@ -376,9 +374,6 @@ impl Session {
                     return staged;
                 }
                 None => drop(self.idle().await),
-            }
-            if is_the_module && self.is_over_for(module_start) {
-                return Err(Arc::new(Error::Finished));
             }
         }
     }
