@@ -181,6 +181,10 @@ pub(crate) enum Command {
         /// A value for the in/meta.json of the consumer; may be repeated
         #[arg(long = "value", value_name = "KEY=VALUE")]
         values: Vec<String>,
+        /// An object that stays where it is, in one of the stores of --references: its size and ETag, or the version behind
+        /// a #, are part of the event; may be repeated
+        #[arg(long = "reference", value_name = "[NAME=]URL[#VERSION]")]
+        reference: Vec<String>,
         /// Files and directories; a file in a directory keeps its path below that directory
         #[arg(value_name = "FILE")]
         files: Vec<std::path::PathBuf>,

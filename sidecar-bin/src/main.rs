@@ -289,8 +289,9 @@ async fn start(command: Option<Command>, config: Config) -> Result<u8, Failure> 
         }
         _ => {}
     }
-    if let Some(Command::Submit { id, event_type, values, files }) = command {
-        return submit::submit(id, event_type, values, files, &config.plane.unopened, &plane).await;
+    if let Some(Command::Submit { id, event_type, values, reference: references, files }) = command {
+        let carried = submit::Carried { values, references, files };
+        return submit::submit(id, event_type, carried, &config.plane.unopened, &plane).await;
     }
     let Some(mut settings) = config.settings else {
         return Err(Failure::new(exit::CONFIGURATION, "no context"));

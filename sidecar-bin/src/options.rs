@@ -199,6 +199,8 @@ options! {
         s3_secretaccesskey: "s3.secretaccesskey" = "SECRET",
         /// A file that holds the secret access key for s3:
         s3_secretaccesskey_file: "s3.secretaccesskey-file" = "FILE",
+        /// Stores whose objects events may refer to (submit --reference), as in s3://BUCKET/PREFIX,file:///DIR; they are only read [default: none]
+        references: "references" = "URLS",
         /// How long the signed URIs in in/meta.json are valid [default: 1h]
         uri_expiry: "uri-expiry" = "DURATION",
         /// A directory that keeps inputs by their digest for all sidecars of this machine [default: none]

@@ -38,11 +38,14 @@ impl Plane {
         let mut config = Config::new(or_memory(&blobs), or_memory(&documents), or_memory(&events));
         config.event_format =
             errors.parse("event-format", &options.event_format, "ion or cloudevents").unwrap_or_default();
+        let listed = options.references.iter().flat_map(|urls| urls.split(',')).map(str::trim);
+        config.references = listed.filter(|url| !url.is_empty()).map(str::to_owned).collect();
         for (flag, value, scheme, url) in [
             ("s3.accesskeyid", &options.s3_accesskeyid, "s3:", &blobs),
             ("s3.secretaccesskey", &options.s3_secretaccesskey, "s3:", &blobs),
         ] {
-            if value.is_some() && url.as_ref().is_some_and(|url| !url.starts_with(scheme)) {
+            let mut urls = url.iter().chain(&config.references);
+            if value.is_some() && url.is_some() && !urls.any(|url| url.starts_with(scheme)) {
                 errors.push(flag, format!("has no effect: --blobs names no {scheme} store"));
             }
         }
@@ -78,7 +81,8 @@ impl Plane {
             }
         });
         let let_through = options.module_env.as_deref().unwrap_or_default();
-        let hidden = hidden_variables([&*config.blobs, &config.documents, &config.events], let_through);
+        let urls = [&config.blobs, &config.documents, &config.events].into_iter().chain(&config.references);
+        let hidden = hidden_variables(urls.map(|url| &**url), let_through);
         let Config { policies, uri_expiry, .. } = config;
         let all_given = blobs.is_some() && documents.is_some() && events.is_some();
         let unopened = parsed.ok().filter(|_| all_given)?;
@@ -99,6 +103,8 @@ impl Plane {
             ("retry-for", time(retry_for)),
             ("circuit-breaker", failures.map_or(0, NonZeroU32::get).to_string()),
         ];
+        let references: Vec<_> = self.unopened.references().collect();
+        lines.extend((!references.is_empty()).then(|| ("references", references.join(","))));
         lines.extend(per_second.map(|calls| ("rate-limit", calls.to_string())));
         lines
     }

@@ -9,6 +9,13 @@ use tracing::{info, warn};
 use crate::config;
 use crate::exit::{self, Failure};
 
+/// What the event is to carry, as it was given.
+pub(crate) struct Carried {
+    pub(crate) values: Vec<String>,
+    pub(crate) references: Vec<String>,
+    pub(crate) files: Vec<PathBuf>,
+}
+
 /// Puts files and values into the data plane as a first event, and prints its id.
 ///
 /// # Errors
@@ -16,8 +23,7 @@ use crate::exit::{self, Failure};
 pub(crate) async fn submit(
     id: Option<String>,
     event_type: String,
-    values: Vec<String>,
-    files: Vec<PathBuf>,
+    Carried { values, references, files }: Carried,
     unopened: &Unopened,
     plane: &DataPlane,
 ) -> Result<u8, Failure> {
@@ -28,7 +34,19 @@ pub(crate) async fn submit(
     }
     let stores: Vec<_> = unopened.directories().into_iter().map(|(_, dir)| dir).collect();
     let id = id.unwrap_or_else(new_id);
-    let submission = submission(id.clone(), event_type, &values, &files, &stores)?;
+    let mut submission = submission(id.clone(), event_type, &values, &files, &stores)?;
+    for given in &references {
+        // A URL may hold an equals sign itself.
+        let (name, url) = match given.split_once('=') {
+            Some((name, url)) if !name.contains("://") => (Some(name), url),
+            _ => (None, &**given),
+        };
+        let reference = plane.references.pin(name, url).await.map_err(|error| match error {
+            Error::Submission(_) | Error::NotFound { .. } => unusable(&error),
+            other => Failure::at_done(&other),
+        })?;
+        submission = submission.reference(reference).map_err(|error| unusable(&error))?;
+    }
     let id = send(submission, &id, plane).await?;
     // The event is published all the same; whoever needs its id has to know that it did not arrive.
     exit::print(id.as_str())?;
@@ -106,7 +124,10 @@ pub(crate) fn submission(
     for path in files {
         if path.to_str().is_some_and(|path| path.contains("://")) && !path.exists() {
             let path = path.display();
-            let message = format!("{path} is a URL: submit takes local files, and stores them in --blobs");
+            let message = format!(
+                "{path} is a URL: submit takes local files, and stores them in --blobs; say --reference {path} to leave \
+                 it where it is"
+            );
             return Err(Failure::new(exit::CONFIGURATION, message));
         }
         if let Ok(real) = path.canonicalize()

@@ -229,7 +229,8 @@ fn read(file: &std::path::Path) -> Result<Trace, Failure> {
 /// A data plane of its own: only the files of the other one are read.
 fn scratch_plane(scratch: &TempDir, of: &DataPlane) -> Result<DataPlane, Error> {
     let blobs = Overlay::new(blob::Local::open(scratch.path().join("plane"))?, of.blobs.clone());
-    Ok(DataPlane::new(blobs, documents::Memory::default(), events::Memory::default()))
+    let own = DataPlane::new(blobs, documents::Memory::default(), events::Memory::default());
+    Ok(DataPlane { references: of.references.clone(), ..own })
 }
 
 /// An execution of the same event in the scratch data plane.
@@ -262,9 +263,13 @@ async fn settings(
                 correlation_id: context.correlation_id,
                 parent_event_id: context.parent_event_id,
             },
-            files: event.files.iter().map(|file| file.name.clone()).collect(),
+            files: (event.files.iter().map(|file| &file.name))
+                .chain(event.references.iter().map(|of| &of.name))
+                .cloned()
+                .collect(),
             data: event.data.clone(),
             blobs: event.files.clone(),
+            references: event.references.clone(),
             event_type: event.event_type.clone(),
             producer: None,
             traceparent: None,

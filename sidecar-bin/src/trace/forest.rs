@@ -37,8 +37,10 @@ pub(super) struct Module<'t> {
 impl Events<'_> {
     /// The files of these events, and their sizes together.
     pub(super) fn files(&self) -> (usize, u64) {
-        let files = self.events.iter().flat_map(|event| &event.files);
-        (files.clone().count(), files.map(|file| file.size).sum())
+        let files = self.events.iter().flat_map(|event| &event.files).map(|file| file.size);
+        let referenced = self.events.iter().flat_map(|event| &event.references).map(|of| of.pinned.size);
+        let sizes = files.chain(referenced);
+        (sizes.clone().count(), sizes.sum())
     }
 
     /// Those that no module has an outcome or a failure of.

@@ -62,6 +62,7 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
             (NONE, "sidecar commit"),
             ("sidecar prepare --context.eventid=e2 2>/dev/null", "sidecar commit"),
             (NONE, "sidecar submit s3://bucket/key"),
+            (NONE, "sidecar submit --reference s3://bucket/key"),
             (NONE, "sidecar submit --value=novalue"),
             (NONE, "sidecar submit --blobs=memory: --value=a=b"),
             (NONE, "sidecar submit --type="),

@@ -57,6 +57,45 @@ fn inputs_come_from_the_cache_once_they_were_fetched() {
     }
 }
 
+#[test]
+fn an_event_refers_to_files_where_they_lie() {
+    let dir = TempDir::new().unwrap();
+    let lake = dir.path().join("lake");
+    fs::create_dir(&lake).unwrap();
+    fs::write(lake.join("a b"), "content").unwrap();
+    let references = format!("--references=file://{}", lake.display());
+    let url = format!("file://{}/a b", lake.display());
+    let submit = ["submit", "--development", &references, "--reference", &format!("x/y={url}")];
+    let (code, event, log) = output(&dir, &submit);
+    assert_eq!(code, 0, "{log}");
+    assert!(!dir.path().join("dev/blobs/").join(event.trim()).exists());
+    let stage = |flags: &[&str]| {
+        let event = format!("--context.eventid={}", event.trim());
+        let script = "grep content $SIDECAR_BASE_DIR/in/data/x/y";
+        let run = ["run", "--wrap", "--development", "--rerun", &event, "--context.name=m"];
+        output(&dir, &[&run[..], flags, &["--", "sh", "-c", script]].concat())
+    };
+    let (code, _, log) = stage(&[]);
+    assert_eq!(code, 66, "{log}");
+    assert!(log.contains("say --references file:///directory"), "{log}");
+    let (code, _, log) = stage(&[&references]);
+    assert_eq!(code, 0, "{log}");
+    let (code, tree, _) = output(&dir, &["trace", "--development", event.trim()]);
+    assert!(code == 0 && tree.contains("1 file, 7 B"), "{tree}");
+    fs::write(lake.join("a b"), "another content").unwrap();
+    let (code, _, log) = stage(&[&references]);
+    assert_eq!(code, 66, "{log}");
+    assert!(log.contains("it was changed or replaced after the event was submitted"), "{log}");
+    for (reference, code, says) in [
+        (format!("file://{}/none", lake.display()), 66, "none"),
+        ("s3://bucket/key".to_owned(), 66, "add it to --references"),
+    ] {
+        let (found, out, log) =
+            output(&dir, &["submit", "--development", &references, "--reference", &reference]);
+        assert!(found == code && log.contains(says) && out.is_empty(), "{log}");
+    }
+}
+
 /// A graph whose first event has no document: only the earlier run knows its correlation id.
 #[test]
 fn another_run_stays_in_the_graph_of_the_first_one() {

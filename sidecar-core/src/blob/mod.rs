@@ -16,10 +16,13 @@ use crate::replaceable::Replaceable;
 #[cfg(feature = "bucket")]
 mod bucket;
 #[cfg(feature = "local")]
+mod directory;
+#[cfg(feature = "local")]
 mod local;
 #[cfg(feature = "memory")]
 mod memory;
 mod overlay;
+mod reference;
 mod transfer;
 
 #[cfg(feature = "azure")]
@@ -31,6 +34,8 @@ pub use bucket::S3Config;
 #[cfg(feature = "bucket")]
 pub use bucket::{Bucket, DEFAULT_EXPIRY};
 #[cfg(feature = "local")]
+pub use directory::Directory;
+#[cfg(feature = "local")]
 pub use local::Local;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
@@ -39,6 +44,7 @@ pub use memory::Memory;
 #[doc(no_inline)]
 pub use object_store;
 pub use overlay::Overlay;
+pub use reference::{ReferenceStore, References};
 #[cfg(feature = "conformance")]
 pub(crate) use transfer::Watch;
 pub use transfer::{Hasher, Reader, Source, Target, Writer};

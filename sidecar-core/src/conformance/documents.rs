@@ -47,6 +47,7 @@ fn event_context() -> EventContext {
             digest: Digest([0xc3; 32]),
             executable: true,
         }],
+        references: Vec::new(),
         event_type: None,
         producer: Some(Producer {
             name: ModuleName::parse("m").unwrap(),

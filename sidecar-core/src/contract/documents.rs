@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     BlobKey, Context, EventId, FailureId, FileName, InsightId, KeyValuePairs, ModuleName, Phase, PrivateId,
-    TraceParent,
+    Reference, TraceParent,
 };
 
 /// The message on the bus; it starts the next modules.
@@ -59,9 +59,12 @@ pub struct EventContext {
     /// The values that the consumer finds in `in/meta.json`.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub data: KeyValuePairs,
-    /// The manifest: one entry for each of `files`.
+    /// The manifest: one entry for each of `files` that the blob store has.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub blobs: Vec<Blob>,
+    /// The others of `files`, which lie elsewhere; only a submitted event has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
     /// The event's type, where the event was submitted: the context and its event are stored as one.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,

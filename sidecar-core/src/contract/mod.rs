@@ -11,6 +11,7 @@ mod names;
 mod outputs;
 mod pairs;
 mod record;
+mod reference;
 mod trace;
 
 pub use api::{
@@ -33,6 +34,7 @@ pub use record::{
     Committed, Contents, ExecutionRecord, Memo, Memoized, OutboxChunk, Outcome, Publication, RecordedFile,
     Stores,
 };
+pub use reference::{ObjectDigest, Pinned, Reference};
 pub use trace::TraceParent;
 
 /// The greatest size of one file in `out/events`, in bytes.

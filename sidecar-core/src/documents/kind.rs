@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::contract::{
-    Attempts, DeadLetter, EventContext, ExecutionRecord, Failure, Insight, Memo, OutboxChunk, Publication,
+    Attempts, DeadLetter, EventContext, ExecutionRecord, Failure, Insight, Memo, ObjectDigest, OutboxChunk,
+    Publication,
 };
 
 /// A set of documents: a directory, a table, or a prefix of ids, as the store likes.
@@ -29,11 +30,13 @@ pub enum Kind {
     DeadLetter,
     /// Which outcomes stand for equal work.
     Memo,
+    /// What objects that events refer to hold.
+    Digest,
 }
 
 impl Kind {
     /// Every kind, for a store that prepares a place for each.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Context,
         Self::Insight,
         Self::Failure,
@@ -43,6 +46,7 @@ impl Kind {
         Self::Attempts,
         Self::DeadLetter,
         Self::Memo,
+        Self::Digest,
     ];
 
     /// The name of one document of this kind.
@@ -57,6 +61,7 @@ impl Kind {
             Self::Attempts => "attempts",
             Self::DeadLetter => "dead_letter",
             Self::Memo => "memo",
+            Self::Digest => "digest",
         }
     }
 
@@ -72,6 +77,7 @@ impl Kind {
             Self::Attempts => "attempts",
             Self::DeadLetter => "dead_letters",
             Self::Memo => "memos",
+            Self::Digest => "digests",
         }
     }
 
@@ -87,6 +93,7 @@ impl Kind {
             Self::Attempts => "a count of attempts",
             Self::DeadLetter => "a dead letter",
             Self::Memo => "a memo of equal work",
+            Self::Digest => "the digest of an object",
         }
     }
 
@@ -102,6 +109,7 @@ impl Kind {
             Self::Attempts => "counts of attempts",
             Self::DeadLetter => "dead letters",
             Self::Memo => "memos of equal work",
+            Self::Digest => "digests of objects",
         }
     }
 }
@@ -223,5 +231,17 @@ impl Stored for Memo {
 
     fn correlation_id(&self) -> &str {
         &self.context.correlation_id
+    }
+}
+
+impl Stored for ObjectDigest {
+    const KIND: Kind = Kind::Digest;
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    fn correlation_id(&self) -> &str {
+        &self.correlation_id
     }
 }

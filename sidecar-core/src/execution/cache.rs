@@ -12,9 +12,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
-use super::stage::fetch;
-use crate::blob::{BlobProvider, Descriptor, Side, Target, fill};
-use crate::contract::{Blob, Digest};
+use crate::blob::{Descriptor, Side, Target, fill};
+use crate::contract::Digest;
 use crate::dir::Dir;
 use crate::durable::Staged;
 use crate::error::{Error, Result};
@@ -68,47 +67,31 @@ impl Cache {
         &self.0.dir
     }
 
-    /// The same as [`fetch`], for as much as is not here already; it is kept. Says how many files were here.
-    pub(super) async fn fetch(
-        &self,
-        store: &dyn BlobProvider,
-        blobs: Vec<Blob>,
-        target: impl Fn(&Blob) -> Target,
-    ) -> Result<usize> {
-        let with_targets = |blobs: Vec<Blob>| {
-            let targets = blobs.into_iter().map(|blob| (target(&blob).executable(blob.executable), blob));
-            targets.map(|(target, blob)| (blob, target)).collect::<Vec<_>>()
-        };
-        let all = blobs.len();
-        let mut missing = self.take(with_targets(blobs)).await?;
-        let mut turn = None;
-        if let [blob] = &missing[..]
-            && blob.size >= LARGE
-            && blob.size <= self.0.size
+    /// Puts what is here where it is wanted. Says what is not, which [`keep`](Self::keep) wants to have once it is fetched.
+    pub(super) async fn take(&self, wanted: Vec<(Descriptor, Target)>) -> Result<Missing> {
+        let mut missing =
+            Missing { files: self.look_for(wanted.into_iter().enumerate().collect()).await?, turn: None };
+        if let [(_, (content, _))] = &missing.files[..]
+            && content.size >= LARGE
+            && content.size <= self.0.size
         {
-            turn = self.turn(blob).await?;
+            missing.turn = self.turn(content).await?;
             // Another may have fetched it since it was looked for.
-            missing = self.take(with_targets(missing)).await?;
+            missing.files = self.look_for(missing.files).await?;
         }
-        let hits = all - missing.len();
-        if missing.is_empty() {
-            return Ok(hits);
-        }
-        fetch(store, &missing, &target).await?;
-        fault::point("cache.fetched");
-        self.keep(with_targets(missing)).await?;
-        drop(turn);
-        Ok(hits)
+        Ok(missing)
     }
 
-    /// Puts what is here where it is wanted, and returns the rest.
-    async fn take(&self, wanted: Vec<(Blob, Target)>) -> Result<Vec<Blob>> {
+    async fn look_for(
+        &self,
+        wanted: Vec<(usize, (Descriptor, Target))>,
+    ) -> Result<Vec<(usize, (Descriptor, Target))>> {
         let cache = self.clone();
         blocking(move || {
             let mut missing = Vec::new();
-            for (blob, target) in wanted {
-                if !cache.0.take(&blob, &target)? {
-                    missing.push(blob);
+            for (at, (content, target)) in wanted {
+                if !cache.0.take(&content, &target)? {
+                    missing.push((at, (content, target)));
                 }
             }
             Ok(missing)
@@ -117,11 +100,12 @@ impl Cache {
     }
 
     /// Keeps what was fetched.
-    async fn keep(&self, fetched: Vec<(Blob, Target)>) -> Result<()> {
+    pub(super) async fn keep(&self, fetched: Missing) -> Result<()> {
+        fault::point("cache.fetched");
         let cache = self.clone();
         blocking(move || {
-            for (blob, target) in fetched {
-                if let Err(error) = cache.0.keep(&blob, &target.path()) {
+            for (_, (content, target)) in &fetched.files {
+                if let Err(error) = cache.0.keep(content, &target.path()) {
                     cache.0.tell("keep a file", &error);
                     break;
                 }
@@ -132,11 +116,11 @@ impl Cache {
     }
 
     /// Waits until nobody else fetches this content, but not for ever: whoever does may be paused.
-    async fn turn(&self, blob: &Blob) -> Result<Option<Turn>> {
-        let longest = Duration::from_secs(10 + blob.size / SLOWEST);
+    async fn turn(&self, content: &Descriptor) -> Result<Option<Turn>> {
+        let longest = Duration::from_secs(10 + content.size / SLOWEST);
         let began = Instant::now();
         loop {
-            let (cache, digest) = (self.clone(), blob.digest);
+            let (cache, digest) = (self.clone(), content.digest);
             match blocking(move || Ok(cache.0.lock(&digest))).await? {
                 Ok(turn) => return Ok(Some(turn)),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
@@ -148,6 +132,26 @@ impl Cache {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Files that the cache does not have, with their places among those that were wanted.
+#[derive(Debug)]
+pub(super) struct Missing {
+    files: Vec<(usize, (Descriptor, Target))>,
+    /// Held until it is kept.
+    turn: Option<Turn>,
+}
+
+impl Missing {
+    /// A file that was not looked for, since nobody knew what it would be.
+    pub(super) fn fetched(content: Descriptor, target: Target) -> Self {
+        Self { files: vec![(0, (content, target))], turn: None }
+    }
+
+    /// Their places among those that were wanted.
+    pub(super) fn places(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.files.iter().map(|(at, _)| *at)
     }
 }
 
@@ -173,8 +177,8 @@ impl Inner {
     }
 
     /// Puts a content where it is wanted, if it is here and what it should be.
-    fn take(&self, blob: &Blob, target: &Target) -> Result<bool> {
-        let path = self.path(&blob.digest);
+    fn take(&self, content: &Descriptor, target: &Target) -> Result<bool> {
+        let path = self.path(&content.digest);
         let mut file = match open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -183,7 +187,7 @@ impl Inner {
                 return Ok(false);
             }
         };
-        let mut writer = target.clone().at_most(blob.size).create()?;
+        let mut writer = target.clone().at_most(content.size).create()?;
         let found = match writer.fill_from(&mut file) {
             Ok(found) => Some(found),
             // More bytes than it may have are damage as well.
@@ -194,7 +198,7 @@ impl Inner {
                 return Ok(false);
             }
         };
-        if found != Some(Descriptor { size: blob.size, digest: blob.digest }) {
+        if found != Some(*content) {
             tracing::warn!(path = %path.display(), "a damaged file of the cache is removed, and fetched again");
             let _ = fs::remove_file(&path);
             return Ok(false);
@@ -207,27 +211,27 @@ impl Inner {
         Ok(true)
     }
 
-    fn keep(&self, blob: &Blob, from: &Path) -> io::Result<()> {
-        if blob.size > self.size {
+    fn keep(&self, content: &Descriptor, from: &Path) -> io::Result<()> {
+        if content.size > self.size {
             return Ok(());
         }
-        let path = self.path(&blob.digest);
+        let path = self.path(&content.digest);
         let dir = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(dir)?;
-        self.make_room(blob.size)?;
+        self.make_room(content.size)?;
         let dir = Dir::open(dir)?;
         let mut staged = Staged::new_in(&dir, MODE)?;
         let found = fill(&mut open(from)?, staged.file()).map_err(|side| match side {
             Side::Read(error) | Side::Write(error) => error,
         })?;
-        if found != (Descriptor { size: blob.size, digest: blob.digest }) {
+        if found != *content {
             return Err(io::Error::other(format!("{} was changed while it was copied", from.display())));
         }
         staged.set_mode(MODE)?;
         fault::point("cache.partial");
         staged.link(&dir, Path::new(path.file_name().unwrap_or_default()))?;
         if let Some((_, known)) = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            *known = known.saturating_add(blob.size);
+            *known = known.saturating_add(content.size);
         }
         Ok(())
     }

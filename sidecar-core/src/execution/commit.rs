@@ -101,7 +101,7 @@ impl Execution {
         insights: &KeyValuePairs,
         events: &[(String, OutputEvent)],
     ) -> Result<()> {
-        let DataPlane { blobs, documents, events: bus } = &self.plane;
+        let DataPlane { blobs, documents, events: bus, .. } = &self.plane;
         let (context, mut problems) = (self.context(), Problems::default());
         for name in files.keys() {
             let key = BlobKey::of_output(execution, proposal, name).ok();
@@ -165,6 +165,7 @@ impl Execution {
             files: event.files,
             data: event.data,
             blobs,
+            references: Vec::new(),
             event_type: None,
             producer: Some(Producer { name, run, proposal: proposal.clone() }),
             traceparent: self.traceparent(),

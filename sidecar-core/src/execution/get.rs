@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::record::{self, contents_of, latest};
+use super::reference;
 use super::spec::Settings;
 use super::stage;
 use super::transfer::{groups, move_groups};
 use crate::blob::Target;
 use crate::blocking;
 use crate::contract::{
-    Blob, BlobKey, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, ModuleName,
+    Blob, BlobKey, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, ModuleName, Reference,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -35,19 +36,26 @@ pub struct Copied {
 /// [`Error::Absent`] when there is no such event or outcome, [`Error::Io`] when the directory is not empty;
 /// otherwise what the providers report.
 pub async fn copy_out(plane: &DataPlane, id: &str, dir: &Path) -> Result<Copied> {
-    let files = blobs(plane, id).await?.into_iter().map(|blob| (blob.name.below(Path::new("")), blob));
-    copy(plane, files.collect(), dir).await
+    let (blobs, references) = named(plane, id).await?;
+    let files = blobs.into_iter().map(|blob| (blob.name.below(Path::new("")), blob));
+    copy(plane, files.collect(), &references, dir).await
 }
 
-/// Copies blobs to their places below `dir`.
-pub(crate) async fn copy(plane: &DataPlane, files: Vec<(PathBuf, Blob)>, dir: &Path) -> Result<Copied> {
+/// Copies blobs to their places below `dir`, and what is referred to under its names.
+pub(crate) async fn copy(
+    plane: &DataPlane,
+    files: Vec<(PathBuf, Blob)>,
+    references: &[Reference],
+    dir: &Path,
+) -> Result<Copied> {
     let dir = std::path::absolute(dir).map_err(Error::io("use", dir))?;
     let staging = blocking({
         let dir = dir.clone();
         move || stage(&dir)
     })
     .await?;
-    let copied = Copied { files: files.len() as u64, bytes: files.iter().map(|(_, blob)| blob.size).sum() };
+    let sizes = files.iter().map(|(_, blob)| blob.size).chain(references.iter().map(|of| of.pinned.size));
+    let copied = Copied { files: (files.len() + references.len()) as u64, bytes: sizes.sum() };
     // One file may be in several places.
     let mut rounds: Vec<HashMap<BlobKey, (PathBuf, Blob)>> = Vec::new();
     for (path, blob) in files {
@@ -65,6 +73,12 @@ pub(crate) async fn copy(plane: &DataPlane, files: Vec<(PathBuf, Blob)>, dir: &P
         let groups = groups(blobs, Settings::DEFAULT_PARALLEL, |blob: &Blob| blob.size);
         let (_, stopped) = move_groups(groups, Settings::DEFAULT_PARALLEL, fetch).await;
         failed = failed.or(stopped);
+    }
+    for of in references {
+        if failed.is_none() {
+            let target = Target::file(of.name.below(&staging));
+            failed = reference::fetch(plane, of, &target).await.err();
+        }
     }
     blocking(move || {
         if let Some(error) = failed {
@@ -94,12 +108,13 @@ fn stage(dir: &Path) -> Result<std::path::PathBuf> {
     Ok(staging)
 }
 
-async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
+/// The files that an id names.
+async fn named(plane: &DataPlane, id: &str) -> Result<(Vec<Blob>, Vec<Reference>)> {
     let refused = |why: String| absent(plane, &format!("{id:?}"), why);
     let parts: Vec<&str> = id.split('/').collect();
     let invalid = |error: crate::InvalidName| refused(error.to_string());
     let (event, module, run) = match parts[..] {
-        [event] => return event_blobs(plane, &EventId::parse(event).map_err(invalid)?).await,
+        [event] => return event_files(plane, &EventId::parse(event).map_err(invalid)?).await,
         [event, module] => (event, module, None),
         [event, module, run] => {
             let run: u32 = run.parse().map_err(|_| refused(format!("{run:?} is not the number of a run")))?;
@@ -127,7 +142,7 @@ async fn blobs(plane: &DataPlane, id: &str) -> Result<Vec<Blob>> {
         let key = record.output_key(committed, &file).map_err(|error| Error::Internal(error.to_string()))?;
         Ok(Blob { name: file.name, key, size: file.size, digest: file.digest, executable: file.executable })
     };
-    contents.outputs.into_iter().map(blob).collect()
+    Ok((contents.outputs.into_iter().map(blob).collect::<Result<_>>()?, Vec::new()))
 }
 
 fn absent(plane: &DataPlane, what: &str, why: impl Into<String>) -> Error {
@@ -155,14 +170,14 @@ async fn committed_for(plane: &DataPlane, event: &EventId) -> Result<Vec<String>
     Ok(found)
 }
 
-async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
+async fn event_files(plane: &DataPlane, event: &EventId) -> Result<(Vec<Blob>, Vec<Reference>)> {
     let context = plane.documents.find::<EventContext>(event.as_str()).await?;
     let Some(context) = context else {
         if let Some(failure) = plane.documents.find::<Failure>(event.as_str()).await? {
             let why = "nothing was kept of what this attempt wrote: --on-failure=upload keeps it";
             return match failure.blobs.is_empty() {
                 true => Err(absent(plane, &format!("the outputs of failure {event}"), why)),
-                false => Ok(failure.blobs),
+                false => Ok((failure.blobs, Vec::new())),
             };
         }
         // The first event of a graph has none where nothing was submitted.
@@ -174,9 +189,11 @@ async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
         return Err(absent(plane, &format!("{:?}", event.as_str()), why));
     };
     let listed = |name: &crate::FileName| context.blobs.iter().find(|blob| blob.name == *name).cloned();
-    context
+    let is_stored = |name: &&crate::FileName| !context.references.iter().any(|of| of.name == **name);
+    let stored = context
         .files
         .iter()
+        .filter(is_stored)
         .map(|name| {
             listed(name).ok_or_else(|| Error::Corrupt {
                 provider: plane.documents.to_string(),
@@ -184,5 +201,6 @@ async fn event_blobs(plane: &DataPlane, event: &EventId) -> Result<Vec<Blob>> {
                 problem: format!("no blob is listed for file {:?}", name.as_str()),
             })
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok((stored, context.references.clone()))
 }

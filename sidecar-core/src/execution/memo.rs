@@ -14,7 +14,7 @@ use super::record::{AT_ONCE, contents_of, find};
 use super::{Execution, Inputs, ids, now, stores};
 use crate::blob::BlobProvider;
 use crate::contract::{
-    Blob, BlobKey, Committed, Contents, EventContext, ExecutionId, ExecutionRecord, FileName, KeyOwner,
+    BlobKey, Committed, Contents, EventContext, ExecutionId, ExecutionRecord, FileName, KeyOwner,
     KeyValuePairs, Memo, Memoized, Outcome, PrivateId, Published, RecordedFile,
 };
 use crate::documents::Documents as _;
@@ -60,12 +60,12 @@ impl Key {
                 add(hash, pair.value.as_bytes());
             }
         }
-        for (name, blob) in files(context) {
+        for (name, content) in files(context) {
             add(&mut place, name.as_str().as_bytes());
             add(&mut near, name.as_str().as_bytes());
             add(&mut work, name.as_str().as_bytes());
-            add(&mut work, &blob.digest.0);
-            add(&mut work, &[u8::from(blob.executable)]);
+            add(&mut work, &content.0);
+            add(&mut work, &[u8::from(content.1)]);
         }
         let memoized = Memoized { version: version.to_owned(), reused: None, because: Vec::new() };
         let id = |kind: &str, hash: &blake3::Hasher| format!("{kind}-{}", hash.finalize().to_hex());
@@ -73,10 +73,14 @@ impl Key {
     }
 }
 
-/// The files that a module gets of an event, by name.
-fn files(context: &EventContext) -> BTreeMap<&FileName, &Blob> {
-    let blobs: HashMap<_, _> = context.blobs.iter().map(|blob| (&blob.name, blob)).collect();
-    context.files.iter().filter_map(|name| Some((name, *blobs.get(name)?))).collect()
+/// The files that a module gets of an event, by name: what tells their contents apart, and whether they can be executed.
+fn files(context: &EventContext) -> BTreeMap<&FileName, (Vec<u8>, bool)> {
+    let stored = context.blobs.iter().map(|blob| (&blob.name, (blob.digest.0.to_vec(), blob.executable)));
+    // The digest need not be known yet, but the object is.
+    let others =
+        context.references.iter().map(|of| (&of.name, (super::reference::id(of).into_bytes(), false)));
+    let all: HashMap<_, _> = stored.chain(others).collect();
+    context.files.iter().filter_map(|name| Some((name, all.get(name)?.clone()))).collect()
 }
 
 impl Inputs {
@@ -151,7 +155,7 @@ impl Execution {
             contexts.push(self.context_taken_over(context, event_id.clone(), &execution, &proposal));
             *published = Published { event_id, ..published.clone() };
         }
-        contents.inputs = files(event).into_values().map(super::stage::recorded).collect();
+        contents.inputs = self.inputs_of(event).await?;
 
         let mut committed = Committed {
             stores: stores(&self.plane),
@@ -229,9 +233,9 @@ impl Execution {
             return Ok(Vec::new());
         };
         let (earlier, mut differences) = (files(&before), Vec::new());
-        for (name, blob) in files(context) {
+        for (name, content) in files(context) {
             match earlier.get(name) {
-                Some(other) if (other.digest, other.executable) == (blob.digest, blob.executable) => {}
+                Some(other) if *other == content => {}
                 _ => differences.push(format!("input {name} differs")),
             }
         }

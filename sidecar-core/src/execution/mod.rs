@@ -32,6 +32,7 @@ mod open;
 mod outputs;
 mod problems;
 mod record;
+mod reference;
 mod session;
 mod slot;
 mod spec;
@@ -54,6 +55,7 @@ pub(crate) use memo::VALID as MEMO_VALID;
 #[cfg(feature = "worker")]
 pub(crate) use open::check_places;
 pub(crate) use record::{contents_of, find as find_record, is_half_removed, remove as remove_record};
+pub(crate) use reference::{fetch as fetch_object, id as object_id};
 #[cfg(feature = "server")]
 pub(crate) use session::{CACHED, Counts, DECISIONS};
 pub(crate) use stage::fetch;

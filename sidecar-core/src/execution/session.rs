@@ -779,13 +779,24 @@ impl Session {
 
     /// Waits until the module has been silent for `lease` while the sidecar waited for its next call.
     pub async fn lease_expired(&self, lease: Duration) {
+        self.silent_for(lease, false).await;
+    }
+
+    /// The same for a module whose process is waited for: with its last call it has not ended yet.
+    #[cfg(feature = "process")]
+    pub(crate) async fn process_silent_for(&self, lease: Duration) {
+        self.silent_for(lease, true).await;
+    }
+
+    async fn silent_for(&self, lease: Duration, also_after: bool) {
         loop {
             self.idle().await;
             let silence = self.inner.heartbeat.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-            let its_turn = matches!(
-                self.inner.shared.borrow().state,
-                State::Rest(Rest::New | Rest::Ready { .. }) | State::Deciding(_, Turn::Waiting(_))
-            );
+            let its_turn = match self.inner.shared.borrow().state {
+                State::Rest(Rest::New | Rest::Ready { .. }) | State::Deciding(_, Turn::Waiting(_)) => true,
+                State::Rest(Rest::Done { .. }) | State::Failed(_) => also_after,
+                _ => false,
+            };
             if silence >= lease && its_turn {
                 return;
             }

@@ -9,10 +9,11 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use tracing::Instrument;
 
+use super::reference::referenced;
 use super::transfer::{groups, move_groups};
 use super::{Execution, First, Step, conflicts, now};
-use crate::blob::Target;
-use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared, RecordedFile};
+use crate::blob::{Descriptor, Target};
+use crate::contract::{Blob, EventContext, FileName, KeyValuePairs, Prepared, RecordedFile, Reference};
 use crate::dir::Dir;
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -114,32 +115,35 @@ impl Execution {
     }
 
     async fn fill(self: &Arc<Self>) -> Result<Prepared> {
-        let (blobs, mut values) = match self.event_context().await? {
-            None => (Vec::new(), KeyValuePairs::default()),
+        let (blobs, references, mut values) = match self.event_context().await? {
+            None => (Vec::new(), Vec::new(), KeyValuePairs::default()),
             Some(context) => {
-                let blobs = self.manifest(&context)?;
+                let (blobs, references) = self.manifest(&context)?;
                 self.inherit(&context).await?;
-                (blobs, context.data)
+                (blobs, references, context.data)
             }
         };
         // A foreign document may claim any sizes.
-        let bytes = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size));
+        let sizes = blobs.iter().map(|blob| blob.size).chain(references.iter().map(|of| of.pinned.size));
+        let bytes = sizes.fold(0, u64::saturating_add);
+        let files = (blobs.len() + references.len()) as u64;
         self.inputs().room = None;
         if let Some(disk) = &self.spec.disk {
             let room = disk.reserve("inputs", bytes).await?;
             self.inputs().room = Some(room);
         }
-        self.progress.start(blobs.len() as u64, bytes);
-        if !blobs.is_empty() {
+        self.progress.start(files, bytes);
+        let mut staged: Vec<_> = blobs.iter().map(recorded).collect();
+        if files > 0 {
             let groups = groups(blobs.clone(), self.spec.parallel, |blob| blob.size);
             let data = self.on_disk(|this| this.slot.input_data()).await?;
             let (_, failed) = move_groups(groups, self.spec.parallel, |group| self.fetch(&data, group)).await;
             if let Some(error) = failed {
                 return Err(error);
             }
+            staged.extend(self.fetch_referenced(&data, &references).await?);
         }
-        let files = blobs.len() as u64;
-        self.inputs().staged = Some(blobs.iter().map(recorded).collect());
+        self.inputs().staged = Some(staged);
         // To sign may take a call each.
         let store = &self.plane.blobs;
         let mut uris = stream::iter(blobs)
@@ -147,6 +151,9 @@ impl Execution {
             .buffered(self.spec.parallel.get());
         while let Some((uri, name)) = uris.try_next().await? {
             values.push(name.as_str(), uri);
+        }
+        for Reference { name, url, .. } in references {
+            values.push(name.as_str(), url);
         }
         let prepared = Prepared { files, bytes, values: values.len() as u64 };
         self.on_disk(move |this| {
@@ -167,30 +174,50 @@ impl Execution {
             return Ok(staged);
         }
         let event = self.context().event_id;
-        let context = self.plane.documents.find::<EventContext>(event.as_str()).await?;
-        Ok(context.iter().flat_map(|context| &context.blobs).map(recorded).collect())
+        let Some(context) = self.plane.documents.find::<EventContext>(event.as_str()).await? else {
+            return Ok(Vec::new());
+        };
+        self.inputs_of(&context).await
     }
 
-    /// The blobs of the event's files, in their order.
-    fn manifest(&self, context: &EventContext) -> Result<Vec<Blob>> {
+    /// The same as the event names them.
+    pub(super) async fn inputs_of(&self, context: &EventContext) -> Result<Vec<RecordedFile>> {
+        let mut files: Vec<_> = context.blobs.iter().map(recorded).collect();
+        files.extend(referenced(&self.plane, &context.references).await?);
+        Ok(files)
+    }
+
+    /// What the event's files are, in their order: blobs, and references to what lies elsewhere.
+    fn manifest(&self, context: &EventContext) -> Result<(Vec<Blob>, Vec<Reference>)> {
         let corrupt = |problem: String| Error::Corrupt {
             provider: self.plane.documents.to_string(),
             what: format!("the context of event {:?}", context.context.event_id.as_str()),
             problem,
         };
         let blobs: HashMap<&FileName, &Blob> = context.blobs.iter().map(|blob| (&blob.name, blob)).collect();
+        let references: HashMap<&FileName, &Reference> =
+            context.references.iter().map(|of| (&of.name, of)).collect();
         let mut seen = HashSet::new();
-        let find = |name: &FileName| match blobs.get(name) {
-            _ if !seen.insert(name.clone()) => {
-                Err(corrupt(format!("file {:?} is named twice", name.as_str())))
-            }
-            Some(blob) => Ok((*blob).clone()),
-            None => Err(corrupt(format!("no blob is listed for file {:?}", name.as_str()))),
-        };
+        let (mut stored, mut referenced) = (Vec::new(), Vec::new());
         if let Some(problem) = conflicts::nested("", context.files.iter()).pop() {
             return Err(corrupt(format!("{}: {}", problem.file, problem.message)));
         }
-        context.files.iter().map(find).collect()
+        for name in &context.files {
+            if !seen.insert(name) {
+                return Err(corrupt(format!("file {:?} is named twice", name.as_str())));
+            }
+            match (blobs.get(name), references.get(name)) {
+                (Some(blob), None) => stored.push((*blob).clone()),
+                (None, Some(reference)) => referenced.push((*reference).clone()),
+                (Some(_), Some(_)) => {
+                    return Err(corrupt(format!("file {:?} is a blob and a reference", name.as_str())));
+                }
+                (None, None) => {
+                    return Err(corrupt(format!("no blob is listed for file {:?}", name.as_str())));
+                }
+            }
+        }
+        Ok((stored, referenced))
     }
 
     async fn fetch(&self, data: &Arc<Dir>, blobs: Vec<Blob>) -> Result<()> {
@@ -198,17 +225,27 @@ impl Execution {
             Target::below(data.clone(), blob.name.below(Path::new("")))
                 .counted_by(self.progress.bytes_moved())
         };
+        let (store, files) = (&*self.plane.blobs, blobs.len());
         let bytes = blobs.iter().map(|blob| blob.size).sum::<u64>();
-        let step = step!("get", otel.kind = "client", store = %self.plane.blobs, files = blobs.len(), bytes);
-        let files = blobs.len();
-        let store = &*self.plane.blobs;
-        match &self.spec.cache {
-            Some(cache) => {
-                let hits = cache.fetch(store, blobs, target).instrument(step).await?;
-                self.progress.cached(hits as u64, (files - hits) as u64);
+        let step = step!("get", otel.kind = "client", store = %store, files, bytes);
+        let get = async {
+            let Some(cache) = &self.spec.cache else { return fetch(store, &blobs, target).await };
+            let wanted = |blob: &Blob| {
+                (
+                    Descriptor { size: blob.size, digest: blob.digest },
+                    target(blob).executable(blob.executable),
+                )
+            };
+            let missing = cache.take(blobs.iter().map(wanted).collect()).await?;
+            let rest: Vec<_> = missing.places().map(|at| blobs[at].clone()).collect();
+            self.progress.cached((files - rest.len()) as u64, rest.len() as u64);
+            if !rest.is_empty() {
+                fetch(store, &rest, target).await?;
+                cache.keep(missing).await?;
             }
-            None => fetch(store, &blobs, target).instrument(step).await?,
-        }
+            Ok(())
+        };
+        get.instrument(step).await?;
         fault::point("blobs.get");
         (0..files).for_each(|_| self.progress.file_moved());
         Ok(())

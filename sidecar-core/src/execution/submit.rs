@@ -16,7 +16,7 @@ use crate::blob::Source;
 use crate::blocking;
 use crate::contract::{
     Blob, BlobKey, Digest, EVENT_TYPE, Event, EventContext, EventHeader, EventId, FILES, FileName, KeyOwner,
-    KeyValuePairs, PrivateId, Problem, TraceParent,
+    KeyValuePairs, PrivateId, Problem, Reference, TraceParent,
 };
 use crate::dir::Dir;
 use crate::documents::Documents as _;
@@ -32,6 +32,7 @@ pub struct Submission {
     event_type: String,
     values: KeyValuePairs,
     files: Tree,
+    references: Vec<Reference>,
     traceparent: Option<TraceParent>,
 }
 
@@ -43,6 +44,7 @@ impl Submission {
             event_type: event_type.into(),
             values: KeyValuePairs::default(),
             files: Tree::new(),
+            references: Vec::new(),
             traceparent: None,
         }
     }
@@ -93,6 +95,9 @@ impl Submission {
             return Err(invalid("is neither a file nor a directory".into()));
         };
         for (name, source) in found {
+            if let Some(other) = self.references.iter().find(|of| of.name == name) {
+                return Err(invalid(format!("{:?} is the name of {} too", name.as_str(), other.url)));
+            }
             if let Some(other) = self.files.insert(name.clone(), source) {
                 return Err(invalid(format!(
                     "{name:?} is the name of {} too",
@@ -101,6 +106,23 @@ impl Submission {
                 )));
             }
         }
+        Ok(self)
+    }
+
+    /// Adds a file that stays where it is: see [`References::pin`](crate::blob::References::pin).
+    ///
+    /// # Errors
+    /// [`Error::Submission`] when its name is taken.
+    pub fn reference(mut self, reference: Reference) -> Result<Self> {
+        let Reference { name, url, .. } = &reference;
+        let other = self.references.iter().find(|other| other.name == *name).map(|other| other.url.clone());
+        let other = other.or_else(|| Some(self.files.get(name)?.path().display().to_string()));
+        if let Some(other) = other {
+            let why =
+                format!("{:?} is the name of {other} too: say another one, as in NAME={url}", name.as_str());
+            return Err(Error::Submission(vec![Problem::of(url.clone(), why)]));
+        }
+        self.references.push(reference);
         Ok(self)
     }
 
@@ -119,10 +141,12 @@ impl Submission {
     }
 
     async fn submit_now(self, plane: &DataPlane) -> Result<EventId> {
-        let Self { event_id: id, event_type, values, files, traceparent } = self;
+        let Self { event_id: id, event_type, values, files, mut references, traceparent } = self;
+        references.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         let traceparent = telemetry::traceparent(&Span::current()).or(traceparent);
         let owner = KeyOwner::Submission(id.clone(), PrivateId::random());
-        let mut problems = conflicts::nested("", files.keys());
+        let referenced = || references.iter().map(|of| &of.name);
+        let mut problems = conflicts::nested("", files.keys().chain(referenced()));
         if event_type.is_empty() {
             problems.push(Problem::of("the event", "its type is empty: consumers subscribe to a type"));
         }
@@ -154,7 +178,8 @@ impl Submission {
         };
         let context = |blobs| EventContext {
             traceparent: traceparent.clone(),
-            ..submitted(&id, &event_type, &values, files.keys().cloned().collect(), blobs)
+            references: references.clone(),
+            ..submitted(&id, &event_type, &values, files.keys().chain(referenced()).cloned().collect(), blobs)
         };
         let likely = context(keyed.iter().map(blob).collect());
         if let Some(why) = plane.documents.cannot_take(&likely)? {
@@ -185,12 +210,12 @@ impl Submission {
 
     /// How many files were added.
     pub fn files(&self) -> usize {
-        self.files.len()
+        self.files.len() + self.references.len()
     }
 
     /// Whether it has no files and no values.
     pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.values.is_empty()
+        self.files() == 0 && self.values.is_empty()
     }
 }
 
@@ -217,7 +242,8 @@ fn submitted(
         parent_event_id: String::new(),
     };
     let (event_type, data) = (Some(event_type.to_owned()), values.clone());
-    EventContext { context, files, data, blobs, event_type, producer: None, traceparent: None }
+    let references = Vec::new();
+    EventContext { context, files, data, blobs, references, event_type, producer: None, traceparent: None }
 }
 
 /// The event that tells of a context.
@@ -276,6 +302,10 @@ fn difference(asked: &EventContext, stored: &EventContext) -> Option<String> {
     }
     if asked.files != stored.files {
         return Some("it was submitted with other files".into());
+    }
+    let pairs = asked.references.iter().zip(&stored.references);
+    if let Some((asked, _)) = pairs.into_iter().find(|(asked, stored)| asked != stored) {
+        return Some(format!("{} is another object now, or another one was submitted", asked.url));
     }
     let differs = |(asked, stored): &(&Blob, &Blob)| {
         (&asked.name, asked.size, asked.digest, asked.executable)

@@ -53,8 +53,8 @@ macro_rules! provider {
             use url::Url;
 
             use super::Call;
-            use crate::blob::{BlobProvider, Descriptor, Listed, Source, Target};
-            use crate::contract::{BlobKey, Event, EventId};
+            use crate::blob::{BlobProvider, Descriptor, Listed, ReferenceStore, Source, Target};
+            use crate::contract::{BlobKey, Event, EventId, Pinned};
             use crate::documents::{Document, DocumentProvider, Kind};
             use crate::error::Result;
             use crate::events::{EventProvider, EventSource, Subscription};
@@ -109,6 +109,22 @@ macro_rules! provider {
                 }
                 fn directories(&self) -> Vec<PathBuf> {
                     self.inner.directories()
+                }
+            }
+
+            #[async_trait]
+            impl<P: ReferenceStore> ReferenceStore for $layer<P> {
+                async fn pin(&self, object: &str, version: Option<&str>) -> Result<Pinned> {
+                    self.around(Call::new("find an object"), || self.inner.pin(object, version)).await
+                }
+                async fn get_pinned(
+                    &self,
+                    object: &str,
+                    pinned: &Pinned,
+                    target: &Target,
+                ) -> Result<Descriptor> {
+                    let call = Call::moving("fetch an object", [target.moved()].into_iter());
+                    self.around(call, || self.inner.get_pinned(object, pinned, target)).await
                 }
             }
 

@@ -34,5 +34,6 @@ pub async fn copy_graph(plane: &DataPlane, trace: &Trace, dir: &Path) -> Result<
         let below = Path::new(module.as_str()).join(event.as_str());
         files.extend(execution.outputs.iter().map(|blob| (blob.name.below(&below), blob.clone())));
     }
-    copy(plane, files, dir).await
+    // What events refer to stays where it is.
+    copy(plane, files, &[], dir).await
 }

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::{Trace, TracedExecution};
 use crate::contract::{
     Attempts, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner, Memo, ModuleName,
-    Publication,
+    ObjectDigest, Publication,
 };
 use crate::documents::{Documents as _, Kind, PAGE};
 use crate::error::Result;
@@ -438,5 +438,9 @@ async fn remove_submission(plane: &DataPlane, event: &EventId, deleted: &mut Col
     if plane.documents.find::<EventContext>(event.as_str()).await?.is_some() {
         deleted.documents += 1;
     }
+    // Others compute them again when they stage the same object.
+    let digests: Vec<ObjectDigest> = plane.documents.graph(event.as_str()).await?;
+    let digests: Vec<_> = digests.into_iter().map(|digest| digest.id).collect();
+    plane.documents.delete(Kind::Digest, &digests).await?;
     plane.documents.delete(Kind::Context, &[event.to_string()]).await
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::{
     Blob, DeadLetter, EventContext, EventId, ExecutionId, ExecutionRecord, Failure, KeyValuePairs, Memoized,
-    ModuleName, PrivateId, Publication, Published, RecordedFile,
+    ModuleName, PrivateId, Publication, Published, RecordedFile, Reference,
 };
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
@@ -59,6 +59,9 @@ pub struct TracedEvent {
     /// Its files, with the keys under which they are stored.
     #[serde(default)]
     pub files: Vec<Blob>,
+    /// The files that it refers to where they lie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
     /// Its values.
     #[serde(default)]
     pub data: KeyValuePairs,
@@ -307,7 +310,7 @@ fn events(
         }
     }
     let (mut events, mut known) = (Vec::with_capacity(contexts.len()), HashSet::new());
-    for EventContext { context, data, blobs, event_type, producer, .. } in contexts {
+    for EventContext { context, data, blobs, references, event_type, producer, .. } in contexts {
         let by = published.get(&context.event_id);
         // What a proposal stored that was not decided is not part of what happened.
         if producer.is_some() && by.is_none() {
@@ -321,6 +324,7 @@ fn events(
             parent_event_id: context.parent_event_id,
             event_id: context.event_id,
             files: blobs,
+            references,
             data,
         });
     }
@@ -334,6 +338,7 @@ fn events(
                 module: None,
                 run: None,
                 files: Vec::new(),
+                references: Vec::new(),
                 data: KeyValuePairs::default(),
             });
         }

@@ -7,10 +7,10 @@ use futures_util::stream::{self, StreamExt};
 
 use super::Trace;
 use crate::blob::Target;
-use crate::contract::{Blob, BlobKey, Context, ExecutionId, ExecutionRecord, Publication};
+use crate::contract::{Blob, BlobKey, Context, ExecutionId, ExecutionRecord, Publication, Reference};
 use crate::documents::Documents as _;
 use crate::error::{Error, Result};
-use crate::execution::{fetch, record_id};
+use crate::execution::{fetch, fetch_object, object_id, record_id};
 use crate::plane::DataPlane;
 
 /// Files that are read at the same time.
@@ -30,7 +30,7 @@ pub struct Verified {
 /// A file that is gone or not what it was, or a record that is gone.
 #[derive(Debug)]
 pub struct Damaged {
-    /// The key of the file, or the execution.
+    /// The key of the file, the URL of one that was referred to, or the execution.
     pub what: String,
     /// What is wrong.
     pub error: Error,
@@ -51,17 +51,23 @@ impl Trace {
         let dir = std::env::temp_dir().join(format!("sidecar-verify-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
         let mut verified = Verified { files: 0, bytes: 0, damaged: Vec::new() };
+        let references: BTreeMap<_, _> =
+            self.events.iter().flat_map(|event| &event.references).map(|of| (object_id(of), of)).collect();
+        let files = blobs.into_values().map(Named::Blob).chain(references.into_values().map(Named::Object));
         let paths = (0..).map(|number: u64| dir.join(number.to_string()));
-        let reading: Vec<_> =
-            blobs.into_values().zip(paths).map(|(blob, path)| read(plane, blob, path)).collect();
+        let reading: Vec<_> = files.zip(paths).map(|(file, path)| read(plane, file, path)).collect();
         let mut reading = stream::iter(reading).buffer_unordered(AT_ONCE);
         let mut failed = None;
-        while let Some((blob, read)) = reading.next().await {
+        while let Some((file, read)) = reading.next().await {
+            let (what, size) = match file {
+                Named::Blob(blob) => (blob.key.as_str(), blob.size),
+                Named::Object(of) => (&*of.url, of.pinned.size),
+            };
             verified.files += 1;
             match read {
-                Ok(()) => verified.bytes += blob.size,
+                Ok(()) => verified.bytes += size,
                 Err(error @ (Error::NotFound { .. } | Error::Corrupt { .. })) => {
-                    verified.damaged.push(Damaged { what: blob.key.to_string(), error });
+                    verified.damaged.push(Damaged { what: what.to_owned(), error });
                 }
                 Err(error) => {
                     failed = Some(error);
@@ -108,10 +114,20 @@ impl Trace {
     }
 }
 
+/// A file that a trace names.
+#[derive(Clone, Copy)]
+enum Named<'t> {
+    Blob(&'t Blob),
+    Object(&'t Reference),
+}
+
 /// Reads a file, and removes it again.
-async fn read<'b>(plane: &DataPlane, blob: &'b Blob, path: PathBuf) -> (&'b Blob, Result<()>) {
-    let read = fetch(&*plane.blobs, std::slice::from_ref(blob), |_| Target::file(&path)).await;
+async fn read<'b>(plane: &DataPlane, file: Named<'b>, path: PathBuf) -> (Named<'b>, Result<()>) {
+    let read = match file {
+        Named::Blob(blob) => fetch(&*plane.blobs, std::slice::from_ref(blob), |_| Target::file(&path)).await,
+        Named::Object(of) => fetch_object(plane, of, &Target::file(&path)).await,
+    };
     // It may never have been made.
     let _ = std::fs::remove_file(&path);
-    (blob, read)
+    (file, read)
 }

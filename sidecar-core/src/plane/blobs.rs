@@ -2,26 +2,97 @@
 
 use std::sync::Arc;
 
+use url::Url;
+
 use super::config::{Given, Problem, Store};
 use super::faulty;
 use super::text::{self, Embedded};
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
 use super::{Credential, text::endpoint};
+use crate::blob::ReferenceStore;
 use crate::{BlobProvider, blob};
 
 /// A blob provider that is not open yet.
 pub(super) type Blobs = Store<dyn BlobProvider>;
+
+/// A store that events may refer to, and that is not open yet, with the URL that its objects' URLs begin with.
+pub(super) type Referenced = (Url, Store<dyn ReferenceStore>);
 
 /// The schemes of every build.
 pub(super) const SCHEMES: [&str; 3] = ["s3", "az", "gs"];
 
 /// The store that `url` names.
 pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
+    #[cfg(feature = "bucket")]
+    if let Some(Closed { url, open, .. }) = bucket(url, given)? {
+        let (policies, expiry) = (given.config.policies.clone(), given.config.uri_expiry);
+        return Ok(Blobs::new(url, move || Ok(Arc::new(policies.around(faulty(open(expiry)?))))));
+    }
+    match text::embedded(url, "blobs", &SCHEMES)? {
+        #[cfg(feature = "local")]
+        Embedded::Local(root) => Ok(Blobs::local(root, &[blob::Local::DIRECTORY], |root| {
+            Ok(Arc::new(faulty(blob::Local::open(root)?)))
+        })),
+        #[cfg(feature = "memory")]
+        Embedded::Memory => Ok(Blobs::new("memory:".into(), || Ok(Arc::new(blob::Memory::default())))),
+    }
+}
+
+/// The store that `url` names, for objects that events refer to.
+pub(super) fn parse_reference(url: &str, given: &Given<'_>) -> Result<Referenced, Problem> {
+    #[cfg(feature = "bucket")]
+    if let Some(Closed { url, root, open }) = bucket(url, given)? {
+        let (policies, expiry) = (given.config.policies.clone(), given.config.uri_expiry);
+        let open = move || -> crate::Result<Arc<dyn ReferenceStore>> {
+            Ok(Arc::new(policies.around(faulty(open(expiry)?))))
+        };
+        return Ok((root, Store::new(url, open)));
+    }
+    match text::embedded(url, "objects", &SCHEMES)? {
+        #[cfg(feature = "local")]
+        Embedded::Local(root) => {
+            let url = text::file_url(&root);
+            let root_url = Url::parse(&url).map_err(|_| "names no directory")?;
+            let open = move || -> crate::Result<Arc<dyn ReferenceStore>> {
+                Ok(Arc::new(faulty(blob::Directory::new(root.clone()))))
+            };
+            Ok((root_url, Store::new(url, open)))
+        }
+        #[cfg(feature = "memory")]
+        Embedded::Memory => Err("memory: holds no objects of others: name a bucket or a directory".into()),
+    }
+}
+
+/// A bucket that is not open yet.
+#[cfg(feature = "bucket")]
+struct Closed {
+    /// Its URL in full.
+    url: String,
+    /// What the URLs of its objects begin with.
+    root: Url,
+    open: Box<dyn Fn(std::time::Duration) -> crate::Result<blob::Bucket> + Send + Sync>,
+}
+
+#[cfg(feature = "bucket")]
+impl Closed {
+    #[allow(clippy::unnecessary_wraps, reason = "each scheme returns it")]
+    fn new(
+        url: String,
+        root: &Url,
+        open: impl Fn(std::time::Duration) -> crate::Result<blob::Bucket> + Send + Sync + 'static,
+    ) -> Result<Option<Self>, Problem> {
+        Ok(Some(Self { url, root: root.clone(), open: Box::new(open) }))
+    }
+}
+
+/// The bucket that `url` names; `None` where it names something else.
+#[cfg(feature = "bucket")]
+fn bucket(url: &str, given: &Given<'_>) -> Result<Option<Closed>, Problem> {
     match text::scheme(url)?.0 {
         #[cfg(feature = "s3")]
         "s3" => {
             text::printable_variables("AWS_", &[])?;
-            let (root, query) = bucket(url, "s3://bucket/prefix")?;
+            let (root, query) = root_and_query(url, "s3://bucket/prefix")?;
             let mut settings = blob::S3Config {
                 access_key_id: (given.credential)(Credential::S3AccessKeyId),
                 secret_access_key: (given.credential)(Credential::S3SecretAccessKey),
@@ -42,12 +113,12 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 }
             }
             let url = in_full(&root, &[("endpoint", &settings.endpoint), ("region", &settings.region)]);
-            Ok(remote(url, given, move |expiry| blob::Bucket::s3(&root, &settings, expiry)))
+            Closed::new(url, &root.clone(), move |expiry| blob::Bucket::s3(&root, &settings, expiry))
         }
         #[cfg(feature = "azure")]
         "az" => {
             text::printable_variables("AZURE_", &[])?;
-            let (root, query) = bucket(url, "az://container/prefix")?;
+            let (root, query) = root_and_query(url, "az://container/prefix")?;
             let mut settings = azure(given)?;
             for (name, value) in query {
                 match name.as_str() {
@@ -65,7 +136,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 }
             }
             let url = in_full(&root, &[("account", &settings.account), ("endpoint", &settings.endpoint)]);
-            Ok(remote(url, given, move |expiry| blob::Bucket::azure(&root, &settings, expiry)))
+            Closed::new(url, &root.clone(), move |expiry| blob::Bucket::azure(&root, &settings, expiry))
         }
         #[cfg(feature = "gcs")]
         "gs" => {
@@ -74,7 +145,7 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 "GOOGLE_",
                 &["GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICEACCOUNTKEY"],
             )?;
-            let (root, query) = bucket(url, "gs://bucket/prefix")?;
+            let (root, query) = root_and_query(url, "gs://bucket/prefix")?;
             let ca_file = given.config.ca_file.clone();
             let mut settings = blob::GcsConfig { ca_file, ..blob::GcsConfig::default() };
             for (name, value) in query {
@@ -89,33 +160,15 @@ pub(super) fn parse(url: &str, given: &Given<'_>) -> Result<Blobs, Problem> {
                 }
             }
             let url = in_full(&root, &[("endpoint", &settings.endpoint)]);
-            Ok(remote(url, given, move |expiry| blob::Bucket::gcs(&root, &settings, expiry)))
+            Closed::new(url, &root.clone(), move |expiry| blob::Bucket::gcs(&root, &settings, expiry))
         }
-        _ => match text::embedded(url, "blobs", &SCHEMES)? {
-            #[cfg(feature = "local")]
-            Embedded::Local(root) => Ok(Blobs::local(root, &[blob::Local::DIRECTORY], |root| {
-                Ok(Arc::new(faulty(blob::Local::open(root)?)))
-            })),
-            #[cfg(feature = "memory")]
-            Embedded::Memory => Ok(Blobs::new("memory:".into(), || Ok(Arc::new(blob::Memory::default())))),
-        },
+        _ => Ok(None),
     }
-}
-
-/// A bucket that is opened with the policies around it.
-#[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
-fn remote(
-    url: String,
-    given: &Given<'_>,
-    open: impl Fn(std::time::Duration) -> crate::Result<blob::Bucket> + Send + Sync + 'static,
-) -> Blobs {
-    let (policies, expiry) = (given.config.policies.clone(), given.config.uri_expiry);
-    Blobs::new(url, move || Ok(Arc::new(policies.around(faulty(open(expiry)?)))))
 }
 
 /// The bucket's URL without its query, and the query.
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
-fn bucket(url: &str, example: &str) -> Result<(url::Url, Vec<(String, String)>), String> {
+fn root_and_query(url: &str, example: &str) -> Result<(Url, Vec<(String, String)>), String> {
     let (root, query) = text::remote(url, example)?;
     let path = text::decoded(root.path());
     let prefix = path.strip_prefix('/').unwrap_or(&path);
@@ -133,7 +186,7 @@ fn bucket(url: &str, example: &str) -> Result<(url::Url, Vec<(String, String)>),
 }
 
 #[cfg(any(feature = "s3", feature = "azure", feature = "gcs"))]
-fn in_full(root: &url::Url, settings: &[(&str, &Option<String>)]) -> String {
+fn in_full(root: &Url, settings: &[(&str, &Option<String>)]) -> String {
     let mut url = root.clone();
     let set = settings.iter().filter_map(|(name, value)| Some((*name, value.as_ref()?)));
     url.query_pairs_mut().extend_pairs(set);

@@ -26,6 +26,8 @@ pub struct Config {
     pub documents: String,
     /// Where events go: `file:///dir`, `memory:`, `servicebus:`, `nats:` or `amqp:`.
     pub events: String,
+    /// The stores whose objects events may refer to: `s3:`, `az:`, `gs:` or `file:///dir`; they are only read.
+    pub references: Vec<String>,
     /// The policies around providers on the network; local ones and memory have none.
     pub policies: Policies,
     /// What events look like on the bus.
@@ -112,6 +114,8 @@ pub enum Setting {
     Documents,
     /// [`Config::events`].
     Events,
+    /// [`Config::references`].
+    References,
     /// [`Config::uri_expiry`].
     UriExpiry,
 }
@@ -122,6 +126,7 @@ impl fmt::Display for Setting {
             Self::Blobs => "blobs",
             Self::Documents => "documents",
             Self::Events => "events",
+            Self::References => "references",
             Self::UriExpiry => "uri-expiry",
         })
     }
@@ -151,6 +156,7 @@ impl Config {
             blobs: blobs.into(),
             documents: documents.into(),
             events: events.into(),
+            references: Vec::new(),
             policies: Policies::default(),
             event_format: EventFormat::default(),
             uri_expiry: DEFAULT_EXPIRY,

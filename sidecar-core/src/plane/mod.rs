@@ -24,6 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::blob::References;
 use crate::error::{Error, Result};
 use crate::{BlobProvider, DocumentProvider, EventProvider};
 
@@ -62,6 +63,8 @@ pub struct DataPlane {
     pub documents: Arc<dyn DocumentProvider>,
     /// Where events go.
     pub events: Arc<dyn EventProvider>,
+    /// Where events may refer to: nowhere, unless somebody says so.
+    pub references: References,
 }
 
 impl fmt::Display for DataPlane {
@@ -77,7 +80,12 @@ impl DataPlane {
         documents: impl DocumentProvider,
         events: impl EventProvider,
     ) -> Self {
-        Self { blobs: Arc::new(blobs), documents: Arc::new(documents), events: Arc::new(events) }
+        Self {
+            blobs: Arc::new(blobs),
+            documents: Arc::new(documents),
+            events: Arc::new(events),
+            references: References::default(),
+        }
     }
 
     /// The data plane that three URLs name; providers on the network get the policies of `config` around them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::config::{Config, Credential, Given, LONGEST_EXPIRY, Mistake, Problem, Setting};
 use super::{DataPlane, blobs, documents, events, text};
+use crate::blob::References;
 use crate::error::Result;
 
 impl Config {
@@ -34,12 +35,20 @@ impl Config {
         let documents = documents.map_err(|problem| note(Setting::Documents, problem));
         let events = events.map_err(Problem::from).and_then(|url| events::parse(url, &given));
         let events = events.map_err(|problem| note(Setting::Events, problem));
+        let mut references = Vec::new();
+        for url in &self.references {
+            let parsed = text::no_stray_credentials(url).map_err(Problem::from);
+            match parsed.and_then(|()| blobs::parse_reference(url, &given)) {
+                Ok(store) => references.push(store),
+                Err(problem) => note(Setting::References, problem),
+            }
+        }
         if self.uri_expiry > LONGEST_EXPIRY {
             note(Setting::UriExpiry, "is more than 7d, the most that stores sign for".into());
         }
         match (blobs, documents, events) {
             (Ok(blobs), Ok(documents), Ok(events)) if mistakes.is_empty() => {
-                Ok(Unopened { blobs, documents, events })
+                Ok(Unopened { blobs, documents, events, references })
             }
             _ => Err(mistakes),
         }
@@ -51,6 +60,7 @@ pub struct Unopened {
     blobs: blobs::Blobs,
     documents: documents::Documents,
     events: events::Events,
+    references: Vec<blobs::Referenced>,
 }
 
 impl fmt::Debug for Unopened {
@@ -65,10 +75,13 @@ impl Unopened {
     /// # Errors
     /// What a provider reports.
     pub fn open(&self) -> Result<DataPlane> {
+        let references = self.references.iter().map(|(root, store)| Ok((root.clone(), (store.open)()?)));
+        let references = references.collect::<Result<Vec<_>>>()?;
         Ok(DataPlane {
             blobs: (self.blobs.open)()?,
             documents: (self.documents.open)()?,
             events: (self.events.open)()?,
+            references: References::new(references),
         })
     }
 
@@ -79,6 +92,11 @@ impl Unopened {
             (Setting::Documents, &self.documents.url),
             (Setting::Events, &self.events.url),
         ]
+    }
+
+    /// The URLs in full of the stores that events may refer to, without secrets.
+    pub fn references(&self) -> impl Iterator<Item = &str> {
+        self.references.iter().map(|(_, store)| &*store.url)
     }
 
     /// The directories of this machine that will hold data.

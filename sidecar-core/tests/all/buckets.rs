@@ -29,7 +29,7 @@ fn s3_with(bucket: &str, secret: &str) -> Option<Bucket> {
     Some(s3_at(servers::seaweedfs()?, bucket, secret))
 }
 
-fn s3() -> Option<Bucket> {
+pub fn s3() -> Option<Bucket> {
     s3_with("test", S3_SECRET)
 }
 
@@ -44,7 +44,7 @@ fn azure_with(container: &str, key: &str) -> Option<Bucket> {
 }
 
 /// The container is made by the first check.
-async fn azure() -> Option<Bucket> {
+pub async fn azure() -> Option<Bucket> {
     static MADE: OnceCell<()> = OnceCell::const_new();
     let bucket = azure_with("test", servers::AZURITE_KEY)?;
     MADE.get_or_init(async || bucket.check().await.unwrap()).await;
@@ -70,7 +70,7 @@ async fn gateway() -> Option<Gateway> {
     GATEWAY.get_or_init(start).await.clone()
 }
 
-async fn gcs() -> Option<Bucket> {
+pub async fn gcs() -> Option<Bucket> {
     Some(gcs_with("test", &gateway().await?))
 }
 

@@ -21,6 +21,7 @@ mod never_again;
 mod postgres;
 mod processes;
 mod properties;
+mod references;
 mod retention;
 mod sabotage;
 mod scene;

@@ -23,7 +23,7 @@ use self::window::Window;
 use super::transfer::hash_and_write;
 use super::{BlobProvider, Descriptor, Hasher, Listed, PAGE, Source, Target};
 use crate::blocking;
-use crate::contract::{BlobKey, MAX_KEY};
+use crate::contract::{BlobKey, MAX_KEY, Pinned};
 use crate::error::{Error, Result};
 
 mod answer;
@@ -35,6 +35,7 @@ mod azure_md5;
 mod connection;
 #[cfg(feature = "gcs")]
 mod gcs;
+mod reference;
 #[cfg(feature = "s3")]
 mod s3;
 mod window;
@@ -129,63 +130,7 @@ impl BlobProvider for Bucket {
     }
 
     async fn get(&self, key: &BlobKey, target: &Target) -> Result<Descriptor> {
-        let path = self.path(key)?;
-        let permit = self.permit(PART).await;
-        let options = GetOptions { range: Some(GetRange::Bounded(0..PART)), ..GetOptions::default() };
-        let first = match self.store.get_opts(&path, options).await {
-            Ok(first) => first,
-            // An empty object has no first byte: the store says so in one way or another.
-            Err(error) if !matches!(error, object_store::Error::NotFound { .. }) => {
-                match self.store.head(&path).await {
-                    Ok(meta) if meta.size == 0 => return self.get_empty(target).await,
-                    _ => return Err(self.error("fetch", key.as_str(), error)),
-                }
-            }
-            Err(error) => return Err(self.error("fetch", key.as_str(), error)),
-        };
-        let size = first.meta.size;
-        let bytes = first.bytes().await.map_err(|error| self.error("fetch", key.as_str(), error))?;
-        let writer = {
-            let target = target.clone();
-            blocking(move || target.create()).await?
-        };
-        let mut state = (writer, Hasher::default());
-        state = write(state, target, bytes, permit).await?;
-
-        // Parts arrive in any order and are written in theirs; memory is granted in their order too, so that
-        // the part that is waited for always has its share.
-        let mut parts = VecDeque::new();
-        let mut next = PART;
-        loop {
-            while parts.len() < self.window.parts() && next < size {
-                let range = next..(next + PART).min(size);
-                let permit = match self.try_permit(PART) {
-                    Some(permit) => permit,
-                    None if parts.is_empty() => self.permit(PART).await,
-                    // No memory for one more: go on with those on their way.
-                    None => break,
-                };
-                next = range.end;
-                let (store, path) = (self.store.clone(), path.clone());
-                let window = self.window.clone();
-                let fetched = tokio::spawn(async move {
-                    let started = Instant::now();
-                    let bytes = store.get_range(&path, range).await;
-                    if bytes.as_ref().is_ok_and(|bytes| bytes.len() as u64 == PART) {
-                        window.arrived(started.elapsed());
-                    }
-                    bytes
-                });
-                parts.push_back((AbortOnDrop(fetched), permit));
-            }
-            let Some((mut fetched, permit)) = parts.pop_front() else { break };
-            let bytes = match (&mut fetched.0).await {
-                Ok(fetched) => fetched.map_err(|error| self.error("fetch", key.as_str(), error))?,
-                Err(error) => return Err(Error::unavailable(self, format!("fetch {key}"), error)),
-            };
-            state = write(state, target, bytes, permit).await?;
-        }
-        Ok(state.1.finish())
+        self.fetch(key.as_str(), &self.path(key)?, &GetOptions::default(), target).await
     }
 
     fn refuses(&self, key: &BlobKey) -> Option<String> {
@@ -343,6 +288,73 @@ impl Bucket {
         }
     }
 
+    /// Fetches an object in parts, each of which is what `options` ask for.
+    async fn fetch(
+        &self,
+        key: &str,
+        path: &Path,
+        options: &GetOptions,
+        target: &Target,
+    ) -> Result<Descriptor> {
+        let part = |range| GetOptions { range: Some(GetRange::Bounded(range)), ..options.clone() };
+        let permit = self.permit(PART).await;
+        let first = match reference::get(&*self.store, path, part(0..PART)).await {
+            Ok(first) => first,
+            // An empty object has no first byte: the store says so in one way or another.
+            Err(error) if !matches!(error, object_store::Error::NotFound { .. }) => {
+                let whole = GetOptions { head: true, ..options.clone() };
+                match self.store.get_opts(path, whole).await {
+                    Ok(found) if found.meta.size == 0 => return self.get_empty(target).await,
+                    _ => return Err(self.error("fetch", key, error)),
+                }
+            }
+            Err(error) => return Err(self.error("fetch", key, error)),
+        };
+        let size = first.meta.size;
+        let bytes = first.bytes().await.map_err(|error| self.error("fetch", key, error))?;
+        let writer = {
+            let target = target.clone();
+            blocking(move || target.create()).await?
+        };
+        let mut state = (writer, Hasher::default());
+        state = write(state, target, bytes, permit).await?;
+
+        // Parts arrive in any order and are written in theirs; memory is granted in their order too, so that
+        // the part that is waited for always has its share.
+        let mut parts = VecDeque::new();
+        let mut next = PART;
+        loop {
+            while parts.len() < self.window.parts() && next < size {
+                let range = next..(next + PART).min(size);
+                let permit = match self.try_permit(PART) {
+                    Some(permit) => permit,
+                    None if parts.is_empty() => self.permit(PART).await,
+                    // No memory for one more: go on with those on their way.
+                    None => break,
+                };
+                next = range.end;
+                let (store, path, part) = (self.store.clone(), path.clone(), part(range));
+                let window = self.window.clone();
+                let fetched = tokio::spawn(async move {
+                    let started = Instant::now();
+                    let bytes = async { reference::get(&*store, &path, part).await?.bytes().await }.await;
+                    if bytes.as_ref().is_ok_and(|bytes| bytes.len() as u64 == PART) {
+                        window.arrived(started.elapsed());
+                    }
+                    bytes
+                });
+                parts.push_back((AbortOnDrop(fetched), permit));
+            }
+            let Some((mut fetched, permit)) = parts.pop_front() else { break };
+            let bytes = match (&mut fetched.0).await {
+                Ok(fetched) => fetched.map_err(|error| self.error("fetch", key, error))?,
+                Err(error) => return Err(Error::unavailable(self, format!("fetch {key}"), error)),
+            };
+            state = write(state, target, bytes, permit).await?;
+        }
+        Ok(state.1.finish())
+    }
+
     /// As the store spells it: a URL has blanks and umlauts encoded.
     fn prefix(&self) -> &str {
         &self.prefix
@@ -473,6 +485,8 @@ impl Bucket {
     fn error(&self, action: &str, key: &str, error: object_store::Error) -> Error {
         use object_store::Error as Store;
         match error {
+            // Only whoever reads what was pinned asks for one.
+            Store::Precondition { .. } => Pinned::changed(self, key),
             Store::NotFound { .. } => Error::NotFound { provider: self.to_string(), key: key.to_owned() },
             Store::Generic { source, .. } if !is_permanent(&*source) => Error::unavailable(
                 self,
