@@ -87,7 +87,7 @@ impl Failure {
             Error::Busy(_) | Error::Io { .. } | Error::DiskFull { .. } | Error::Internal(_) => {
                 Self::local(error)
             }
-            Error::Corrupt { .. } => Self::at_ready(error),
+            Error::Corrupt { .. } | Error::Reference { .. } => Self::at_ready(error),
             // What cannot be, whatever the store is like.
             Error::RunNotOpen { .. } | Error::Settings { .. } => Self::new(CONFIGURATION, describe(error)),
             Error::NotLoaded { .. } => Self::new(MODULE_FAILED, describe(error)),

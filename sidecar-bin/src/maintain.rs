@@ -1,10 +1,11 @@
 //! What people and timers run beside executions: `get`, `failures`, `recover` and `gc`.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sidecar_core::lineage::{self, Expired, Scope, Stage, Trace, copy_graph};
-use sidecar_core::plane::counted;
+use sidecar_core::lineage::{self, Expired, Retention, Scope, Stage, Trace, copy_graph};
+use sidecar_core::plane::{counted, is_misspelling};
 use sidecar_core::{Collected, Copied, DataPlane, Error, Recovered, ShownFailure, collect_garbage, copy_out};
 use tracing::{info, warn};
 
@@ -31,7 +32,20 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
         other => Failure::at_ready(other),
     })?;
     info!(files, bytes, "copied {id}");
-    let (missing, superseded) = trace.as_ref().map(left_out).unwrap_or_default();
+    let (mut missing, idle, superseded) = trace.as_ref().map(left_out).unwrap_or_default();
+    if let Some(trace) = &trace {
+        let unpublished = trace.unpublished(plane).await.map_err(|error| Failure::at_open(&error))?.len();
+        if unpublished > 0 {
+            missing += unpublished;
+            warn!(
+                "outcomes that are decided and not published yet, and so have no consumers: {unpublished} (sidecar recover \
+                 publishes them)"
+            );
+        }
+    }
+    if idle > 0 {
+        info!("events that no module has worked on so far: {idle}");
+    }
     if superseded > 0 {
         let what = counted(superseded, "execution");
         info!("not copied, since a later run of a module has replaced what it came of: {what}");
@@ -46,10 +60,26 @@ pub(crate) async fn get(plane: &DataPlane, id: &str, all: bool, dir: Option<Path
     Ok(if missing > 0 { exit::MODULE_FAILED } else { 0 })
 }
 
-/// How many executions have no files although somebody waits for them, and how many came of a run that was replaced.
-fn left_out(trace: &Trace) -> (usize, usize) {
-    let (mut missing, mut superseded) = (0, 0);
+/// How many executions have no files although somebody waits for them, how many events nobody has worked on of whose type
+/// nobody ever has, and how many executions came of a run that was replaced.
+fn left_out(trace: &Trace) -> (usize, usize, usize) {
+    let (mut missing, mut idle, mut superseded) = (0, 0, 0);
     let replaced = trace.superseded();
+    let touched: HashSet<_> = trace.stages().into_keys().map(|(event, _)| event).collect();
+    let consumed: HashSet<_> = trace
+        .events
+        .iter()
+        .filter(|event| touched.contains(&event.event_id))
+        .map(|event| &event.event_type)
+        .collect();
+    let untouched = trace
+        .events
+        .iter()
+        .filter(|event| !touched.contains(&event.event_id) && !replaced.contains(&event.event_id));
+    for event in untouched {
+        // Others of its type have consumers, and it waits for them.
+        *(if consumed.contains(&event.event_type) { &mut missing } else { &mut idle }) += 1;
+    }
     for ((event, module), stage) in trace.stages() {
         match stage {
             _ if replaced.contains(event) => superseded += 1,
@@ -59,7 +89,7 @@ fn left_out(trace: &Trace) -> (usize, usize) {
             Stage::Failed(_) | Stage::GivenUp(_) => missing += 1,
         }
     }
-    (missing, superseded)
+    (missing, idle, superseded)
 }
 
 /// Prints one line for each failure, the oldest first, with tabs between its columns.
@@ -177,8 +207,17 @@ pub(crate) async fn expire(
     rules: Vec<(Scope, Duration)>,
     delete: bool,
 ) -> Result<u8, Failure> {
-    let expired = lineage::expire(plane, &rules.into_iter().collect(), delete).await;
-    let Expired { modules, submissions, needed, .. } = expired.map_err(|error| Failure::at_open(&error))?;
+    let failed = |error: Error| Failure::at_open(&error);
+    let retention: Retention = rules.iter().cloned().collect();
+    if delete && rules.iter().any(|(scope, _)| *scope != Scope::All) {
+        // Before anything is deleted that a misspelt rule was to keep.
+        misspelt(&rules, &lineage::expire(plane, &retention, false).await.map_err(failed)?)?;
+    }
+    let expired = lineage::expire(plane, &retention, delete).await.map_err(failed)?;
+    if !delete {
+        misspelt(&rules, &expired)?;
+    }
+    let Expired { modules, submissions, needed, .. } = expired;
     if needed > 0 {
         let needed = counted(needed, "older outcome");
         info!("kept, since something that stays depends on them: {needed}");
@@ -193,4 +232,40 @@ pub(crate) async fn expire(
         modules.into_iter().map(|(module, (outcomes, bytes))| format!("{module}\t{outcomes}\t{bytes}"));
     exit::table("MODULE\tOUTCOMES\tBYTES", lines.collect())?;
     Ok(0)
+}
+
+/// Refuses a rule for a module or a type that there is nothing of, where there is one of almost that name without a rule.
+fn misspelt(rules: &[(Scope, Duration)], found: &Expired) -> Result<(), Failure> {
+    let has_rule = |scope: &Scope| rules.iter().any(|(of, _)| of == scope);
+    for (scope, _) in rules {
+        let known: Vec<Scope> = match scope {
+            Scope::Module(_) => found.known_modules.iter().cloned().map(Scope::Module).collect(),
+            Scope::Type(_) => found.known_types.iter().cloned().map(Scope::Type).collect(),
+            _ => continue,
+        };
+        if known.contains(scope) {
+            continue;
+        }
+        let (what, name) = named(scope);
+        let is_meant = |known: &&Scope| is_misspelling(name, named(known).1) && !has_rule(known);
+        let Some(meant) = known.iter().find(is_meant).map(|meant| named(meant).1) else {
+            warn!("--older-than {what}:{name}: there is no outcome of it");
+            continue;
+        };
+        let message = format!(
+            "--older-than {what}:{name}: there is no outcome of it; did you mean {meant}? Nothing was deleted (if not, give \
+             {meant} a rule of its own)"
+        );
+        return Err(Failure::new(exit::CONFIGURATION, message));
+    }
+    Ok(())
+}
+
+/// What a rule is for.
+fn named(scope: &Scope) -> (&'static str, &str) {
+    match scope {
+        Scope::Module(name) => ("module", name.as_str()),
+        Scope::Type(name) => ("type", name),
+        _ => ("all", ""),
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sidecar_core::plane::Unopened;
-use sidecar_core::{DataPlane, Error, EventId, Submission};
+use sidecar_core::{DataPlane, Documents as _, Error, EventContext, EventId, Submission};
 use tracing::{info, warn};
 
 use crate::config;
@@ -67,6 +67,8 @@ pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) ->
     if submission.is_empty() {
         warn!("the event has no files and no values: name files, or say --value KEY=VALUE");
     }
+    let before = plane.documents.find::<EventContext>(id).await;
+    let before = before.map_err(|error| Failure::at_done(&error))?;
     let id = submission.submit(plane).await.map_err(|error| match error {
         invalid @ Error::Submission(_) => unusable(&invalid),
         other => {
@@ -81,7 +83,13 @@ pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) ->
             )
         }
     })?;
-    info!(files, "submitted as event {id}");
+    match before {
+        None => info!(files, "submitted as event {id}"),
+        Some(_) => info!(
+            "event {id} was submitted before, and is published again: where it has outcomes they stay (another id, or run \
+             --rerun, works on it anew)"
+        ),
+    }
     Ok(id)
 }
 

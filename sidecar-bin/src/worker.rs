@@ -1,6 +1,7 @@
 //! `sidecar worker` and `sidecar dead`: events start modules, and what becomes of those that were given up.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
+use sidecar_core::lineage::Trace;
 use sidecar_core::process::{Module, Service, Signals, Surroundings, find};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{self, Processes, Summary, WarmProcesses, Worker, WorkerSettings};
@@ -263,14 +265,24 @@ pub(crate) async fn dead(plane: &DataPlane, dead: Dead) -> Result<u8, Failure> {
     match dead {
         Dead::List { group: only } => {
             let mut lines = Vec::new();
+            let mut traces = HashMap::new();
             for letter in all(plane, only.as_deref()).await? {
-                let reason = exit::cell(&letter.reason);
+                let Context { correlation_id, event_id, name, .. } = &letter.context;
+                let trace: &Option<Trace> = match traces.entry(correlation_id.clone()) {
+                    Entry::Occupied(trace) => trace.into_mut(),
+                    // A graph that cannot be read is no reason not to show its letters.
+                    Entry::Vacant(place) => place.insert(Trace::of_graph(plane, correlation_id).await.ok()),
+                };
+                let overcome =
+                    trace.as_ref().is_some_and(|trace| trace.execution(event_id, name, None).is_some());
+                let mark = if overcome { "(has its outcome by now) " } else { "" };
+                let reason = exit::cell(&format!("{mark}{}", letter.reason));
                 let DeadLetter { time, id, context, group, attempts, event, .. } = letter;
                 let (execution, correlation) =
-                    (format!("{}/{}", context.event_id, context.name), context.correlation_id);
+                    (format!("{}/{}", context.event_id, context.name), exit::cell(&context.correlation_id));
                 lines.push(format!(
                     "{time}\t{id}\t{execution}\t{correlation}\t{}\t{group}\t{attempts}\t{reason}",
-                    event.event_type
+                    exit::cell(&event.event_type)
                 ));
             }
             if lines.is_empty() {

@@ -423,11 +423,32 @@ pub(crate) fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// The device that keeps nothing.
+const NOWHERE: &str = "/dev/null";
+
+/// Opens the regular file that a path leads to, for reading; a pipe in its place does not make it wait.
+#[cfg(feature = "local")]
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    open_regular_with(path, OFlags::empty())
+}
+
+/// The same with these flags.
+pub(crate) fn open_regular_with(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | flags;
+    let file = File::from(sys::open(path, flags, Mode::empty())?);
+    match FileType::from_raw_mode(sys::fstat(&file)?.st_mode) {
+        FileType::RegularFile => Ok(file),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")),
+    }
+}
+
 /// Where a file is: below a directory that is held, or wherever a path leads.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Below(Arc<Dir>, PathBuf),
     At(PathBuf),
+    /// What is written there is gone.
+    Nowhere,
 }
 
 impl Place {
@@ -436,6 +457,7 @@ impl Place {
         match self {
             Self::Below(dir, name) => dir.path.join(name),
             Self::At(path) => path.clone(),
+            Self::Nowhere => NOWHERE.into(),
         }
     }
 
@@ -454,12 +476,16 @@ impl Place {
         {
             std::fs::create_dir_all(parent)?;
         }
+        if let Self::Nowhere = self {
+            return File::options().write(true).open(NOWHERE);
+        }
         self.on(|dir, name| dir.create_file(name, mode))
     }
 
     fn on<T>(&self, call: impl FnOnce(&Dir, &Path) -> io::Result<T>) -> io::Result<T> {
         match self {
             Self::Below(dir, name) => call(dir, name),
+            Self::Nowhere => Err(io::ErrorKind::Unsupported.into()),
             Self::At(path) => {
                 let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
                     return Err(io::ErrorKind::InvalidInput.into());

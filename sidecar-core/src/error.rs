@@ -76,8 +76,8 @@ pub enum Error {
     },
     /// An event that was named has no context: its id is wrong, or this is not its data plane.
     #[error(
-        "{provider} has no context of event {event:?}: check its id and the data plane; the first \
-         event of a graph needs --first"
+        "{provider} has no context of event {event:?}: check its id and the data plane; submit it again if the store \
+         was restored from a backup; one that begins a graph without being submitted needs --first"
     )]
     UnknownEvent {
         /// The document provider's short name.
@@ -122,6 +122,14 @@ pub enum Error {
         /// The blob or document.
         what: String,
         /// How it differs.
+        problem: String,
+    },
+    /// An event refers to an object that cannot be fetched for it: another attempt may be made elsewhere, or when it may be.
+    #[error("the event refers to {url}, which cannot be fetched: {problem}")]
+    Reference {
+        /// Where the object is, without credentials.
+        url: String,
+        /// Why it cannot be fetched.
         problem: String,
     },
     /// The module's outputs cannot be committed; fix them and call again. Nothing was published.

@@ -1,14 +1,14 @@
 //! What the local providers are made of: a directory, and readable JSON documents in it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
 use serde::Serialize;
 use url::Url;
 
-use crate::dir::Dir;
+use crate::dir::{Dir, open_regular};
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 
@@ -41,9 +41,9 @@ pub(crate) fn store_error<'e>(
         (Error::Io { source, .. }, provider) => {
             let action = format!("{action} {}", path.display());
             match source.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    Error::Refused { provider, action, source: source.into() }
-                }
+                io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::InvalidData => Error::Refused { provider, action, source: source.into() },
                 _ => Error::Unavailable { provider, action, retry_after: None, source: source.into() },
             }
         }
@@ -148,7 +148,11 @@ pub(crate) fn present(provider: &impl std::fmt::Display, dir: &Path) -> Result<(
 
 /// Reads a file; `None` when there is none in a directory that is there. Blocks.
 pub(crate) fn read(provider: &impl std::fmt::Display, path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    let read = || {
+        let mut bytes = Vec::new();
+        open_regular(path)?.read_to_end(&mut bytes).map(|_| bytes)
+    };
+    match read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             present(provider, path.parent().unwrap_or(path)).map(|()| None)

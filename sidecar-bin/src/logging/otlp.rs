@@ -126,14 +126,24 @@ impl Client {
     }
 }
 
+/// A URL as it may be shown.
+fn without_credentials(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = path.split('?').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let url = request.uri().to_string();
+        let url = without_credentials(&request.uri().to_string());
         let request = reqwest::Request::try_from(request)?;
         let client = self.client.clone();
         let sent = self.runtime.spawn(async move {
-            let mut response = client.execute(request).await?;
+            // The URL is named apart, without credentials.
+            let mut response = client.execute(request).await.map_err(reqwest::Error::without_url)?;
             let mut answer = Response::builder().status(response.status());
             if let Some(headers) = answer.headers_mut() {
                 std::mem::swap(headers, response.headers_mut());

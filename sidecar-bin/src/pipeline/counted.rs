@@ -130,4 +130,7 @@ impl EventSource for CountedSource {
     fn due_in(&self) -> Option<Duration> {
         self.inner.due_in()
     }
+    fn has_settled(&self, event: &EventId) -> bool {
+        self.inner.has_settled(event)
+    }
 }

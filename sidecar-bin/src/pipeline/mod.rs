@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sidecar_core::plane::{counted, nearest};
 use sidecar_core::process::Signals;
-use sidecar_core::{Error, Submission};
+use sidecar_core::{Error, ModuleUser, Submission};
 use tracing::{info, warn};
 
 use crate::exit::{self, Failure};
@@ -162,7 +162,7 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
         .map_err(|error| Failure::new(exit::LOCAL_FAILED, format!("cannot catch signals: {error}")))?;
     let report = report::Report::begin(&base, &work.plane);
     // Before anything is submitted: whoever sees this fail would submit it once more.
-    let _base = alone(&base, &pipeline)?;
+    let _base = alone(&base, work.settings.module_user, &pipeline)?;
     let watching = match &args.watch {
         Some(dir) => {
             let stores = work.plane.directories().into_iter().map(|(_, dir)| dir);
@@ -281,10 +281,10 @@ fn worked_on(submitted: &[String], watching: Option<&watch::Watch>, counts: &cou
 }
 
 /// Makes the directories of the modules, and keeps other pipelines out of them as long as the file is open.
-fn alone(base: &Path, pipeline: &Pipeline) -> Result<File, Failure> {
+fn alone(base: &Path, user: ModuleUser, pipeline: &Pipeline) -> Result<File, Failure> {
     for module in &pipeline.modules {
         let dir = base.join(module.name.as_str());
-        std::fs::create_dir_all(&dir).map_err(|error| Failure::local(&Error::io("use", dir)(error)))?;
+        user.make_reachable(&dir).map_err(|error| Failure::local(&Error::io("use", dir)(error)))?;
     }
     let path = base.join(".pipeline.lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);

@@ -1,6 +1,7 @@
 //! The workers of a pipeline, all in one process.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use sidecar_core::process::{Module, Surroundings, find};
 use sidecar_core::server::{Listening, Sessions};
 use sidecar_core::worker::{Processes, WarmProcesses, Worker, WorkerSettings};
 use sidecar_core::{
-    Attempts, Context, DataPlane, Documents as _, Error, EventTypes, Layout, ModuleName, Settings,
+    Attempts, Context, DataPlane, Documents as _, Error, EventId, EventTypes, Layout, ModuleName, Settings,
 };
 use tokio::sync::watch;
 use tracing::{debug, info};
@@ -127,7 +128,7 @@ impl Workers {
         pipeline: &Pipeline,
         plane: &DataPlane,
         graphs: &[String],
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<Vec<Left>, Failure> {
         let (mut is_waiting, mut told) = (false, false);
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -150,8 +151,14 @@ impl Workers {
             if idle < self.quiet {
                 continue;
             }
-            let left = self.left(pipeline, plane, graphs).await?;
+            let mut left = self.left(pipeline, plane, graphs).await?;
             if left.is_empty() || idle >= NEVER {
+                return Ok(left);
+            }
+            if left.iter().all(|left| self.have_settled(left)) {
+                // An outcome may have come between the two looks: it is there before a message is settled.
+                left = self.left(pipeline, plane, graphs).await?;
+                left.iter_mut().for_each(|left| left.settled = self.have_settled(left));
                 return Ok(left);
             }
             if let Some(first) = left.first().filter(|_| idle >= SILENCE && !is_waiting) {
@@ -166,13 +173,19 @@ impl Workers {
         }
     }
 
+    /// Whether nobody will work on it any more, as far as the bus tells.
+    fn have_settled(&self, left: &Left) -> bool {
+        let mut workers = self.workers.iter().filter(|(name, _)| *name == left.module);
+        workers.any(|(_, worker)| worker.has_settled(&left.event))
+    }
+
     /// What nothing came of so far in these graphs.
     pub(super) async fn left(
         &self,
         pipeline: &Pipeline,
         plane: &DataPlane,
         graphs: &[String],
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<Vec<Left>, Failure> {
         left(pipeline, plane, graphs, false).await.map_err(|error| Failure::at_open(&error))
     }
 
@@ -181,7 +194,7 @@ impl Workers {
         pipeline: &Pipeline,
         plane: &DataPlane,
         graphs: &[String],
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<Vec<Left>, Failure> {
         left(pipeline, plane, graphs, true).await.map_err(|error| Failure::at_open(&error))
     }
 
@@ -287,6 +300,27 @@ impl ModuleSpec {
     }
 }
 
+/// An event that a module should have worked on, and has not.
+pub(super) struct Left {
+    event: EventId,
+    module: ModuleName,
+    /// Whether its message was settled before, so that it does not come again.
+    settled: bool,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {} in module {}", self.event, self.module)?;
+        if self.settled {
+            f.write_str(
+                ": its message was settled before, and its outcome is not there any more (see sidecar gc --outcomes); \
+                 submit it under another id",
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// The events of these graphs that a module should have worked on and has not, as far as anybody can; or, `want_dropped`,
 /// those among them that a person has dropped.
 async fn left(
@@ -294,7 +328,7 @@ async fn left(
     plane: &DataPlane,
     graphs: &[String],
     want_dropped: bool,
-) -> sidecar_core::Result<Vec<String>> {
+) -> sidecar_core::Result<Vec<Left>> {
     let mut left = Vec::new();
     for graph in graphs {
         let trace = Trace::of_graph(plane, graph).await?;
@@ -314,7 +348,11 @@ async fn left(
                     Some(Stage::Committed(_)) => {}
                     Some(Stage::GivenUp(_)) if !is_dropped => {}
                     _ if is_dropped != want_dropped => {}
-                    _ => left.push(format!("event {} in module {}", event.event_id, module.name)),
+                    _ => left.push(Left {
+                        event: event.event_id.clone(),
+                        module: module.name.clone(),
+                        settled: false,
+                    }),
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod differences;
 
 use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,8 +13,8 @@ use sidecar_core::lineage::{Trace, Traced, TracedEvent, TracedExecution};
 use sidecar_core::plane::counted;
 use sidecar_core::process::{self, Ended, Module, Signals, Surroundings};
 use sidecar_core::{
-    Context, DataPlane, Documents as _, Error, EventContext, EventHeader, EventId, EventTypes, First, Layout,
-    Session, Settings, Start, copy_out, documents, events,
+    Blob, Context, DataPlane, Documents as _, Error, EventContext, EventHeader, EventId, EventTypes, First,
+    Layout, ObjectDigest, RecordedFile, Session, Settings, Start, copy_out, documents, events,
 };
 use tempfile::TempDir;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -103,7 +104,7 @@ pub(crate) async fn run(args: ReplayArgs, work: Work) -> Result<u8, Failure> {
             _ => warn!("module {name} has no outcome for event {id}: there is nothing to compare with"),
         }
     }
-    let scratch = TempDir::new().map_err(|error| {
+    let scratch = scratch(&work.settings).map_err(|error| {
         Failure::new(exit::LOCAL_FAILED, format!("cannot make a temporary directory: {error}"))
     })?;
     let plane = scratch_plane(&scratch, &work.plane).map_err(|error| Failure::local(&error))?;
@@ -226,6 +227,28 @@ fn read(file: &std::path::Path) -> Result<Trace, Failure> {
     }
 }
 
+/// A directory that nobody else can look into: the module's inputs and outputs pass through it.
+fn scratch(settings: &Settings) -> std::io::Result<TempDir> {
+    let private = std::fs::Permissions::from_mode(0o700);
+    let scratch = tempfile::Builder::new().prefix("sidecar-replay-").permissions(private).tempdir()?;
+    if let Some((uid, gid)) = settings.module_user.other() {
+        std::os::unix::fs::chown(scratch.path(), Some(uid), Some(gid))?;
+    }
+    Ok(scratch)
+}
+
+/// A file of the event as the recorded execution got it: what is not the same any more cannot be staged.
+fn as_recorded(file: &Blob, recorded: Option<&TracedExecution>) -> Blob {
+    let input =
+        recorded.into_iter().flat_map(|recorded| &recorded.inputs).find(|input| input.name == file.name);
+    match input {
+        Some(RecordedFile { size, digest, executable, .. }) => {
+            Blob { size: *size, digest: *digest, executable: *executable, ..file.clone() }
+        }
+        None => file.clone(),
+    }
+}
+
 /// A data plane of its own: only the files of the other one are read.
 fn scratch_plane(scratch: &TempDir, of: &DataPlane) -> Result<DataPlane, Error> {
     let blobs = Overlay::new(blob::Local::open(scratch.path().join("plane"))?, of.blobs.clone());
@@ -268,12 +291,19 @@ async fn settings(
                 .cloned()
                 .collect(),
             data: event.data.clone(),
-            blobs: event.files.clone(),
+            blobs: event.files.iter().map(|file| as_recorded(file, recorded)).collect(),
             references: event.references.clone(),
             event_type: event.event_type.clone(),
             producer: None,
             traceparent: None,
         };
+        let recorded = recorded.map(|recorded| &*recorded.inputs).unwrap_or_default();
+        for of in &event.references {
+            if let Some(input) = recorded.iter().find(|input| input.name == of.name) {
+                let digest = ObjectDigest::new(of, correlation_id.to_owned(), input.digest);
+                plane.documents.store(&[digest]).await?;
+            }
+        }
         plane.documents.store(&[stored]).await?;
     }
     Ok(settings)

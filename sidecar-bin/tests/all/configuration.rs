@@ -288,6 +288,18 @@ fn secrets_are_not_printed() {
     command.args(["--mongodbdocprovider.password=swordfish", "--azureblobprovider.blobaccountkey=swordfish"]);
     let (code, out, log) = ended(&command.output().unwrap());
     assert!(code == 64 && !out.contains("swordfish") && !log.contains("swordfish"), "{out}{log}");
+    // Whoever forgets the slashes has not made the password a name.
+    for url in ["postgres:app:swordfish@db:5432/prod", "nats:app:swordfish@h/s", "mongodb:u:swordfish@h/d.c"]
+    {
+        let flags = ["--blobs=memory:".to_owned(), format!("--documents={url}"), format!("--events={url}")];
+        let (code, out, log) =
+            ended(&sidecar(&dir, &["check", "--printconfig"]).args(flags).output().unwrap());
+        assert!(code == 64 && !out.contains("swordfish") && !log.contains("swordfish"), "{out}{log}");
+        assert!(log.contains("has no // behind its scheme"), "{log}");
+    }
+    let flags = ["check", "--printconfig", "--blobs=az://c?account=a&endpoint=http://h/?sig=swordfish"];
+    let (code, out, log) = output(&dir, &flags);
+    assert!(code == 64 && !out.contains("swordfish") && !log.contains("swordfish"), "{out}{log}");
     let help = ended(&sidecar(&dir, &["--help"]).env("SHARED_SECRET", "swordfish").output().unwrap());
     assert!(!help.1.contains("swordfish"));
 }

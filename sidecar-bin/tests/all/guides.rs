@@ -78,8 +78,8 @@ fn the_shell_blocks_of_the_guides_work() {
         pages_run += 1;
     }
     assert_eq!(
-        pages_run, 7,
-        "README.md, lineage.md, pipelines.md, reliability.md, testing-a-module.md, workers.md and writing-a-module.md"
+        pages_run, 8,
+        "README.md, lineage.md, pipelines.md, providers.md, reliability.md, testing-a-module.md, workers.md and writing-a-module.md"
     );
 }
 

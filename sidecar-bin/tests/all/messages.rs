@@ -125,7 +125,7 @@ const GROUPS: [(&str, &str, &[Case]); 8] = [
         &[
             (
                 NONE,
-                "sidecar check --retry-for=1s --blobs='s3://b?endpoint=http://127.0.0.1:1' --s3.accesskeyid=a --s3.secretaccesskey=b --documents=postgres://u@127.0.0.1:1/d --events='nats://127.0.0.1:1/s?stream=x'",
+                "sidecar check --retry-for=1s --circuit-breaker=0 --blobs='s3://b?endpoint=http://127.0.0.1:1' --s3.accesskeyid=a --s3.secretaccesskey=b --documents=postgres://u@127.0.0.1:1/d --events='nats://127.0.0.1:1/s?stream=x'",
             ),
             (
                 NONE,

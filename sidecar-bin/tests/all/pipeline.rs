@@ -1106,3 +1106,143 @@ fn a_pipeline_gives_up_a_module_that_cannot_load() {
     assert!(log.contains("ended 5 times before it asked for an event"), "{log}");
     assert!(log.contains("exit code 3: no such model"), "{log}");
 }
+
+/// Whoever changes what a record, a context or a file says of another is found out.
+#[test]
+fn a_trace_compares_what_is_said_of_one_file_in_several_places() {
+    type Change = fn(&Path);
+    let replace = |path: &Path, from: &str, to: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    // The context of an event that `split` published, and the record of `count`.
+    let context = |dir: &Path| published_context(dir);
+    let changes: [(&str, Change, &str); 3] = [
+        ("the context is gone", |dir| fs::remove_file(published_context(dir)).unwrap(), "this is gone"),
+        ("the context has another digest", |_| {}, "instead of"),
+        ("the record has another digest", |_| {}, "instead of"),
+    ];
+    for (what, change, says) in changes {
+        let dir = chain("one\n");
+        assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]).0, 0);
+        let verify = || output(&dir, &["trace", "--development=true", "a", "--verify"]);
+        assert_eq!(verify().0, 0, "{what}");
+        change(dir.path());
+        if what == "the context has another digest" {
+            replace(&context(dir.path()), "blake3:", "blake3:00000000");
+            let text = fs::read_to_string(context(dir.path())).unwrap();
+            let at = text.find("blake3:").unwrap() + "blake3:".len() + 64;
+            fs::write(context(dir.path()), format!("{}{}", &text[..at], &text[at + 8..])).unwrap();
+        }
+        if what == "the record has another digest" {
+            let records = crate::process::files(dir.path().join("dev/executions"));
+            let (name, text) = records.iter().find(|(_, text)| text.contains("\"upper\"")).unwrap();
+            let mut record: Value = serde_json::from_str(text).unwrap();
+            record["inputs"][0]["digest"] = format!("blake3:{}", "0".repeat(64)).into();
+            fs::write(dir.path().join("dev/executions").join(name), record.to_string()).unwrap();
+        }
+        let (code, _, log) = verify();
+        assert!(code == 66 && log.contains(says), "{what}: {log}");
+        if what == "the record has another digest" {
+            let trace = trace(&dir, "a");
+            let event =
+                trace["executions"].as_array().unwrap().iter().find(|of| of["module"] == "upper").unwrap();
+            let event = event["eventId"].as_str().unwrap();
+            let (code, _, log) = output(
+                &dir,
+                &["replay", "--development=true", event, "--context.name=upper", "--pipeline=chain.toml"],
+            );
+            assert!(code == 2 && log.contains("instead of"), "{code} {log}");
+        }
+    }
+}
+
+/// The context of an event that a module published.
+fn published_context(dir: &Path) -> std::path::PathBuf {
+    let contexts = crate::process::files(dir.join("dev/contexts"));
+    let (name, _) = contexts.iter().find(|(_, text)| text.contains("\"split\"")).unwrap();
+    dir.join("dev/contexts").join(name)
+}
+
+/// Nobody works on an event whose message was settled: to wait for it would never end.
+#[test]
+fn an_event_whose_outcome_was_deleted_does_not_keep_a_pipeline() {
+    let dir = chain("one\n");
+    let pipeline = || output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]);
+    assert_eq!(pipeline().0, 0);
+    std::thread::sleep(Duration::from_millis(1100));
+    let gc = ["gc", "--development=true", "--outcomes", "--delete", "--older-than=module:count=1s"];
+    assert_eq!(output(&dir, &gc).0, 0);
+    let (code, _, log) = pipeline();
+    assert!(code == 1 && log.contains("its message was settled before"), "{log}");
+    assert!(log.contains("event a was submitted before"), "{log}");
+}
+
+#[test]
+fn a_copy_of_everything_says_what_is_missing() {
+    let dir = chain("one\ntwo\n");
+    assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]).0, 0);
+    let get = |to: &str| output(&dir, &["get", "--development=true", "--all", "a", to]);
+    assert_eq!(get("whole").0, 0);
+    let records = crate::process::files(dir.path().join("dev/executions"));
+    let (name, _) = records.iter().find(|(_, text)| text.contains("\"count\"")).unwrap();
+    // As if the machine had died before it was decided.
+    for kind in ["executions", "published"] {
+        fs::remove_file(dir.path().join("dev").join(kind).join(name)).unwrap();
+    }
+    let (code, _, log) = get("part");
+    assert!(code == 1 && log.contains("executions without an outcome, and so without files: 1"), "{log}");
+    // What is decided is not yet with its consumers.
+    for (name, _) in crate::process::files(dir.path().join("dev/published")) {
+        fs::remove_file(dir.path().join("dev/published").join(name)).unwrap();
+    }
+    let (code, _, log) = get("unpublished");
+    assert!(code == 1 && log.contains("decided and not published yet, and so have no consumers: 1"), "{log}");
+}
+
+#[test]
+fn a_rule_for_a_misspelt_module_deletes_nothing() {
+    let dir = chain("one\n");
+    assert_eq!(output(&dir, &["pipeline", "chain.toml", "--input", "a.txt", "--id=a"]).0, 0);
+    let gc = |rule: &str| {
+        let flags =
+            ["gc", "--development=true", "--outcomes", "--delete", "--older-than=0s", "--older-than", rule];
+        output(&dir, &flags)
+    };
+    let gc_shown = |rule: &str| {
+        output(&dir, &["gc", "--development=true", "--outcomes", "--older-than=0s", "--older-than", rule])
+    };
+    for (rule, meant) in [("module:coumt=9d", "count"), ("type:upperr=9d", "upper")] {
+        let (code, _, log) = gc(rule);
+        assert!(code == 64 && log.contains(&format!("did you mean {meant}? Nothing was deleted")), "{log}");
+    }
+    assert_eq!(output(&dir, &["trace", "--development=true", "a"]).0, 0);
+    // One that differs in a digit, or in more than a slip, is another module.
+    for rule in ["module:count2=9d", "module:counter-of-lines=9d"] {
+        let (code, _, log) = gc_shown(rule);
+        assert!(code == 0 && log.contains("there is no outcome of it"), "{log}");
+    }
+    let (code, _, log) = gc("module:something-else=9d");
+    assert!(code == 0 && log.contains("there is no outcome of it"), "{log}");
+}
+
+/// A slot that holds a commit of stores that were moved can work on nothing else.
+#[test]
+fn a_commit_of_a_moved_data_plane_ends_the_pipeline() {
+    let dir = chain("one\n");
+    let pipeline = ["pipeline", "chain.toml"];
+    let mut first = sidecar(&dir, &pipeline);
+    first.args(["--input", "a.txt", "--id=a"]);
+    first.env("SIDECAR_FAULT_AT", "journal.deciding.after 1").env("SIDECAR_FAULT_SIGNAL", "KILL");
+    assert_eq!(first.output().unwrap().status.code(), None);
+    let (plane, moved) = (dir.path().join("dev"), dir.path().join("moved"));
+    fs::rename(&plane, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &plane).unwrap();
+    let (code, _, log) = output(&dir, &pipeline);
+    assert!(code == 71 && log.contains("move them back"), "{code} {log}");
+    fs::remove_file(&plane).unwrap();
+    fs::rename(&moved, &plane).unwrap();
+    let (code, out, log) = output(&dir, &pipeline);
+    assert!(code == 0 && out.contains("a: 3 events, 3 outcomes"), "{out}{log}");
+}

@@ -82,6 +82,12 @@ fn an_event_refers_to_files_where_they_lie() {
     assert_eq!(code, 0, "{log}");
     let (code, tree, _) = output(&dir, &["trace", "--development", event.trim()]);
     assert!(code == 0 && tree.contains("1 file, 7 B"), "{tree}");
+    // A worker that may not read it gives the event up, and works on others.
+    let worker =
+        ["worker", "--development", "--subscribe=submitted", "--once", "--max-deliveries=1", "--wrap"];
+    let (_, _, log) = output(&dir, &[&worker[..], &["--context.name=w", "--", "true"]].concat());
+    assert!(log.contains("which cannot be fetched"), "{log}");
+    assert!(output(&dir, &["dead", "list", "--development"]).1.contains("/w"));
     fs::write(lake.join("a b"), "another content").unwrap();
     let (code, _, log) = stage(&[&references]);
     assert_eq!(code, 66, "{log}");
@@ -94,6 +100,42 @@ fn an_event_refers_to_files_where_they_lie() {
             output(&dir, &["submit", "--development", &references, "--reference", &reference]);
         assert!(found == code && log.contains(says) && out.is_empty(), "{log}");
     }
+}
+
+/// A module that has done its part, and does not end.
+#[test]
+fn a_process_that_stays_after_its_last_call_falls_under_the_timeout() {
+    let client = "call() { python3 -c \"import urllib.request, os, sys
+request = urllib.request.Request('http://127.0.0.1:' + os.environ['SIDECAR_PORT'] + sys.argv[1], method=sys.argv[2])
+request.add_header('secret', os.environ['SHARED_SECRET'])
+urllib.request.urlopen(request).read()\" $1 $2; }";
+    for (call, code, says) in
+        [("/done GET", 0, "after its outcome was decided"), ("/fail POST", 1, "after it had given up")]
+    {
+        let dir = TempDir::new().unwrap();
+        let script = format!("{client}; call /ready GET && call {call} && sleep 60");
+        let (ended_with, _, log) = run(&dir, &["--module-timeout=3s"], &script);
+        assert!(ended_with == code && log.contains(says), "{ended_with} {log}");
+    }
+}
+
+#[test]
+fn what_the_collector_is_asked_with_is_none_of_the_modules_business() {
+    let dir = TempDir::new().unwrap();
+    let mut command = sidecar(&dir, &["run", "--wrap"]);
+    command.args(CONTEXT).args(["--", "sh", "-c", "env > $SIDECAR_BASE_DIR/out/data/env"]);
+    command
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic TOPSECRET99")
+        .env("OTEL_SERVICE_NAME", "own");
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:TOPSECRET99@127.0.0.1:1");
+    let (code, _, log) = ended(&command.output().unwrap());
+    assert_eq!(code, 0, "{log}");
+    assert!(!log.contains("TOPSECRET99") && log.contains("spans are lost"), "{log}");
+    let committed = committed(&dir, "e1/m");
+    assert!(
+        !committed[0].1.contains("HEADERS") && committed[0].1.contains("OTEL_SERVICE_NAME=own"),
+        "{committed:?}"
+    );
 }
 
 /// A graph whose first event has no document: only the earlier run knows its correlation id.

@@ -201,3 +201,25 @@ fn a_read_only_root_is_enough() {
     assert_eq!(code, 0, "{log}");
     assert!(fs::read_dir(dir.join("vol/store/executions")).unwrap().next().is_some());
 }
+
+/// What the sidecar makes for a module of another user, that user reaches whatever the umask.
+#[test]
+fn a_umask_does_not_keep_a_module_from_its_directory() {
+    let Some(dir) = place() else { return };
+    for (command, base) in [
+        ("run --context.eventid=e1", "new/deep/base"),
+        ("worker --subscribe=submitted --once --max-deliveries=1", "other/base"),
+    ] {
+        fs::write(dir.path().join("input"), "content").unwrap();
+        let flags = format!(
+            "--blobs=file:store --documents=file:store --events=file:store --context.name=m --basedir=$PWD/{base} \
+             --statedir=$PWD/own/{base} --module-uid={MODULE} --wrap"
+        );
+        let script = format!(
+            "umask 077; ./sidecar submit --id=e1 --blobs=file:store --documents=file:store --events=file:store input && \
+             ./sidecar {command} {flags} -- sh -c 'cat $SIDECAR_BASE_DIR/in/data/input > $SIDECAR_BASE_DIR/out/data/copy'"
+        );
+        let _ = fs::remove_dir_all(dir.path().join("store"));
+        works(&Command::new("sh").args(["-c", &script]).current_dir(dir.path()).output().unwrap());
+    }
+}

@@ -73,15 +73,22 @@ impl Directory {
         let root = Dir::open(&self.root).map_err(store_error(self, "open", &self.root))?;
         let file = match root.open_file(name) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                let is_link = |stat: rustix::fs::Stat| {
+                    rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink
+                };
+                if root.stat(name).is_ok_and(is_link) {
+                    return Err(Error::refused(
+                        self,
+                        format!("read {object:?}"),
+                        "it is a link, and none is followed",
+                    ));
+                }
                 present(self, &self.root)?;
                 return Err(Error::NotFound { provider: self.to_string(), key: object.to_owned() });
             }
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                return Err(Error::refused(
-                    self,
-                    format!("read {object:?}"),
-                    "a link leads there, and none is followed",
-                ));
+            // A socket cannot even be opened.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+                return Err(Error::refused(self, format!("read {object:?}"), "it is not a regular file"));
             }
             opened => opened.map_err(store_error(self, "read", &path))?,
         };

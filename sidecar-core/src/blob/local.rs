@@ -1,6 +1,6 @@
 //! Blobs as plain files in one directory: nothing to install, and `ls` shows what is there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::transfer::{Side, copy};
 use super::{BlobProvider, Descriptor, Listed, PAGE, Source, Target};
 use crate::blocking;
 use crate::contract::BlobKey;
-use crate::dir::Dir;
+use crate::dir::{Dir, open_regular};
 use crate::durable::{self, Staged};
 use crate::error::{Error, Result};
 use crate::local_dir::{self, store_error};
@@ -235,16 +235,18 @@ impl Local {
             Ok(()) => Error::NotFound { provider: self.to_string(), key: key.to_string() },
             Err(away) => away,
         };
-        let mut file = match File::open(&path) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        let mut file = match open_regular(&path) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidData
+                ) =>
+            {
                 return Err(not_found());
             }
             opened => opened.map_err(store_error(self, "read", &path))?,
         };
         let metadata = file.metadata().map_err(store_error(self, "read", &path))?;
-        if !metadata.is_file() {
-            return Err(not_found());
-        }
         let mut writer = target.create()?;
         let found =
             rustix::fs::fstat(&file).map_err(io::Error::from).map_err(store_error(self, "read", &path))?;

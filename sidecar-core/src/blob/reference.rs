@@ -1,6 +1,7 @@
 //! Files that events refer to where others stored them, instead of holding a copy.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -61,7 +62,7 @@ impl References {
     /// # Errors
     /// [`Error::Submission`] when it is not the URL of an object in one of these stores; otherwise what its store reports.
     pub async fn pin(&self, name: Option<&str>, url: &str) -> Result<Reference> {
-        let invalid = |why: String| Error::Submission(vec![Problem::of(url, why)]);
+        let invalid = |why: String| Error::Submission(vec![Problem::of(shown(url), why)]);
         let (store, object, parsed) = self.find(url).map_err(invalid)?;
         let version = parsed.fragment().map(decoded).transpose().map_err(invalid)?;
         if version.as_deref() == Some("") {
@@ -69,7 +70,7 @@ impl References {
         }
         let last = object.rsplit('/').next().unwrap_or_default();
         let name = FileName::parse(name.unwrap_or(last))
-            .map_err(|error| invalid(format!("{error}: give the file a name, as in NAME={url}")))?;
+            .map_err(|error| invalid(format!("{error}: give the file a name, as in NAME=URL")))?;
         let pinned = store.pin(&object, version.as_deref()).await?;
         if pinned.etag.is_none() && pinned.version.is_none() {
             let why = "its store tells neither an entity tag nor a version: a change would not show";
@@ -83,9 +84,17 @@ impl References {
     /// Writes the file that an event refers to.
     pub(crate) async fn get(&self, reference: &Reference, target: &Target) -> Result<Descriptor> {
         let Reference { url, pinned, .. } = reference;
-        let (store, object, _) =
-            self.find(url).map_err(|why| Error::refused(self, format!("fetch {url}"), why))?;
-        store.get_pinned(&object, pinned, target).await
+        let cannot = |problem: String| Error::Reference { url: shown(url), problem };
+        let (store, object, _) = self.find(url).map_err(cannot)?;
+        store.get_pinned(&object, pinned, target).await.map_err(|error| match error {
+            // More than was pinned.
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
+                Pinned::changed(&store, &object)
+            }
+            // It is one object that may not be read, as far as anybody knows.
+            refused @ Error::Refused { .. } => cannot(refused.chain()),
+            other => other,
+        })
     }
 
     /// The store of an object, and the object's name there.
@@ -127,6 +136,18 @@ impl fmt::Display for References {
         }
         let names: Vec<_> = self.0.iter().map(|(_, store)| store.to_string()).collect();
         f.write_str(&names.join(", "))
+    }
+}
+
+/// A URL without what may be a secret.
+fn shown(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{scheme}://{}{path}", authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+        }
+        None => url.to_owned(),
     }
 }
 

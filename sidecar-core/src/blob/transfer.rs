@@ -328,6 +328,11 @@ impl Target {
         Self::at(Place::At(path.into()))
     }
 
+    /// A target that keeps nothing, for a file that is read for its digest alone.
+    pub fn nowhere() -> Self {
+        Self::at(Place::Nowhere)
+    }
+
     /// A target below a directory that is held.
     pub(crate) fn below(dir: Arc<Dir>, name: PathBuf) -> Self {
         Self::at(Place::Below(dir, name))
@@ -377,8 +382,10 @@ impl Target {
         let mode = Mode::from_raw_mode(if self.executable { 0o755 } else { 0o644 });
         let create = || {
             let file = self.place.create(mode)?;
-            // Whoever may enter the directory reads it, whatever the umask.
-            rustix::fs::fchmod(&file, mode)?;
+            if !matches!(self.place, Place::Nowhere) {
+                // Whoever may enter the directory reads it, whatever the umask.
+                rustix::fs::fchmod(&file, mode)?;
+            }
             Ok(file)
         };
         let file = create().map_err(Error::io("write", self.path()))?;

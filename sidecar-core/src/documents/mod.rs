@@ -205,6 +205,19 @@ pub trait Documents: DocumentProvider {
         let parse = |(id, json): (String, String)| parse(self, T::KIND, &id, &json).map(|found| (id, found));
         page.into_iter().map(parse).collect()
     }
+
+    /// The same for whoever can do without those of another shape: each is an [`Error::Corrupt`] of its own.
+    ///
+    /// # Errors
+    /// What the provider reports.
+    async fn readable_page<T: Stored>(&self, after: Option<&str>) -> Result<Vec<(String, Result<T>)>> {
+        let page = self.list(T::KIND, after).await?;
+        let parse = |(id, json): (String, String)| {
+            let read = parse(self, T::KIND, &id, &json);
+            (id, read)
+        };
+        Ok(page.into_iter().map(parse).collect())
+    }
 }
 
 impl<P: DocumentProvider + ?Sized> Documents for P {}

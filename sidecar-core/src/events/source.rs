@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::contract::{Event, ModuleName};
+use crate::contract::{Event, EventId, ModuleName};
 use crate::error::{Error, Result};
 
 /// Who receives events, and which.
@@ -63,6 +63,12 @@ pub trait EventSource: fmt::Debug + fmt::Display + Send + Sync + 'static {
     /// does not tell.
     fn due_in(&self) -> Option<Duration> {
         None
+    }
+
+    /// Whether it is known that the group has settled the message of this event, and is not given it again. Blocks briefly.
+    fn has_settled(&self, event: &EventId) -> bool {
+        let _ = event;
+        false
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::blob::{Descriptor, Side, Target, fill};
 use crate::contract::Digest;
-use crate::dir::Dir;
+use crate::dir::{Dir, open_regular_with};
 use crate::durable::Staged;
 use crate::error::{Error, Result};
 use crate::lock::Locked;
@@ -300,13 +300,7 @@ impl Inner {
 
 /// Opens a regular file that is no link, and does not wait for one that is a pipe.
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other(format!("{} is not a regular file", path.display())));
-    }
-    Ok(file)
+    open_regular_with(path, OFlags::NOFOLLOW)
 }
 
 /// Whether a file of this name is a whole content: it is called by its digest alone, in the directory of its beginning.

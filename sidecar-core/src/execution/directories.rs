@@ -142,6 +142,14 @@ pub(super) fn has_outputs(base: &Dir) -> bool {
     looked.is_ok() && found
 }
 
+/// Removes what was set aside. Blocks.
+pub(super) fn forget_previous(base: &Dir) -> Result<()> {
+    match own(base, OUTPUTS, "tidy up")? {
+        Some(outputs) => remove(&outputs, PREVIOUS),
+        None => Ok(()),
+    }
+}
+
 /// Moves what an earlier execution left in `out/` to a new directory in `out/.previous`. Blocks.
 ///
 /// Returns where it is, unless there was nothing. Hidden files stay: they are no outputs.

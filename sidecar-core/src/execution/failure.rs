@@ -42,6 +42,7 @@ impl Reason {
             | Error::NoEventYet { .. }
             | Error::Corrupt { .. }
             | Error::UnknownEvent { .. }
+            | Error::Reference { .. }
             | Error::Submission(_)
             | Error::TooLarge { .. } => Culprit::Inputs,
             Error::Invalid(_) => Culprit::Outputs,

@@ -53,9 +53,9 @@ pub(crate) use ids::dead_letter as dead_letter_id;
 pub(crate) use ids::{attempts as attempts_id, insight as insight_id, record as record_id};
 pub(crate) use memo::VALID as MEMO_VALID;
 #[cfg(feature = "worker")]
-pub(crate) use open::check_places;
+pub(crate) use open::{ELSEWHERE, check_places};
 pub(crate) use record::{contents_of, find as find_record, is_half_removed, remove as remove_record};
-pub(crate) use reference::{fetch as fetch_object, id as object_id};
+pub(crate) use reference::{fetch as fetch_object, id as object_id, referenced};
 #[cfg(feature = "server")]
 pub(crate) use session::{CACHED, Counts, DECISIONS};
 pub(crate) use stage::fetch;

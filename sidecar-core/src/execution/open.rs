@@ -73,6 +73,9 @@ struct Opening {
     here: Stores,
 }
 
+/// What is said of a commit that only another data plane can finish.
+pub(crate) const ELSEWHERE: &str = "that was begun on another data plane";
+
 impl Opening {
     /// Deals with a commit in this directory that may have been decided: it goes on, or is given up, or is in the
     /// way.
@@ -90,7 +93,8 @@ impl Opening {
         let (place, of) = (self.slot.state_path().display(), ids::execution(&entry.context, entry.run));
         if !self.is_here(&entry) {
             return Err(Error::Busy(format!(
-                "{place} holds a commit that was begun on another data plane ({}; {}; {}): finish it there first",
+                "{place} holds a commit {ELSEWHERE} ({}; {}; {}): finish it there first (stores that were moved are \
+                 others: move them back, or mount them where they were)",
                 entry.stores.blobs, entry.stores.documents, entry.stores.events,
             )));
         }
@@ -431,11 +435,18 @@ impl Opening {
                 // A module that starts from the beginning must not meet one that was started before.
                 slot.refuse_beside_a_module()?;
             }
+            let set_aside = || {
+                if journaling == Journaling::Unsynced && slot.has_outputs() {
+                    // Nobody looks through what a worker's slot has gathered: the last is enough.
+                    slot.forget_previous()?;
+                }
+                slot.set_outputs_aside()
+            };
             let Some(earlier) = earlier else {
                 // Nothing tells whose they are. For a module that starts from the beginning they are not its own; one that
                 // somebody else starts may have been quicker than its sidecar.
                 if (journaling == Journaling::Unsynced || start != Start::Resume)
-                    && let Some(path) = slot.set_outputs_aside()?
+                    && let Some(path) = set_aside()?
                 {
                     warn!(path = %path.display(), "outputs that were there before the event were set aside");
                 }
@@ -443,7 +454,7 @@ impl Opening {
             };
             // Even after a commit: a module that was not told, and worked once more, leaves its outputs behind.
             let worked = earlier.step != Step::New || start != Start::Resume;
-            if let Some(path) = worked.then(|| slot.set_outputs_aside()).transpose()?.flatten() {
+            if let Some(path) = worked.then(set_aside).transpose()?.flatten() {
                 let Context { event_id, name, .. } = &earlier.context;
                 let path = path.display();
                 let of = match earlier.is_of(&new) {

@@ -374,10 +374,22 @@ pub struct Recovered {
 pub async fn recover(plane: &DataPlane) -> Result<Recovered> {
     let (mut recovered, mut after) = (Recovered::default(), None::<String>);
     loop {
-        let page = plane.documents.page::<ExecutionRecord>(after.as_deref()).await?;
+        let page = plane.documents.readable_page::<ExecutionRecord>(after.as_deref()).await?;
         let Some((last, _)) = page.last() else { return Ok(recovered) };
         after = Some(last.clone());
-        let unpublished = stream::iter(page)
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
+        for (id, read) in page {
+            match read {
+                Ok(record) => records.push((id, record)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        for error in damaged {
+            // It keeps nobody else's outcome from being published.
+            warn!("{}: restore it from a backup", error.chain());
+            recovered.failed += 1;
+        }
+        let unpublished = stream::iter(records)
             .map(|(id, record)| async move {
                 let published = plane.documents.find::<Publication>(&id).await?;
                 Result::Ok((published.is_none() && record.committed().is_some()).then_some(record))

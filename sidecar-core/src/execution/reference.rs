@@ -75,13 +75,7 @@ impl Execution {
             let first = match known {
                 Some(first) => first,
                 None => {
-                    let found = ObjectDigest {
-                        id: id(of),
-                        correlation_id: self.context().correlation_id,
-                        url: of.url.clone(),
-                        pinned: of.pinned.clone(),
-                        digest: found.digest,
-                    };
+                    let found = ObjectDigest::new(of, self.context().correlation_id, found.digest);
                     let decided = self.plane.documents.decide(&found).await?;
                     fault::point("reference.decided");
                     decided.digest
@@ -97,8 +91,16 @@ impl Execution {
     }
 }
 
+impl ObjectDigest {
+    /// What an object that is referred to held when it was staged for a graph.
+    pub fn new(of: &Reference, correlation_id: String, digest: Digest) -> Self {
+        let (url, pinned) = (of.url.clone(), of.pinned.clone());
+        Self { id: id(of), correlation_id, url, pinned, digest }
+    }
+}
+
 /// What was staged of what an event refers to, as far as it was.
-pub(super) async fn referenced(plane: &DataPlane, references: &[Reference]) -> Result<Vec<RecordedFile>> {
+pub(crate) async fn referenced(plane: &DataPlane, references: &[Reference]) -> Result<Vec<RecordedFile>> {
     let known = references.iter().zip(digests(plane, references).await?);
     Ok(known.filter_map(|(of, digest)| Some(recorded(of, digest?))).collect())
 }
@@ -137,7 +139,7 @@ async fn digests(plane: &DataPlane, references: &[Reference]) -> Result<Vec<Opti
 pub(crate) fn id(Reference { url, pinned, .. }: &Reference) -> String {
     let mut hash = blake3::Hasher::new();
     // Each part with its length, so that they cannot run into each other.
-    for part in [Some(&*url), pinned.etag.as_ref(), pinned.version.as_ref()] {
+    for part in [Some(url), pinned.etag.as_ref(), pinned.version.as_ref()] {
         let part = part.map_or("", String::as_str);
         hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }

@@ -141,6 +141,8 @@ struct Progressing {
     inputs_refused: Option<Arc<Error>>,
     /// Whether a process of the module has called `ready` that did not say who it is.
     anonymous: bool,
+    /// Whether a sidecar before this one refused `done`: then another process may be there to fix the outputs.
+    refused_before: bool,
     /// Whether the sidecar ends once the outcome was answered.
     ends: bool,
     /// Whether `done` was called by a process that never called `ready` here: what it wrote is of another execution.
@@ -226,6 +228,7 @@ impl Session {
             module_start: entry.module_start.clone(),
             anonymous,
             inputs_refused: None,
+            refused_before: entry.complete && entry.module_start.is_some(),
             ends: false,
             stray: false,
             warned_of_late: false,
@@ -424,7 +427,26 @@ impl Session {
     /// [`Error::OutOfOrder`] for such a process; otherwise those of [`done`](Self::done).
     pub async fn done_for(&self, module_start: Option<&str>) -> Outcome<Receipt> {
         self.refuse_another("commit", module_start)?;
-        self.done().await
+        // One that came after the outcome was there wrote nothing of it.
+        let came_after = self.phase() == Phase::Done && self.is_another(module_start);
+        let mut receipt = self.done().await?;
+        let execution = &self.inner.execution;
+        if came_after {
+            let attempt = execution.attempt();
+            receipt
+                .committed_by
+                .get_or_insert_with(|| format!("attempt {attempt}, by an earlier process of the module"));
+        }
+        if receipt.committed_by.is_some() && execution.slot.has_outputs() {
+            match execution.on_disk(|this| this.slot.set_outputs_aside()).await {
+                Ok(Some(path)) => {
+                    warn!(path = %path.display(), "the outcome was there already: these outputs were set aside");
+                }
+                Ok(None) => {}
+                Err(error) => warn!(error = error.chain(), "the outputs could not be set aside"),
+            }
+        }
+        Ok(receipt)
     }
 
     /// Says that the sidecar ends once somebody was answered the outcome: whoever calls `ready` after that is another
@@ -455,7 +477,8 @@ impl Session {
         if !self.is_another(module_start) || self.phase() != Phase::Ready {
             return Ok(());
         }
-        let hint = "another process of the module has called ready since this one did: its outputs count";
+        let hint = "another process of the module called ready last, and its outputs count (module-start stays the same for all \
+                    calls of one process)";
         Err(Arc::new(Error::OutOfOrder { call, phase: Phase::Ready, hint: hint.into() }))
     }
 
@@ -910,7 +933,8 @@ impl Inner {
             return true;
         }
         let State::Rest(Rest::Ready { last_error, .. }) = &shared.state else { return false };
-        let (known, refused) = (shared.module_start.as_deref(), last_error.is_some());
+        let refused = last_error.is_some() || shared.refused_before;
+        let known = shared.module_start.as_deref();
         let mixture = match (module_start, known) {
             (Some(now), Some(before)) if now == before => return false,
             (Some(_), Some(_)) if !refused => return true,
@@ -1114,6 +1138,10 @@ impl Inner {
                         out.display()
                     );
                 }
+                if receipt.committed_by.is_some() {
+                    // Whoever was first has told of them.
+                    return self.after(committed);
+                }
                 for event in events.iter().take(EVENTS_LOGGED) {
                     info!(
                         "published {} as event {} of type {:?}",
@@ -1135,6 +1163,11 @@ impl Inner {
                 failed => error!("the outputs could not be committed: {}", failed.chain()),
             },
         }
+        self.after(committed);
+    }
+
+    /// The state after a commit.
+    fn after(self: &Arc<Self>, committed: &Outcome<Receipt>) {
         self.change(|shared| {
             shared.committing = None;
             let prepared = shared.state.prepared().cloned();

@@ -126,6 +126,11 @@ impl Slot {
         directories::set_outputs_aside(&self.base())
     }
 
+    /// Removes what was set aside before. Blocks.
+    pub(super) fn forget_previous(&self) -> Result<()> {
+        directories::forget_previous(&self.base())
+    }
+
     /// Removes what was cleared. Blocks.
     pub(super) fn empty_trash(&self) -> Result<()> {
         directories::remove(&self.state(), directories::TRASH)
@@ -204,7 +209,7 @@ impl Slot {
 /// Makes and locks the base directory.
 fn lock_base(path: &Path, user: ModuleUser) -> Result<Arc<Dir>> {
     let is_new = !path.exists();
-    fs::create_dir_all(path).map_err(|error| {
+    user.make_reachable(path).map_err(|error| {
         let is_file = error.kind() == io::ErrorKind::AlreadyExists;
         let error = if is_file { io::Error::other("it is not a directory") } else { error };
         Error::io("use", path)(error)

@@ -1,8 +1,12 @@
 //! The settings of an execution.
 
+use std::fs;
+use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::cache::Cache;
 use super::disk::DiskBudget;
@@ -89,6 +93,37 @@ pub enum ModuleUser {
 }
 
 impl ModuleUser {
+    /// Makes a directory, and those that lead to it, such that this user gets there whatever the process's umask. What is
+    /// there stays as it is. Blocks.
+    ///
+    /// # Errors
+    /// When one of them cannot be made.
+    pub fn make_reachable(self, dir: &Path) -> io::Result<()> {
+        if self.other().is_none() || dir.components().any(|part| part == Component::ParentDir) {
+            return fs::create_dir_all(dir);
+        }
+        let absent: Vec<_> =
+            dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+        for made in absent.into_iter().rev() {
+            match fs::create_dir(made) {
+                // Only what this call has made is opened up, and to pass through is enough.
+                Ok(()) => {
+                    let made = rustix::fs::open(
+                        made,
+                        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC,
+                        Mode::empty(),
+                    )?;
+                    let mode =
+                        Mode::from_raw_mode(rustix::fs::fstat(&made)?.st_mode) | Mode::from_raw_mode(0o711);
+                    rustix::fs::fchmod(&made, mode)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The numbers of the user and the group that a module is to be started as, where they are not the sidecar's.
     pub fn other(self) -> Option<(u32, u32)> {
         match self {

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::{Trace, TracedExecution};
 use crate::contract::{
     Attempts, Context, EventContext, EventId, ExecutionId, ExecutionRecord, KeyOwner, Memo, ModuleName,
-    ObjectDigest, Publication,
+    Publication,
 };
 use crate::documents::{Documents as _, Kind, PAGE};
 use crate::error::Result;
@@ -64,6 +64,10 @@ pub struct Expired {
     pub submissions: u64,
     /// Executions that are old enough and stay, since something that stays came of them, or names their files.
     pub needed: u64,
+    /// The modules that there are outcomes or failures of, old or not.
+    pub known_modules: BTreeSet<ModuleName>,
+    /// The types of all events in their graphs.
+    pub known_types: BTreeSet<String>,
     /// What was deleted; nothing where that was not asked for.
     pub deleted: Collected,
 }
@@ -102,6 +106,8 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
     for graph in std::mem::take(&mut survey.graphs) {
         let plan = Plan::new(plane, &graph, retention, now, &survey).await?;
         expired.needed += plan.needed;
+        expired.known_modules.extend(plan.trace.stages().into_keys().map(|(_, module)| module.clone()));
+        expired.known_types.extend(plan.trace.events.iter().filter_map(|event| event.event_type.clone()));
         for (event, module) in &plan.executions {
             let of = plan.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
             let (mut bytes, mut last) = (0, 0);
@@ -272,7 +278,11 @@ impl Plan {
             note(&failure.context.event_id, &failure.context.name, Some(&failure.time));
         }
         for letter in &trace.dead_letters {
-            note(&letter.context.event_id, &letter.context.name, None);
+            let Context { event_id, name, .. } = &letter.context;
+            // One that stayed behind an outcome says nothing.
+            if trace.execution(event_id, name, None).is_none() {
+                note(event_id, name, None);
+            }
         }
         for Context { event_id, name, .. } in attempts {
             // A count that stayed behind an outcome says nothing.
@@ -397,6 +407,12 @@ impl Plan {
         let failures = self.trace.failures.iter().filter(|failure| of(&failure.context));
         let (failures, kept): (Vec<_>, Vec<_>) =
             failures.map(|failure| (failure.id.to_string(), &failure.blobs)).unzip();
+        let letters = self
+            .trace
+            .dead_letters
+            .iter()
+            .filter(|letter| of(&letter.context))
+            .map(|letter| letter.id.clone());
         let kept: Vec<_> = kept.into_iter().flatten().map(|blob| blob.key.clone()).collect();
         for keys in kept.chunks(PAGE) {
             plane.blobs.delete(keys).await?;
@@ -410,6 +426,7 @@ impl Plan {
             (Kind::Insight, insights),
             (Kind::Context, published.iter().map(EventId::to_string).collect()),
             (Kind::Failure, failures),
+            (Kind::DeadLetter, letters.collect()),
         ] {
             for ids in ids.chunks(PAGE) {
                 plane.documents.delete(kind, ids).await?;
@@ -438,9 +455,5 @@ async fn remove_submission(plane: &DataPlane, event: &EventId, deleted: &mut Col
     if plane.documents.find::<EventContext>(event.as_str()).await?.is_some() {
         deleted.documents += 1;
     }
-    // Others compute them again when they stage the same object.
-    let digests: Vec<ObjectDigest> = plane.documents.graph(event.as_str()).await?;
-    let digests: Vec<_> = digests.into_iter().map(|digest| digest.id).collect();
-    plane.documents.delete(Kind::Digest, &digests).await?;
     plane.documents.delete(Kind::Context, &[event.to_string()]).await
 }

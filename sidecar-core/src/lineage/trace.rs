@@ -173,15 +173,14 @@ impl Trace {
         Ok(Self { format, correlation_id, events, executions, failures, dead_letters })
     }
 
-    /// The executions whose outcome is decided and not published, so that nobody has worked on their events yet.
+    /// The executions whose outcome is decided and not published, so that nobody has worked on all of their events yet.
     ///
     /// # Errors
     /// What the document store reports.
     pub async fn unpublished(&self, plane: &DataPlane) -> Result<Vec<&TracedExecution>> {
         let worked_on: HashSet<_> = self.executions.iter().map(|of| &of.event_id).collect();
-        let may_be = |of: &&TracedExecution| {
-            !of.events.is_empty() && of.events.iter().all(|event| !worked_on.contains(&event.event_id))
-        };
+        let may_be =
+            |of: &&TracedExecution| of.events.iter().any(|event| !worked_on.contains(&event.event_id));
         let looks: Vec<_> = self.executions.iter().filter(may_be).map(|of| looked_up(plane, of)).collect();
         let found: Vec<_> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())

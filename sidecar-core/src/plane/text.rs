@@ -82,6 +82,14 @@ pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&
     (likeness > ALIKE).then_some(best)
 }
 
+/// Whether a name is hardly anything else than another one with a slip of the finger: names that differ in digits alone are
+/// two.
+pub fn is_misspelling(name: &str, of: &str) -> bool {
+    let without_digits = |name: &str| name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let most = if name.len() < 8 { 1 } else { 2 };
+    without_digits(name) != without_digits(of) && strsim::damerau_levenshtein(name, of) <= most
+}
+
 /// From this likeness on, a name may be a misspelling of another.
 const ALIKE: f64 = 0.85;
 
@@ -105,6 +113,10 @@ pub(super) fn no_stray_credentials(url: &str) -> Result<(), String> {
     let rest = url.split_once(':').map_or(url, |(_, rest)| rest);
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let local = ["file:", "memory:"].iter().any(|scheme| url.starts_with(scheme));
+    if !local && !url.contains("://") && url.contains('@') {
+        // It is not repeated: what is before the @ may be a password.
+        return Err("has no // behind its scheme: write SCHEME://USER@HOST".into());
+    }
     match rest.find(['/', '?', '#']) {
         Some(end) if !local && rest[end..].contains('@') => {
             Err("has an @ behind its host: write / ? # @ in a password as %2F %3F %23 %40".into())
@@ -118,6 +130,9 @@ pub(super) fn endpoint(value: String) -> Result<Option<String>, String> {
     match Url::parse(&value) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             Err("has an endpoint with credentials in it: give them apart, where no log shows them".into())
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            Err("has an endpoint with a ? or a #: give what stands behind it apart".into())
         }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(Some(value)),
         // It is not repeated: it may hold a password where it is not looked for.

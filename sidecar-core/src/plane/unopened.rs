@@ -39,6 +39,9 @@ impl Config {
         for url in &self.references {
             let parsed = text::no_stray_credentials(url).map_err(Problem::from);
             match parsed.and_then(|()| blobs::parse_reference(url, &given)) {
+                Ok((root, _)) if references.iter().any(|(other, _): &blobs::Referenced| *other == root) => {
+                    note(Setting::References, format!("names {root} twice: its objects have one URL").into());
+                }
                 Ok(store) => references.push(store),
                 Err(problem) => note(Setting::References, problem),
             }

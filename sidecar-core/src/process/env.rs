@@ -17,7 +17,7 @@ const CREDENTIALS: [(&str, &[&str]); 12] = [
 ];
 
 /// The variables of this process that a module must not inherit: the sidecar's settings (`SIDECAR_…`), and those that
-/// may hold credentials of the stores with these URLs. `let_through` are names that a module gets all the same,
+/// may hold credentials of the stores with these URLs, or of the collector of spans. `let_through` are names that a module gets all the same,
 /// separated by commas.
 pub fn hidden_variables<'u>(urls: impl IntoIterator<Item = &'u str>, let_through: &str) -> Vec<String> {
     let schemes: Vec<&str> = urls.into_iter().filter_map(|url| url.split(':').next()).collect();
@@ -26,9 +26,15 @@ pub fn hidden_variables<'u>(urls: impl IntoIterator<Item = &'u str>, let_through
     let let_through: Vec<&str> = let_through.split(',').map(str::trim).collect();
     std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
-        .filter(|name| begins.iter().any(|begin| name.starts_with(begin)))
+        .filter(|name| begins.iter().any(|begin| name.starts_with(begin)) || is_for_the_collector(name))
         .filter(|name| !let_through.contains(&&**name))
         .collect()
+}
+
+/// Whether a variable holds what the collector of spans is asked with: credentials, as a rule. A module finds the collector
+/// itself by the others.
+fn is_for_the_collector(name: &str) -> bool {
+    name.starts_with("OTEL_EXPORTER_OTLP_") && name.ends_with("HEADERS")
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::child::{Child, Module};
 use super::ended::{Ended, Stop};
 use super::escaped;
 use super::find::find;
-use super::serve::{finish_within, lease, outcome, silence};
+use super::serve::{finish_within, outcome, silence};
 use super::signals::Signals;
 use crate::contract::Phase;
 use crate::error::Error;
@@ -141,7 +141,7 @@ impl Run<'_> {
         child.wait_in_place();
         // Only from now on it can be silent.
         session.heartbeat();
-        let (mut told_by, mut hung_up, mut deadline) = (None, false, None);
+        let (mut told_by, mut hung_up, mut deadline, mut told_of_staying) = (None, false, None, false);
         let overdue = |deadline: Option<Instant>| async move {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -169,7 +169,15 @@ impl Run<'_> {
                     }
                     return Ok(Exit { status, told_by, left_running });
                 }
-                () = lease(session, module.service.lease) => return Err(self.expired(&mut child).await),
+                () = self.silent() => return Err(self.expired(&mut child).await),
+                () = self.outstays(), if !told_of_staying => {
+                    told_of_staying = true;
+                    warn!(
+                        "the module is {}, and its process goes on: the sidecar waits for its end (--module-timeout \
+                         limits that)",
+                        session.phase()
+                    );
+                }
                 () = overdue(deadline) => {
                     warn!("the module is killed: it did not end within {:?} (--grace)", module.service.grace);
                     deadline = None;
@@ -199,10 +207,25 @@ impl Run<'_> {
         }
     }
 
+    /// Waits until the module has been silent for too long, if that is limited.
+    async fn silent(&self) {
+        match self.module.service.lease {
+            Some(lease) => self.session.process_silent_for(lease).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the execution has ended, and its module has not although it had the time.
+    async fn outstays(&self) {
+        self.session.ended().await;
+        tokio::time::sleep(STAYS).await;
+    }
+
     /// Ends a module that has lost its lease.
     async fn expired(&self, child: &mut Child) -> Ended {
         let Self { session, module, .. } = self;
         let reason = silence(module.service.lease.unwrap_or_default(), module.wrap);
+        let gave_up = session.phase() == Phase::Failed;
         // It fails only if the module has called after all, or if the outcome may be decided.
         let failed = session.fail(reason.clone()).await;
         let grace = module.service.grace.min(LEASE_GRACE);
@@ -211,6 +234,10 @@ impl Run<'_> {
         if failed.is_err() && outcome(session, module.service.grace).await == Phase::Done {
             warn!("{reason}, after its outcome was decided");
             return Ended::Committed;
+        }
+        if gave_up {
+            warn!("{reason}, after it had given up");
+            return Ended::Failed { code: 1, reason: None };
         }
         Ended::Failed { code: 1, reason: Some(reason) }
     }
@@ -357,6 +384,9 @@ pub(crate) fn how(status: ExitStatus) -> String {
         None => status.to_string(),
     }
 }
+
+/// How long a module may take to end after its last call before that is worth a word.
+const STAYS: Duration = Duration::from_secs(30);
 
 /// How long a module that lost its lease may take to end.
 const LEASE_GRACE: Duration = Duration::from_secs(10);

@@ -130,7 +130,7 @@ pub(crate) fn silence(lease: Duration, wrapped: bool) -> String {
 }
 
 /// The end of the module's lease, if it has one.
-pub(super) async fn lease(session: &Session, lease: Option<Duration>) {
+async fn lease(session: &Session, lease: Option<Duration>) {
     match lease {
         Some(lease) => session.lease_expired(lease).await,
         None => std::future::pending().await,

@@ -69,6 +69,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NotFound { .. }
         | Error::Absent { .. }
         | Error::UnknownEvent { .. }
+        | Error::Reference { .. }
         | Error::Corrupt { .. } => StatusCode::BAD_GATEWAY,
         Error::Invalid(_) | Error::Submission(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Error::OutOfOrder { .. } | Error::RunNotOpen { .. } | Error::NotHeld { .. } => StatusCode::CONFLICT,

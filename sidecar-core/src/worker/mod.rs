@@ -24,7 +24,7 @@ pub use settlement::{Outcome, Settlement};
 #[cfg(feature = "process")]
 pub use warm::WarmProcesses;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -36,10 +36,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::contract::ModuleName;
+use crate::contract::{EventId, ModuleName};
 use crate::error::{Error, Result};
 use crate::events::{EventSource, Subscription};
-use crate::execution::{First, Journaling, Settings, Start, check_places, recover};
+use crate::execution::{First, Journaling, ModuleUser, Settings, Start, check_places, recover};
 use crate::lock::{Locked, not_locked};
 use crate::plane::{DataPlane, Places};
 use crate::server::Sessions;
@@ -236,9 +236,10 @@ impl Worker {
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Summary, Arc<Error>> {
         let shared = &self.shared;
         let WorkerSettings { group, types, concurrency, .. } = &shared.settings;
-        let base = shared.settings.module.layout.base().to_owned();
+        let (base, user) =
+            (shared.settings.module.layout.base().to_owned(), shared.settings.module.module_user);
         check_places(&shared.settings.module, &shared.plane)?;
-        let _base = blocking(move || lock_base(&base)).await?;
+        let _base = blocking(move || lock_base(&base, user)).await?;
         let mut slots = JoinSet::new();
         // As long as nobody is there to receive from, there is nothing that a signal could interrupt.
         tokio::pin!(stop);
@@ -326,6 +327,11 @@ impl Worker {
         self.shared.source.borrow().as_ref().and_then(|source| source.due_in())
     }
 
+    /// Whether it is known that the group has settled this event, so that it does not come again.
+    pub fn has_settled(&self, event: &EventId) -> bool {
+        self.shared.source.borrow().as_ref().is_some_and(|source| source.has_settled(event))
+    }
+
     /// Asks running modules to end at once; their events are handed back.
     pub fn end_modules(&self) {
         self.drain();
@@ -347,8 +353,8 @@ impl Worker {
 }
 
 /// Keeps other workers from the slots' directories, as long as the file is open.
-fn lock_base(base: &Path) -> Result<Locked<File>> {
-    fs::create_dir_all(base).map_err(Error::io("use", base))?;
+fn lock_base(base: &Path, user: ModuleUser) -> Result<Locked<File>> {
+    user.make_reachable(base).map_err(Error::io("use", base))?;
     let path = base.join(".worker.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let busy =

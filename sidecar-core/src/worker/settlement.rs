@@ -54,7 +54,8 @@ impl Outcome {
                     Settlement::DeadLetter
                 }
                 // Its context may appear still: a secondary lags behind.
-                Error::UnknownEvent { .. } => again,
+                // Another sidecar may be allowed to read what this one is not.
+                Error::UnknownEvent { .. } | Error::Reference { .. } => again,
                 // A store or a disk that is away must not cost an event its attempts.
                 _ => Settlement::HandBack,
             },

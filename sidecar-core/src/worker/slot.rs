@@ -24,7 +24,7 @@ use crate::blocking;
 use crate::contract::{Attempts, Context, FailureId, Layout, Phase};
 use crate::error::{Error, Result};
 use crate::events::Delivery;
-use crate::execution::{Session, Settings, Start};
+use crate::execution::{ELSEWHERE, Session, Settings, Start};
 use crate::fault;
 use crate::plane::counted;
 use crate::telemetry::{self, step};
@@ -64,6 +64,8 @@ pub(super) async fn work(shared: Arc<Shared>, number: usize) {
     loop {
         // A commit in this directory that may be decided comes before everything else.
         if worker.unfinished.swap(false, Ordering::Relaxed) {
+            // Whoever waits for the worker to have nothing to do waits for this.
+            let _at_work = Loading::begin(&worker.shared);
             worker.finish_what_was_begun().await;
         }
         let Some(delivery) = worker.next().await else { break };
@@ -101,7 +103,7 @@ struct Work {
     unfinished: AtomicBool,
 }
 
-/// A slot that waits for its module.
+/// A slot that waits for its module, or for what was begun in it.
 struct Loading<'s>(&'s Shared);
 
 impl<'s> Loading<'s> {
@@ -509,7 +511,7 @@ impl Work {
         loop {
             match Session::open_in(self.settings(context.clone(), start), self.shared.plane.clone()).await {
                 // A call of the last module may still be answered.
-                Err(Error::Busy(why)) if began.elapsed() < REST => {
+                Err(Error::Busy(why)) if began.elapsed() < REST && !why.contains(ELSEWHERE) => {
                     debug!("{why}");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -550,6 +552,12 @@ impl Work {
             };
         let finished = self.patiently(|| self.finish(context.clone())).await;
         if let Err(outcome) = finished {
+            if let Outcome::NotPrepared(error) = &outcome
+                && matches!(&**error, Error::Busy(why) if why.contains(ELSEWHERE))
+            {
+                // This slot can work on nothing before, and neither time nor another event changes that.
+                return self.shared.give_up(error.clone());
+            }
             warn!("what was begun in slot {} could not be finished: {}", self.slot.number, outcome.reason());
         }
     }

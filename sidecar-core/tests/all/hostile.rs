@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sidecar_core::{DataPlane, Documents, Error, EventContext, EventId, Session, documents};
 
-use crate::scene::{Scene, Scripted};
+use crate::scene::{Scene, Scripted, files};
 
 /// A bound on everything here; two million names take a debug build half a minute on a quiet machine.
 const BOUND: Duration = Duration::from_secs(180);
@@ -126,4 +126,33 @@ async fn a_document_of_a_store_with_foreign_content_is_an_error() {
     for json in ["[]", "null", "{\"eventId\":1}", "{\"eventId\":\"../e\",\"correlationId\":\"c\"}"] {
         assert!(serde_json::from_str::<EventContext>(json).is_err(), "{json}");
     }
+}
+
+/// Whoever can write into a local store can put a pipe where a file was: nobody waits for it.
+#[tokio::test]
+async fn a_pipe_in_place_of_a_stored_file_keeps_nobody_waiting() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let plane = DataPlane::local(dir.path()).unwrap();
+    std::fs::write(dir.path().join("f"), "f").unwrap();
+    let submission = sidecar_core::Submission::new("t").path(dir.path().join("f")).unwrap();
+    let event = submission.submit(&plane).await.unwrap();
+    let pipe = |below: &str| {
+        let path = dir.path().join(below).join(&files(dir.path().join(below))[0]);
+        std::fs::remove_file(&path).unwrap();
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    };
+    let to = dir.path().join("copy");
+    let get = || {
+        let copy = sidecar_core::copy_out(&plane, event.as_str(), &to);
+        tokio::time::timeout(std::time::Duration::from_secs(10), copy)
+    };
+    let trace = sidecar_core::lineage::Trace::of(&plane, event.as_str()).await.unwrap();
+    pipe("blobs");
+    let verified = trace.verify(&plane);
+    let verified = tokio::time::timeout(std::time::Duration::from_secs(10), verified).await.unwrap().unwrap();
+    assert!(matches!(verified.damaged[0].error, Error::NotFound { .. }), "{verified:?}");
+    pipe("contexts");
+    let error = get().await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
 }

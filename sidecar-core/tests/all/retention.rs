@@ -11,8 +11,9 @@ use sidecar_core::documents::{Document, Kind};
 
 use sidecar_core::lineage::{Expired, Retention, Scope, Trace, expire};
 use sidecar_core::{
-    BlobProvider as _, DataPlane, DocumentProvider, Error, EventId, ModuleName, Result, Session, Start,
-    Submission, blob, documents, events,
+    BlobProvider as _, Context, DataPlane, DeadLetter, DocumentProvider, Documents as _, Error, Event,
+    EventContext, EventId, KeyValuePairs, ModuleName, Publication, Result, Session, Start, Submission, blob,
+    documents, events, recover,
 };
 use tempfile::TempDir;
 
@@ -227,4 +228,56 @@ impl DocumentProvider for Stopping {
         }
         self.inner.delete(kind, ids).await
     }
+}
+
+/// What nobody can read keeps no other outcome from being published.
+#[tokio::test]
+async fn a_damaged_record_does_not_stop_recovery() {
+    let plane = DataPlane::memory();
+    let (event, _) = chain(&plane).await;
+    let published: Vec<Publication> = plane.documents.graph(event.as_str()).await.unwrap();
+    let ids: Vec<_> = published.iter().map(|note| note.id.clone()).collect();
+    plane.documents.delete(Kind::Published, &ids).await.unwrap();
+    let (id, correlation_id) = ("damaged".to_owned(), "c".to_owned());
+    let damaged = Document { id, correlation_id, json: "{\"format\":1}".into() };
+    plane.documents.put(Kind::Execution, &[damaged]).await.unwrap();
+    let recovered = recover(&plane).await.unwrap();
+    assert_eq!((recovered.published, recovered.failed), (3, 1));
+}
+
+/// A letter that stayed behind its event's outcome keeps nothing.
+#[tokio::test]
+async fn a_letter_without_a_meaning_goes_with_its_outcome() {
+    let plane = DataPlane::memory();
+    let (event, _) = chain(&plane).await;
+    let header: EventContext = plane.documents.find(event.as_str()).await.unwrap().unwrap();
+    let letter = |name: &str, id: &str| DeadLetter {
+        context: Context {
+            name: ModuleName::parse(name).unwrap(),
+            event_id: event.clone(),
+            correlation_id: event.to_string(),
+            parent_event_id: String::new(),
+        },
+        id: id.into(),
+        group: name.into(),
+        event: Event {
+            context: header.context.clone(),
+            event_type: "begin".into(),
+            previous_stages: Vec::new(),
+            data: KeyValuePairs::default(),
+            traceparent: None,
+        },
+        reason: "gave up".into(),
+        failure: None,
+        attempts: 5,
+        time: "2026-01-01T00:00:00Z".into(),
+    };
+    // That of a module without an outcome keeps the event.
+    plane.documents.store(&[letter("other", "l1")]).await.unwrap();
+    assert_eq!(expired(&plane, [(Scope::All, NOW)], false).await.submissions, 0);
+    plane.documents.delete(Kind::DeadLetter, &["l1".to_owned()]).await.unwrap();
+    plane.documents.store(&[letter("first", "l2")]).await.unwrap();
+    let gone = expired(&plane, [(Scope::All, NOW)], true).await;
+    assert_eq!(counts(&gone), [("first".to_owned(), 1), ("next".to_owned(), 2)]);
+    assert!(plane.documents.page::<DeadLetter>(None).await.unwrap().is_empty());
 }

@@ -631,3 +631,49 @@ fn every_call_can_be_spawned() {
     });
     can_be_spawned(|plane| async move { drop(Submission::new("t").submit(&plane).await) });
 }
+
+/// Another process may be there to fix what was refused, also where the sidecar has begun again meanwhile.
+#[tokio::test]
+async fn outputs_that_were_refused_are_there_for_another_process_after_a_restart() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.open().await;
+    session.ready_for(Some("A")).await.unwrap();
+    scene.write("out/data/r", "r");
+    scene.write("out/events/1.json", "[]");
+    let error = session.done_for(Some("A")).await.unwrap_err();
+    assert!(matches!(*error, Error::Invalid(_)), "{error:?}");
+    drop(session);
+    let session = scene.open().await;
+    session.ready_for(Some("B")).await.unwrap();
+    assert_eq!(scene.read("out/data/r"), "r");
+    scene.write_event("1.json", "t", "r");
+    let receipt = session.done_for(Some("B")).await.unwrap();
+    assert_eq!((receipt.files, receipt.committed_by), (1, None));
+}
+
+/// What a process writes that comes after the outcome is part of nothing, and it is told so.
+#[tokio::test]
+async fn a_process_that_comes_after_the_outcome_is_told_whose_it_is() {
+    let scene = Scene::new(DataPlane::memory());
+    let session = scene.open().await;
+    session.ready_for(Some("A")).await.unwrap();
+    scene.write("out/data/r", "A");
+    session.done_for(Some("A")).await.unwrap();
+    drop(session);
+    let session = scene.open().await;
+    assert_eq!(session.done_for(Some("A")).await.unwrap().committed_by, None);
+    session.ready_for(Some("B")).await.unwrap();
+    scene.write("out/data/r", "BBBB");
+    let receipt = session.done_for(Some("B")).await.unwrap();
+    assert_eq!((receipt.files, receipt.bytes), (1, 1));
+    assert!(receipt.committed_by.unwrap().contains("an earlier process"));
+    assert_eq!(scene.read("out/.previous/1/data/r"), "BBBB");
+    assert_eq!(files(scene.path("out/data")), Vec::<String>::new());
+    drop(session);
+    // Elsewhere the outcome is found, and its outputs are not this one's either.
+    let other = Scene { base: tempfile::TempDir::new().unwrap(), ..scene };
+    let session = other.ready().await;
+    other.write("out/data/r", "C");
+    assert!(session.done_for(Some("C")).await.unwrap().committed_by.is_some());
+    assert_eq!(other.read("out/.previous/1/data/r"), "C");
+}

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::super::source::{Delivery, EventSource, Subscription, not_held};
 use super::Local;
 use crate::brief;
-use crate::contract::Event;
+use crate::contract::{Event, EventId};
 use crate::error::Result;
 use crate::local_dir::{self, store_error};
 use crate::lock::Locked;
@@ -82,6 +82,16 @@ impl EventSource for Source {
     fn due_in(&self) -> Option<Duration> {
         let queue = locked(&self.queue);
         queue.later.peek().map(|next| next.0.0.saturating_duration_since(Instant::now()))
+    }
+
+    fn has_settled(&self, event: &EventId) -> bool {
+        let queue = locked(&self.queue);
+        let is_settled = |name: &str| queue.acked.join(name).exists();
+        // What was redriven has a name of its own.
+        let is_open = |name: &str| name.starts_with("redriven~") && !is_settled(name);
+        let mut names = fs::read_dir(&self.store.dir).into_iter().flatten().flatten();
+        is_settled(&format!("{event}.json"))
+            && !names.any(|entry| entry.file_name().to_str().is_some_and(is_open))
     }
 }
 
