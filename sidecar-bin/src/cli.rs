@@ -182,7 +182,7 @@ pub(crate) enum Command {
         #[arg(long = "value", value_name = "KEY=VALUE")]
         values: Vec<String>,
         /// An object that stays where it is, in one of the stores of --references: its size and ETag, or the version behind
-        /// a #, are part of the event; may be repeated
+        /// a #, are part of the event (%25, %23 and %3F stand for %, # and ? in a name); may be repeated
         #[arg(long = "reference", value_name = "[NAME=]URL[#VERSION]")]
         reference: Vec<String>,
         /// Files and directories; a file in a directory keeps its path below that directory

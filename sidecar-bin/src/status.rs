@@ -35,6 +35,8 @@ pub(crate) fn run(options: Options) -> Result<Result<u8, Failure>, Vec<String>> 
 
 fn sidecar(mut options: Options) -> Result<(Address, String), Vec<String>> {
     let mut errors = Errors::default();
+    // An empty variable is how many environments spell "not set".
+    options.all_mut().filter(|value| value.as_deref() == Some("")).for_each(|value| *value = None);
     read_files(&mut options, &mut errors);
     let development = errors.switch("development", &options.development).unwrap_or(false);
     let kept = || std::fs::read_to_string(Path::new(DEV_DIR).join(DEV_SECRET)).ok().filter(|_| development);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use sidecar_core::plane::nearest;
+use sidecar_core::plane::is_misspelling;
 
 use super::file::{ModuleSpec, Pipeline};
 
@@ -20,7 +20,11 @@ impl Pipeline {
             for event_type in
                 module.publishes.iter().flatten().filter(|name| !subscribed.contains(name.as_str()))
             {
-                let meant = nearest(event_type, subscribed.iter().copied());
+                let others = subscribed
+                    .iter()
+                    .copied()
+                    .filter(|name| !module.subscribes.iter().any(|own| own == name));
+                let meant = others.into_iter().find(|name| is_misspelling(event_type, name));
                 let meant = meant.map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
                 warnings.push(format!(
                     "module {} publishes {event_type:?}, and no module subscribes to it{meant}",
@@ -28,7 +32,10 @@ impl Pipeline {
                 ));
             }
             for event_type in module.subscribes.iter().filter(|name| !published.contains(name.as_str())) {
-                if let Some(meant) = nearest(event_type, published.iter().copied()) {
+                // Its own events it does not wait for.
+                let own = |name: &&str| module.publishes.iter().flatten().any(|own| own == name);
+                let mut others = published.iter().copied().filter(|name| !own(name));
+                if let Some(meant) = others.find(|name| is_misspelling(event_type, name)) {
                     warnings.push(format!(
                         "module {} subscribes to {event_type:?}, and no module publishes it; did you mean {meant:?}?",
                         module.name

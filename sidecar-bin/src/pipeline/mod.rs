@@ -38,7 +38,7 @@ pub(crate) struct PipelineArgs {
     /// Only print how events flow, as a flowchart for Mermaid
     #[arg(long)]
     graph: bool,
-    /// Files and folders of a first event, which is submitted before the modules start
+    /// Files and folders of a first event, which is submitted when the bus knows the modules
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
     /// A value of the first event, or of the event of each watched file; may be repeated
@@ -178,11 +178,28 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     };
     let mut graphs = Vec::new();
     let id = args.id.clone().unwrap_or_else(submit::new_id);
-    if let Some(submission) = args.submission(&id, &pipeline, &work)? {
-        graphs.push(submit::send(submission, &id, &work.plane).await?.to_string());
-    }
+    let submission = args.submission(&id, &pipeline, &work)?;
     let (plane, grace) = (work.plane.clone(), work.service.grace);
     let workers = Workers::start(&pipeline, work, &base, args.is_endless()).await?;
+    if let Some(submission) = submission {
+        // A bus may keep only what a group wants, and only from when it knows the group.
+        let submitted = tokio::select! {
+            () = workers.subscribed() => submit::send(submission, &id, &plane).await,
+            failed = workers.failed() => Err(failed),
+            signal = signals.end() => {
+                workers.stop(grace).await;
+                info!("received signal {signal}: nothing was submitted");
+                return Ok(exit::signalled(signal));
+            }
+        };
+        match submitted {
+            Ok(id) => graphs.push(id.to_string()),
+            Err(failure) => {
+                workers.stop(grace).await;
+                return Err(failure);
+            }
+        }
+    }
     let each = lines::lines(&workers, &pipeline);
     let ui =
         listener.map(|listener| Ui::start(listener, &plane, report.logs(), counts.clone(), each.clone()));
@@ -193,7 +210,10 @@ pub(crate) async fn run(mut args: PipelineArgs, mut work: Work) -> Result<u8, Fa
     let lines = lines::show(each, counts.clone());
     let watched = async {
         match &watching {
-            Some(watch) => watch.run(&plane).await,
+            Some(watch) => {
+                workers.subscribed().await;
+                watch.run(&plane).await
+            }
             None => std::future::pending().await,
         }
     };

@@ -33,6 +33,9 @@ struct Waiting {
     again: Option<Instant>,
 }
 
+/// The value that says where a file lies below the watched folder.
+const PATH: &str = "path";
+
 /// The folder, and what became of its files.
 pub(super) struct Watch {
     dir: PathBuf,
@@ -191,6 +194,12 @@ impl Watch {
             return Ok(id);
         }
         let mut submission = Submission::new(&self.event_type).event_id(id.clone()).path(path)?;
+        // Two files of one name may lie in two folders.
+        let below = path.strip_prefix(&self.dir).unwrap_or(path).to_str();
+        let is_deep = |below: &&str| below.contains('/') && !self.values.iter().any(|(key, _)| key == PATH);
+        if let Some(below) = below.filter(is_deep) {
+            submission = submission.value(PATH, below);
+        }
         for (key, value) in &self.values {
             submission = submission.value(key, value);
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sidecar_core::lineage::{Stage, Trace};
 use sidecar_core::plane::counted;
@@ -16,7 +16,7 @@ use sidecar_core::{
     Attempts, Context, DataPlane, Documents as _, Error, EventId, EventTypes, Layout, ModuleName, Settings,
 };
 use tokio::sync::watch;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::file::{ModuleSpec, Pipeline};
 use crate::exit::Failure;
@@ -26,6 +26,9 @@ use crate::worker::{Work, unusable};
 const QUIET: Duration = Duration::from_millis(300);
 /// The same for a bus on the network.
 const QUIET_REMOTE: Duration = Duration::from_secs(3);
+
+/// How long after an outage of the bus the workers may still be asking by a connection that is gone.
+const AFTER_OUTAGE: Duration = Duration::from_secs(35);
 /// After so long without anything to do it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Longer than any delay before another attempt.
@@ -130,6 +133,7 @@ impl Workers {
         graphs: &[String],
     ) -> Result<Vec<Left>, Failure> {
         let (mut is_waiting, mut told) = (false, false);
+        let (mut outage, began) = (None::<Instant>, Instant::now());
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
             // What this process has handed back, since it could do nothing with it, may come for ever.
@@ -148,12 +152,23 @@ impl Workers {
                 continue;
             }
             let idle = self.workers.iter().map(|(_, worker)| worker.idle_for()).min().unwrap_or(NEVER);
+            // What was submitted before this began may have taken long.
+            let idle = idle.min(began.elapsed());
             if idle < self.quiet {
                 continue;
             }
             let mut left = self.left(pipeline, plane, graphs).await?;
             if left.is_empty() || idle >= NEVER {
-                return Ok(left);
+                let answers = self.bus_answers(plane).await;
+                if answers && outage.is_none_or(|since| since.elapsed() >= AFTER_OUTAGE) {
+                    return Ok(left);
+                }
+                // What waits there is not known before the workers are connected again.
+                if !answers {
+                    outage = Some(Instant::now());
+                }
+                tokio::time::sleep(self.quiet).await;
+                continue;
             }
             if left.iter().all(|left| self.have_settled(left)) {
                 // An outcome may have come between the two looks: it is there before a message is settled.
@@ -170,6 +185,30 @@ impl Workers {
             }
             // An event waits for its next attempt, or its message is on its way.
             tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Whether the bus is there: while it is not, nothing to do means nothing.
+    async fn bus_answers(&self, plane: &DataPlane) -> bool {
+        if self.quiet == QUIET {
+            return true;
+        }
+        if self.workers.iter().any(|(_, worker)| worker.is_cut_off()) {
+            return false;
+        }
+        let asked = Instant::now();
+        let answered = plane.events.check().await;
+        if let Err(error) = &answered {
+            warn!("the bus is waited for: {}", error.chain());
+        }
+        // It may have come back while it was asked again and again.
+        answered.is_ok() && asked.elapsed() < self.quiet
+    }
+
+    /// Waits until the bus knows the groups of all modules.
+    pub(super) async fn subscribed(&self) {
+        for (_, worker) in &self.workers {
+            worker.subscribed().await;
         }
     }
 

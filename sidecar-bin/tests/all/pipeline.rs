@@ -345,6 +345,37 @@ fn a_folder_is_watched() {
     assert!(code == 0 && log.contains("submitted ") && log.contains("no more events are received"), "{log}");
 }
 
+/// Two files of one name lie in two folders, and a module sees in which.
+#[test]
+fn a_watched_file_says_where_it_lies_below_the_folder() {
+    let dir = TempDir::new().unwrap();
+    let list = "cd $SIDECAR_BASE_DIR; ls in/data > out/data/names; grep -o \\\"[a-z]*/wall in/meta.json >> out/data/names";
+    let file = format!(
+        "[modules.m]\ncommand = ['sh', '-c', '{list}']\nwrap = true\nsubscribes = 't'\npublishes = []\n"
+    );
+    fs::write(dir.path().join("c.toml"), file).unwrap();
+    for name in ["castle", "forest"] {
+        fs::create_dir_all(dir.path().join("drop").join(name)).unwrap();
+        fs::write(dir.path().join("drop").join(name).join("wall"), "same").unwrap();
+    }
+    let mut command = sidecar(&dir, &["pipeline", "c.toml", "--watch", "drop"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let names = || {
+        let blobs = crate::process::files(dir.path().join("dev/blobs"));
+        let mut names: Vec<_> = blobs.into_iter().filter(|(name, _)| name.ends_with("names")).collect();
+        names.sort_by(|one, other| one.1.cmp(&other.1));
+        names.into_iter().map(|(_, content)| content).collect::<Vec<_>>()
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while names().len() < 2 {
+        assert!(Instant::now() < deadline, "{:?}", names());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let (_, _, log) = ended(&child.wait_with_output().unwrap());
+    assert_eq!(names(), ["wall\n\"castle/wall\n", "wall\n\"forest/wall\n"], "{log}");
+}
+
 #[test]
 fn a_trace_shows_every_run_and_a_failure_after_an_outcome() {
     let dir = TempDir::new().unwrap();

@@ -571,6 +571,31 @@ fn as_process_1_it_leaves_no_zombies() {
     assert_eq!((code, out.trim()), (9, "0"), "{log}");
 }
 
+/// Each slot collects orphans, and none of them the module of another.
+#[test]
+fn as_process_1_it_leaves_each_module_to_its_slot() {
+    let dir = TempDir::new().unwrap();
+    for n in 0..40 {
+        assert_eq!(output(&dir, &["submit", "--development=true", &format!("--value=n={n}")]).0, 0);
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_sidecar"), "worker"]);
+    command.args([
+        "--development=true",
+        "--subscribe=submitted",
+        "--concurrency=8",
+        "--max-events=40",
+        "--wrap",
+    ]);
+    command.args(["--context.name=m", "--", "sh", "-c", "sleep 0.1; date > $SIDECAR_BASE_DIR/out/data/x"]);
+    let (code, _, log) = ended(&command.current_dir(dir.path()).output().unwrap());
+    if log.contains("unshare") {
+        return skip("process 1", "run as root, where namespaces can be made");
+    }
+    assert_eq!(code, 0, "{log}");
+    assert!(!log.contains("No child") && files(dir.path().join("dev/executions")).len() == 40, "{log}");
+}
+
 #[test]
 fn a_directory_that_may_be_entered_but_not_read_may_lie_above_the_store() {
     use std::os::unix::fs::PermissionsExt;

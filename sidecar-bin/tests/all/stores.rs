@@ -260,3 +260,46 @@ fn a_check_says_what_a_nats_stream_drops() {
     let full = stream::Config { max_messages: 10, discard: stream::DiscardPolicy::New, ..stream("full") };
     assert!(!check(full).contains("drops"));
 }
+
+const ONE: &str = "[modules.m]\ncommand = \"sh -c 'sleep 1; echo x > $SIDECAR_BASE_DIR/out/data/x'\"\nwrap = true\nsubscribes = ['t']\npublishes = []\n";
+
+/// RabbitMQ keeps an event only where a queue is bound for it.
+#[test]
+fn a_pipeline_makes_its_queues_before_it_submits() {
+    let Some(rabbitmq) = servers::rabbitmq() else { return };
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), ONE).unwrap();
+    let plane = [
+        "--blobs=file:s".into(),
+        "--documents=file:s".into(),
+        format!("--events={rabbitmq}/first-{}", std::process::id()),
+    ];
+    let mut command = sidecar(&dir, &["pipeline", "c.toml", "--value=a=b", "--id=g"]);
+    let (code, out, log) = ended(&command.args(&plane).output().unwrap());
+    assert!(code == 0 && out.contains("g: 1 event, 1 outcome"), "{out}{log}");
+}
+
+/// While the bus is away, nothing to do means nothing.
+#[test]
+fn a_pipeline_waits_for_a_bus_that_is_away() {
+    let Some(mut nats) = servers::OwnNats::start("") else { return };
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("c.toml"), ONE).unwrap();
+    let plane =
+        ["--blobs=file:s".into(), "--documents=file:s".into(), format!("--events={}/p?stream=p", nats.url())];
+    for n in 0..4 {
+        let mut submit = sidecar(&dir, &["submit", "--type=t", &format!("--id=e{n}"), "--value=a=b"]);
+        assert_eq!(ended(&submit.args(&plane).output().unwrap()).0, 0);
+    }
+    let child = sidecar(&dir, &["pipeline", "c.toml"])
+        .args(&plane)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    nats.restart_after(Duration::from_secs(8));
+    let (code, out, log) = ended(&child.wait_with_output().unwrap());
+    assert_eq!(code, 0, "{out}{log}");
+    assert_eq!(files(dir.path().join("s/executions")).len(), 4, "{out}{log}");
+}

@@ -486,6 +486,21 @@ fn a_call_for_the_next_event_is_cut_at_every_byte() {
     }
 }
 
+/// A process that gave up its event and does not end: a thread of it may go on.
+#[test]
+fn a_warm_module_that_is_silent_after_its_event_is_started_again() {
+    let dir = TempDir::new().unwrap();
+    submitted(&dir, 2);
+    let module = r#"
+        call() { curl -sS --fail -X POST -d "$2" -H "secret: $SHARED_SECRET" "http://127.0.0.1:$SIDECAR_PORT/$1" > /dev/null; }
+        call next null && call fail broken; exec sleep 60"#;
+    let flags = ["worker", "--development=true", "--subscribe=t", "--context.name=m", "--warm"];
+    let mut command = sidecar(&dir, &flags);
+    command.args(["--module-timeout=2s", "--max-deliveries=1", "--max-events=2", "--", "sh", "-c", module]);
+    let (_, _, log) = ended(&command.output().unwrap());
+    assert!(log.contains("after its last event") && log.contains("given up: 2"), "{log}");
+}
+
 /// The module had done its work when the store was away: that it gives up then costs no attempt.
 #[test]
 fn a_store_that_is_away_when_the_module_calls_done_costs_no_attempt() {

@@ -33,8 +33,7 @@ pub trait ReferenceStore: fmt::Debug + fmt::Display + Send + Sync + 'static {
 impl Pinned {
     /// The error for an object that is not the one that was pinned.
     pub(super) fn changed(store: &impl fmt::Display, object: &str) -> Error {
-        let problem =
-            "it was changed or replaced after the event was submitted: submit it again as it is now";
+        let problem = "it was changed or replaced after the event was submitted (as it is now it is another event, under another id)";
         let (provider, what) = (store.to_string(), format!("object {object:?}"));
         Error::Corrupt { provider, what, problem: problem.into() }
     }
@@ -71,7 +70,16 @@ impl References {
         let last = object.rsplit('/').next().unwrap_or_default();
         let name = FileName::parse(name.unwrap_or(last))
             .map_err(|error| invalid(format!("{error}: give the file a name, as in NAME=URL")))?;
-        let pinned = store.pin(&object, version.as_deref()).await?;
+        let pinned = store.pin(&object, version.as_deref()).await.map_err(|error| match error {
+            Error::NotFound { provider, key } => {
+                let version =
+                    version.as_ref().map(|version| format!(" of version {version}")).unwrap_or_default();
+                let escaped = url.contains(['%', '#']);
+                let hint = if escaped { ": write %25, %23 and %3F for %, # and ? in a name" } else { "" };
+                invalid(format!("{provider} has no object {key:?}{version}{hint}"))
+            }
+            other => other,
+        })?;
         if pinned.etag.is_none() && pinned.version.is_none() {
             let why = "its store tells neither an entity tag nor a version: a change would not show";
             return Err(invalid(why.into()));
@@ -79,6 +87,11 @@ impl References {
         let mut url = parsed;
         url.set_fragment(None);
         Ok(Reference { name, url: url.into(), pinned })
+    }
+
+    /// Refuses what is in none of these stores, wherever its content may be had.
+    pub(crate) fn check(&self, Reference { url, .. }: &Reference) -> Result<()> {
+        self.find(url).map(drop).map_err(|problem| Error::Reference { url: shown(url), problem })
     }
 
     /// Writes the file that an event refers to.

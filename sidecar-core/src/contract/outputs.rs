@@ -177,6 +177,11 @@ fn meant(name: &FileName, exists: impl Fn(&FileName) -> bool) -> String {
 
 fn not_allowed(event_type: &str, allowed: &EventTypes) -> String {
     let EventTypes::Only(types) = allowed else { return String::new() };
+    if types.is_empty() {
+        return format!(
+            "event type {event_type:?} is not allowed: the module may publish none (publishes, --valideventtypes)"
+        );
+    }
     format!("event type {event_type:?} is not allowed (allowed: {})", types.join(", "))
 }
 

@@ -14,7 +14,7 @@ use super::record::{AT_ONCE, contents_of, find};
 use super::{Execution, Inputs, ids, now, stores};
 use crate::blob::BlobProvider;
 use crate::contract::{
-    BlobKey, Committed, Contents, EventContext, ExecutionId, ExecutionRecord, FileName, KeyOwner,
+    BlobKey, Committed, Contents, Digest, EventContext, ExecutionId, ExecutionRecord, FileName, KeyOwner,
     KeyValuePairs, Memo, Memoized, Outcome, PrivateId, Published, RecordedFile,
 };
 use crate::documents::Documents as _;
@@ -39,7 +39,13 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn new(execution: &Execution, version: &str, event_type: &str, context: &EventContext) -> Self {
+    fn new(
+        execution: &Execution,
+        version: &str,
+        event_type: &str,
+        context: &EventContext,
+        inputs: &[RecordedFile],
+    ) -> Self {
         let module = execution.context().name;
         // Each part with its length, so that they cannot run into each other.
         let (mut work, mut place) = (blake3::Hasher::new(), blake3::Hasher::new());
@@ -60,11 +66,11 @@ impl Key {
                 add(hash, pair.value.as_bytes());
             }
         }
-        for (name, content) in files(context) {
+        for (name, content) in files(inputs) {
             add(&mut place, name.as_str().as_bytes());
             add(&mut near, name.as_str().as_bytes());
             add(&mut work, name.as_str().as_bytes());
-            add(&mut work, &content.0);
+            add(&mut work, &content.0.0);
             add(&mut work, &[u8::from(content.1)]);
         }
         let memoized = Memoized { version: version.to_owned(), reused: None, because: Vec::new() };
@@ -73,14 +79,17 @@ impl Key {
     }
 }
 
-/// The files that a module gets of an event, by name: what tells their contents apart, and whether they can be executed.
-fn files(context: &EventContext) -> BTreeMap<&FileName, (Vec<u8>, bool)> {
-    let stored = context.blobs.iter().map(|blob| (&blob.name, (blob.digest.0.to_vec(), blob.executable)));
-    // The digest need not be known yet, but the object is.
-    let others =
-        context.references.iter().map(|of| (&of.name, (super::reference::id(of).into_bytes(), false)));
-    let all: HashMap<_, _> = stored.chain(others).collect();
-    context.files.iter().filter_map(|name| Some((name, all.get(name)?.clone()))).collect()
+/// The files that a module gets, by name: what they hold, and whether they can be executed.
+fn files(inputs: &[RecordedFile]) -> BTreeMap<&FileName, (Digest, bool)> {
+    inputs.iter().map(|file| (&file.name, (file.digest, file.executable))).collect()
+}
+
+/// What is remembered once it is known what the inputs hold.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    version: String,
+    event_type: String,
+    context: EventContext,
 }
 
 impl Inputs {
@@ -98,7 +107,15 @@ impl Execution {
         // Without a context it begins a graph: then there is nothing to compare.
         let Some(context) = self.event_context().await? else { return Ok(None) };
         self.inherit(&context).await?;
-        let mut key = Key::new(self, &version, event_type, &context);
+        let inputs = self.named_inputs(&context).await?;
+        if inputs.len() < context.files.len() {
+            // What nobody has staged yet, nobody has worked on.
+            let pending = Pending { version, event_type: event_type.to_owned(), context: context.clone() };
+            let mut inputs = self.inputs();
+            (inputs.context, inputs.pending) = (Some(context), Some(pending));
+            return Ok(None);
+        }
+        let mut key = Key::new(self, &version, event_type, &context, &inputs);
         let found = Instant::now();
         let memo: Option<Memo> = self.plane.documents.find(&key.work).await?;
         let proposal = match memo {
@@ -106,7 +123,7 @@ impl Execution {
             None => None,
         };
         if proposal.is_none() {
-            key.memoized.because = self.why_again(&key, &context).await?;
+            key.memoized.because = self.why_again(&key, &context, &inputs).await?;
             let mut inputs = self.inputs();
             (inputs.context, inputs.memo) = (Some(context), Some(key));
         }
@@ -214,7 +231,12 @@ impl Execution {
     }
 
     /// Why the module runs although one like it did: what differs from the last outcome in its place.
-    async fn why_again(&self, key: &Key, context: &EventContext) -> Result<Vec<String>> {
+    async fn why_again(
+        self: &Arc<Self>,
+        key: &Key,
+        context: &EventContext,
+        inputs: &[RecordedFile],
+    ) -> Result<Vec<String>> {
         let documents = &self.plane.documents;
         let mut memo = None;
         for place in &key.places {
@@ -232,8 +254,9 @@ impl Execution {
         let Some(before) = documents.find::<EventContext>(memo.context.event_id.as_str()).await? else {
             return Ok(Vec::new());
         };
-        let (earlier, mut differences) = (files(&before), Vec::new());
-        for (name, content) in files(context) {
+        let inputs_before = self.named_inputs(&before).await?;
+        let (earlier, mut differences) = (files(&inputs_before), Vec::new());
+        for (name, content) in files(inputs) {
             match earlier.get(name) {
                 Some(other) if *other == content => {}
                 _ => differences.push(format!("input {name} differs")),
@@ -249,6 +272,25 @@ impl Execution {
             differences.push(format!("and {more} more"));
         }
         Ok(differences)
+    }
+
+    /// What is known of the files that an event names; a foreign context may list others.
+    async fn named_inputs(self: &Arc<Self>, context: &EventContext) -> Result<Vec<RecordedFile>> {
+        let mut inputs = self.inputs_of(context).await?;
+        let names: BTreeSet<_> = context.files.iter().collect();
+        inputs.retain(|file| names.contains(&file.name));
+        Ok(inputs)
+    }
+
+    /// Makes the key of an execution whose inputs were not known before they were staged.
+    pub(super) async fn remember_staged(self: &Arc<Self>, staged: &[RecordedFile]) -> Result<()> {
+        let pending = self.inputs().pending.clone();
+        let Some(Pending { version, event_type, context }) = pending else { return Ok(()) };
+        let mut key = Key::new(self, &version, &event_type, &context, staged);
+        key.memoized.because = self.why_again(&key, &context, staged).await?;
+        let mut inputs = self.inputs();
+        (inputs.memo, inputs.pending) = (Some(key), None);
+        Ok(())
     }
 
     /// Remembers that this outcome stands for equal work. Whoever finds nothing runs the module.

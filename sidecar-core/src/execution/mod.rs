@@ -101,6 +101,8 @@ struct Inputs {
     staged: Option<Vec<RecordedFile>>,
     /// What equal work finds the outcome by, where it is to.
     memo: Option<memo::Key>,
+    /// The same where that needs to know what is staged.
+    pending: Option<memo::Pending>,
     /// What they take of the disk that executions share.
     room: Option<disk::Room>,
 }

@@ -221,6 +221,11 @@ pub(super) async fn roll_forward(
 ) -> Result<Contents> {
     let execution = record.execution();
     check_reader(plane, record)?;
+    let (id, proposer) = (ids::record(&execution), held.is_some());
+    // Whoever has just decided knows that nothing is published; what is published is so wherever the stores are by now.
+    if !proposer && plane.documents.find::<Publication>(&id).await?.is_some() {
+        return contents_of(plane, record, committed).await;
+    }
     let (here, there) = (stores(plane), &committed.stores);
     if here != *there {
         let differing =
@@ -230,16 +235,10 @@ pub(super) async fn roll_forward(
         let why = format!("it was decided on another data plane: {there} instead of {here}");
         return Err(Error::refused(&plane.documents, format!("publish {execution}"), why));
     }
-    let proposer = held.is_some();
     let contents = match held {
         Some(contents) => contents,
         None => contents_of(plane, record, committed).await?,
     };
-    let id = ids::record(&execution);
-    // Whoever has just decided knows that nothing is published.
-    if !proposer && plane.documents.find::<Publication>(&id).await?.is_some() {
-        return Ok(contents);
-    }
     // Between the record and its note, retention may have removed both.
     if !proposer && !is_still(plane, &execution, committed).await? {
         return Ok(contents);

@@ -54,6 +54,7 @@ impl Execution {
         of: &Reference,
         known: Option<Digest>,
     ) -> Result<RecordedFile> {
+        self.plane.references.check(of)?;
         let size = of.pinned.size;
         let target = Target::below(data.clone(), of.name.below(Path::new("")))
             .counted_by(self.progress.bytes_moved())

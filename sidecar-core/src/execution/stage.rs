@@ -143,6 +143,7 @@ impl Execution {
             }
             staged.extend(self.fetch_referenced(&data, &references).await?);
         }
+        self.remember_staged(&staged).await?;
         self.inputs().staged = Some(staged);
         // To sign may take a call each.
         let store = &self.plane.blobs;

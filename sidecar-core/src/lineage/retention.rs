@@ -85,24 +85,56 @@ pub struct Expired {
 pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
     let now = SystemTime::now();
     let mut survey = Survey::of(plane).await?;
-    if delete && survey.is_memoized && survey.half.is_empty() {
-        // Nothing is waited for where nothing goes.
-        let planned = Box::pin(expire(plane, retention, false)).await?;
-        if planned.modules.is_empty() {
-            return Ok(planned);
+    if delete {
+        let (is_memoized, is_half) = (survey.is_memoized, !survey.half.is_empty());
+        let mut going = Going::new();
+        if is_memoized {
+            let planned;
+            (planned, going) = walk(plane, retention, now, survey, Removing::Nothing).await?;
+            // Nothing is waited for where nothing goes.
+            if going.is_empty() && !is_half {
+                return Ok(planned);
+            }
         }
-    }
-    if delete && (forget(plane, retention, now).await? || survey.is_memoized) {
-        info!("waiting for {:?}: until then, equal work may take over what is to be deleted", MEMO_VALID * 2);
-        // Who has found a memo before gives it up by then.
-        tokio::time::sleep(MEMO_VALID * 2).await;
+        if forget(plane, &going).await? || is_memoized {
+            info!(
+                "waiting for {:?}: until then, equal work may take over what is to be deleted",
+                MEMO_VALID * 2
+            );
+            // Who has found a memo before gives it up by then.
+            tokio::time::sleep(MEMO_VALID * 2).await;
+        }
         survey = Survey::of(plane).await?;
+        for record in &survey.half {
+            remove_record(plane, record).await?;
+        }
+        // What has become old meanwhile may still be taken over: it goes the next time.
+        let removing = if is_memoized { Removing::These(going) } else { Removing::All };
+        return walk(plane, retention, now, survey, removing).await.map(|(expired, _)| expired);
     }
-    for record in survey.half.iter().filter(|_| delete) {
-        remove_record(plane, record).await?;
-    }
+    walk(plane, retention, now, survey, Removing::Nothing).await.map(|(expired, _)| expired)
+}
+
+/// The outcomes that go, by event and module.
+type Going = HashSet<(EventId, ModuleName)>;
+
+/// What is removed of what is old.
+enum Removing {
+    Nothing,
+    These(Going),
+    All,
+}
+
+/// Counts what is old, graph by graph, and removes it where that is asked for; what goes is named.
+async fn walk(
+    plane: &DataPlane,
+    retention: &Retention,
+    now: SystemTime,
+    mut survey: Survey,
+    removing: Removing,
+) -> Result<(Expired, Going)> {
     // One event may be in two graphs, where whoever started a run said so.
-    let (mut expired, mut seen, mut submissions) = (Expired::default(), HashSet::new(), HashSet::new());
+    let (mut expired, mut seen, mut submissions) = (Expired::default(), Going::new(), HashSet::new());
     for graph in std::mem::take(&mut survey.graphs) {
         let plan = Plan::new(plane, &graph, retention, now, &survey).await?;
         expired.needed += plan.needed;
@@ -110,32 +142,38 @@ pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> R
         expired.known_types.extend(plan.trace.events.iter().filter_map(|event| event.event_type.clone()));
         for (event, module) in &plan.executions {
             let of = plan.trace.executions.iter().filter(|of| of.event_id == *event && of.module == *module);
-            let (mut bytes, mut last) = (0, 0);
+            let mut bytes = 0;
             for execution in of {
                 bytes += execution.outputs.iter().map(|file| file.size).sum::<u64>();
-                last = last.max(execution.run);
                 // It needs no other any more.
                 let of = execution.memoized.as_ref().and_then(|memoized| memoized.reused.as_ref());
                 if let Some(by) = of.and_then(|of| survey.reused.get_mut(of)) {
                     by.remove(&id_of(execution));
                 }
             }
-            if seen.contains(&(event.clone(), module.clone())) {
+            let this = (event.clone(), module.clone());
+            if seen.contains(&this) {
                 continue;
             }
-            debug!("{event}/{module} is older than it has to be kept");
-            if delete && !plan.remove(plane, event, module, &mut expired.deleted).await? {
+            if matches!(&removing, Removing::These(going) if !going.contains(&this)) {
                 // What led to it is needed.
                 break;
             }
-            seen.insert((event.clone(), module.clone()));
+            debug!("{event}/{module} is older than it has to be kept");
+            if !matches!(removing, Removing::Nothing)
+                && !plan.remove(plane, event, module, &mut expired.deleted).await?
+            {
+                // What led to it is needed.
+                break;
+            }
+            seen.insert(this);
             let count = expired.modules.entry(module.clone()).or_default();
             *count = (count.0 + 1, count.1 + bytes);
         }
         submissions.extend(plan.submissions);
     }
     expired.submissions = submissions.len() as u64;
-    Ok(expired)
+    Ok((expired, seen))
 }
 
 fn id_of(execution: &TracedExecution) -> ExecutionId {
@@ -203,8 +241,8 @@ impl Survey {
     }
 }
 
-/// Removes the memos of outcomes that are old enough; whether there were any.
-async fn forget(plane: &DataPlane, retention: &Retention, now: SystemTime) -> Result<bool> {
+/// Removes the memos of outcomes that are about to go, or are gone; whether there were any.
+async fn forget(plane: &DataPlane, going: &Going) -> Result<bool> {
     let (mut after, mut found) = (None::<String>, false);
     loop {
         let page = plane.documents.page::<Memo>(after.as_deref()).await?;
@@ -212,15 +250,9 @@ async fn forget(plane: &DataPlane, retention: &Retention, now: SystemTime) -> Re
         after = Some(last.clone());
         let mut old = Vec::new();
         for (id, memo) in page {
+            let goes = going.contains(&(memo.context.event_id.clone(), memo.context.name.clone()));
             let record = find_record(&*plane.documents, &memo.execution()).await?;
-            let done = record.as_ref().and_then(ExecutionRecord::committed).map(|committed| &*committed.done);
-            // The type of its event is not known here: the shortest of all ages that it may have.
-            let ages = retention.0.iter().filter(|(scope, _)| match scope {
-                Scope::Module(name) => *name == memo.context.name,
-                Scope::All | Scope::Type(_) => true,
-            });
-            let age = ages.map(|(_, age)| *age).min();
-            if done.is_none_or(|done| age.is_some_and(|age| is_older(done, age, now))) {
+            if goes || record.is_none_or(|record| record.committed().is_none()) {
                 old.push(id);
             }
         }

@@ -194,14 +194,13 @@ impl Module {
             command.process_group(0);
         }
         // Descriptors of this process are closed in a new one, except where the flag is cleared: for this module alone.
-        let mut child = {
+        let (mut child, reaper) = {
             let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             let lock = lock;
             fcntl_setfd(&lock, FdFlags::empty())?;
-            limits::with_inherited(|| command.spawn())?
+            Reaper::beside(|| limits::with_inherited(|| command.spawn()))?
         };
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let reaper = Reaper::beside(child.id());
         let relays = Relays::start(&mut child, span);
         Ok(Child { child, pid, leads, relays, _reaper: reaper })
     }

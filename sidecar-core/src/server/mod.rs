@@ -226,6 +226,7 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
     let given = request.headers().get("secret").map(HeaderValue::as_bytes);
     let problem = match given.map(|given| (api.sessions.find(given), api.sessions.find_feed(given))) {
         Some((session, feed)) if session.is_some() || feed.is_some() => {
+            feed.iter().for_each(|feed| feed.heard());
             let answered = feed.as_ref().filter(|_| session.is_none()).and_then(|feed| feed.answered());
             match (request.uri().path(), answered) {
                 // A repeat after an answer that was lost.

@@ -43,6 +43,9 @@ pub(crate) trait Feed: std::fmt::Debug + Send + Sync {
         module_start: Option<&str>,
     ) -> Result<Option<NextAnswer>, Arc<Error>>;
 
+    /// Notes that its module is alive.
+    fn heard(&self);
+
     /// How the last event ended, for a module whose answer was lost.
     fn answered(&self) -> Option<Answered>;
 }

@@ -327,6 +327,17 @@ impl Worker {
         self.shared.source.borrow().as_ref().and_then(|source| source.due_in())
     }
 
+    /// Whether the bus did not answer when it was last asked for an event.
+    pub fn is_cut_off(&self) -> bool {
+        self.shared.bus_away.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the bus knows the group: from then on it gets whatever is published for it.
+    pub async fn subscribed(&self) {
+        // The sender lives as long as this worker.
+        let _ = self.shared.source.subscribe().wait_for(Option::is_some).await;
+    }
+
     /// Whether it is known that the group has settled this event, so that it does not come again.
     pub fn has_settled(&self, event: &EventId) -> bool {
         self.shared.source.borrow().as_ref().is_some_and(|source| source.has_settled(event))

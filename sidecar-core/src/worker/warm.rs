@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -25,6 +25,9 @@ use crate::lock::Locked;
 use crate::process::{Child, Module, how, silence};
 use crate::server::{Answered, Feed, Secret, Sessions};
 use crate::telemetry;
+
+/// How long a module that was silent for too long may take to end.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The wait before a module that has ended is started again; it doubles each time, as long as none asks for an event.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -56,6 +59,8 @@ struct Warm {
     lease: Option<Duration>,
     state: watch::Sender<State>,
     process: tokio::sync::Mutex<Process>,
+    /// When the module last made a call.
+    heard: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +113,10 @@ impl Drop for Waiting<'_> {
 
 #[async_trait]
 impl Feed for Warm {
+    fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn answered(&self) -> Option<Answered> {
         self.state.borrow().answer.clone()
     }
@@ -250,6 +259,7 @@ impl WarmProcesses {
                 lease: self.module.service.lease,
                 state: watch::Sender::default(),
                 process: tokio::sync::Mutex::default(),
+                heard: Mutex::new(Instant::now()),
             });
             self.sessions.feed(Secret::new(&slot.secret), warm.clone());
             warm
@@ -335,6 +345,8 @@ impl Runner for WarmProcesses {
     async fn available(&self, slot: &Slot) -> Result<(), Error> {
         let warm = self.warm(slot);
         let mut process = warm.process.lock().await;
+        // While the sidecar committed it was not the module's turn.
+        warm.heard();
         let mut last = String::new();
         loop {
             let Process { child, starts } = &mut *process;
@@ -375,15 +387,37 @@ impl Runner for WarmProcesses {
                 );
                 std::future::pending::<()>().await;
             };
+            // It has loaded before: from its last call on the limit counts, until it asks for the next event.
+            let silent = async {
+                let Some(lease) = self.module.service.lease.filter(|_| *starts == 0) else {
+                    return std::future::pending().await;
+                };
+                loop {
+                    let silence = warm.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+                    if silence >= lease {
+                        return;
+                    }
+                    tokio::time::sleep(lease - silence).await;
+                }
+            };
             let status = tokio::select! {
                 _ = state.wait_for(|state| state.waiting > 0) => {
                     *starts = 0;
                     return Ok(());
                 }
-                status = running.wait() => status,
-                () = slow => continue,
+                status = running.wait() => Some(status),
+                () = silent => None,
+                () = slow, if *starts > 0 || self.module.service.lease.is_none() => continue,
             };
             let line = self.last_line(slot);
+            let Some(status) = status else {
+                let reason = silence(self.module.service.lease.unwrap_or_default(), false);
+                warn!("{reason} after its last event{line}: it is started again");
+                running.end(self.module.service.grace.min(ENDING)).await;
+                running.end_descendants(self.module.service.grace.min(ENDING)).await;
+                *child = None;
+                continue;
+            };
             match status {
                 Ok(status) => {
                     let when = match *starts {

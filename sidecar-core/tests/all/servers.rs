@@ -150,7 +150,13 @@ impl OwnNats {
 
     /// Ends it, and starts it again with what it has on disk.
     pub fn restart(&mut self) {
+        self.restart_after(Duration::ZERO);
+    }
+
+    /// The same with a time in between.
+    pub fn restart_after(&mut self, time: Duration) {
         self.stop();
+        std::thread::sleep(time);
         self.run();
     }
 

@@ -215,7 +215,7 @@ impl Amqp {
                     return Err(Error::unavailable(self, "publish an event", "the broker did not take it"));
                 }
                 if let Some(returned) = confirmed.take_message() {
-                    let hint = "bind one, or say queue=NAME to have one made, or unroutable=drop";
+                    let hint = "start a worker of it once, or bind one, or say queue=NAME to have one made, or unroutable=drop";
                     let returned = returned.delivery.routing_key.as_str();
                     let problem = format!("no queue is bound for events of type {returned:?}: {hint}");
                     return Err(Error::refused(self, "publish an event", problem));
