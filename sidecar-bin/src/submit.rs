@@ -87,7 +87,7 @@ pub(crate) async fn send(submission: Submission, id: &str, plane: &DataPlane) ->
         None => info!(files, "submitted as event {id}"),
         Some(_) => info!(
             "event {id} was submitted before, and is published again: where it has outcomes they stay (another id, or run \
-             --rerun, works on it anew)"
+             --rerun, works on it once more)"
         ),
     }
     Ok(id)

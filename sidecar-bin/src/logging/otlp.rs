@@ -13,6 +13,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Tracer};
+use sidecar_core::plane::without_credentials;
 use sidecar_core::with_causes;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
@@ -124,15 +125,6 @@ impl Client {
             _ => {}
         }
     }
-}
-
-/// A URL as it may be shown.
-fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let path = path.split('?').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
 }
 
 #[async_trait]

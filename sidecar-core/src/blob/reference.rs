@@ -11,6 +11,7 @@ use url::Url;
 use super::{Descriptor, Target};
 use crate::contract::{FileName, Pinned, Problem, Reference};
 use crate::error::{Error, Result};
+use crate::plane::without_credentials;
 use crate::replaceable::Replaceable;
 
 /// A store of objects that events may refer to; it is only ever read.
@@ -61,7 +62,7 @@ impl References {
     /// # Errors
     /// [`Error::Submission`] when it is not the URL of an object in one of these stores; otherwise what its store reports.
     pub async fn pin(&self, name: Option<&str>, url: &str) -> Result<Reference> {
-        let invalid = |why: String| Error::Submission(vec![Problem::of(shown(url), why)]);
+        let invalid = |why: String| Error::Submission(vec![Problem::of(without_credentials(url), why)]);
         let (store, object, parsed) = self.find(url).map_err(invalid)?;
         let version = parsed.fragment().map(decoded).transpose().map_err(invalid)?;
         if version.as_deref() == Some("") {
@@ -91,13 +92,15 @@ impl References {
 
     /// Refuses what is in none of these stores, wherever its content may be had.
     pub(crate) fn check(&self, Reference { url, .. }: &Reference) -> Result<()> {
-        self.find(url).map(drop).map_err(|problem| Error::Reference { url: shown(url), problem })
+        self.find(url)
+            .map(drop)
+            .map_err(|problem| Error::Reference { url: without_credentials(url), problem })
     }
 
     /// Writes the file that an event refers to.
     pub(crate) async fn get(&self, reference: &Reference, target: &Target) -> Result<Descriptor> {
         let Reference { url, pinned, .. } = reference;
-        let cannot = |problem: String| Error::Reference { url: shown(url), problem };
+        let cannot = |problem: String| Error::Reference { url: without_credentials(url), problem };
         let (store, object, _) = self.find(url).map_err(cannot)?;
         store.get_pinned(&object, pinned, target).await.map_err(|error| match error {
             // More than was pinned.
@@ -149,18 +152,6 @@ impl fmt::Display for References {
         }
         let names: Vec<_> = self.0.iter().map(|(_, store)| store.to_string()).collect();
         f.write_str(&names.join(", "))
-    }
-}
-
-/// A URL without what may be a secret.
-fn shown(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            format!("{scheme}://{}{path}", authority.rsplit_once('@').map_or(authority, |(_, host)| host))
-        }
-        None => url.to_owned(),
     }
 }
 

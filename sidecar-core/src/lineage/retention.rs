@@ -85,34 +85,35 @@ pub struct Expired {
 pub async fn expire(plane: &DataPlane, retention: &Retention, delete: bool) -> Result<Expired> {
     let now = SystemTime::now();
     let mut survey = Survey::of(plane).await?;
-    if delete {
-        let (is_memoized, is_half) = (survey.is_memoized, !survey.half.is_empty());
-        let mut going = Going::new();
-        if is_memoized {
-            let planned;
-            (planned, going) = walk(plane, retention, now, survey, Removing::Nothing).await?;
-            // Nothing is waited for where nothing goes.
-            if going.is_empty() && !is_half {
-                return Ok(planned);
-            }
+    let mut removing = Removing::Nothing;
+    if delete && survey.is_memoized {
+        let is_half = !survey.half.is_empty();
+        let (planned, going) = walk(plane, retention, now, survey, Removing::Nothing).await?;
+        // Nothing is waited for where nothing goes.
+        if going.is_empty() && !is_half {
+            return Ok(planned);
         }
-        if forget(plane, &going).await? || is_memoized {
-            info!(
-                "waiting for {:?}: until then, equal work may take over what is to be deleted",
-                MEMO_VALID * 2
-            );
-            // Who has found a memo before gives it up by then.
-            tokio::time::sleep(MEMO_VALID * 2).await;
-        }
-        survey = Survey::of(plane).await?;
-        for record in &survey.half {
-            remove_record(plane, record).await?;
-        }
+        forget(plane, &going).await?;
+        survey = after_takers(plane).await?;
         // What has become old meanwhile may still be taken over: it goes the next time.
-        let removing = if is_memoized { Removing::These(going) } else { Removing::All };
-        return walk(plane, retention, now, survey, removing).await.map(|(expired, _)| expired);
+        removing = Removing::These(going);
+    } else if delete {
+        if forget(plane, &Going::new()).await? {
+            survey = after_takers(plane).await?;
+        }
+        removing = Removing::All;
     }
-    walk(plane, retention, now, survey, Removing::Nothing).await.map(|(expired, _)| expired)
+    for record in survey.half.iter().filter(|_| delete) {
+        remove_record(plane, record).await?;
+    }
+    walk(plane, retention, now, survey, removing).await.map(|(expired, _)| expired)
+}
+
+/// Waits until whoever has found a memo before has given it up, and looks again.
+async fn after_takers(plane: &DataPlane) -> Result<Survey> {
+    info!("waiting for {:?}: until then, equal work may take over what is to be deleted", MEMO_VALID * 2);
+    tokio::time::sleep(MEMO_VALID * 2).await;
+    Survey::of(plane).await
 }
 
 /// The outcomes that go, by event and module.

@@ -45,7 +45,7 @@ pub use overlap::overlaps;
 #[cfg(feature = "worker")]
 pub(crate) use places::Places;
 pub use policies::Policies;
-pub use text::{counted, is_misspelling, nearest};
+pub use text::{counted, is_misspelling, nearest, without_credentials};
 pub use unopened::Unopened;
 
 /// The schemes of all stores on the network, whether this build has them or not.

@@ -82,6 +82,14 @@ pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&
     (likeness > ALIKE).then_some(best)
 }
 
+/// A URL without what may be a secret: its user, its query and what follows.
+pub fn without_credentials(url: &str) -> String {
+    let url = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    format!("{scheme}://{}{path}", authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+}
+
 /// Whether a name is hardly anything else than another one with a slip of the finger: names that differ in digits alone are
 /// two.
 pub fn is_misspelling(name: &str, of: &str) -> bool {

@@ -376,7 +376,7 @@ async fn the_first_digest_holds_for_everybody_after() {
         assert_eq!(staged.unwrap().files, 1);
     }
     fs::write(&path, "two").unwrap();
-    // Another event that refers to the same object is told the same.
+    // Another event that refers to the same object gets the same error.
     for event in [event, submit().await] {
         let (scene, session) = lake.open("d", &event).await;
         let error = session.ready().await.unwrap_err();

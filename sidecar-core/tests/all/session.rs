@@ -651,7 +651,7 @@ async fn outputs_that_were_refused_are_there_for_another_process_after_a_restart
     assert_eq!((receipt.files, receipt.committed_by), (1, None));
 }
 
-/// What a process writes that comes after the outcome is part of nothing, and it is told so.
+/// What a process writes that comes after the outcome is part of nothing, and the receipt says so.
 #[tokio::test]
 async fn a_process_that_comes_after_the_outcome_is_told_whose_it_is() {
     let scene = Scene::new(DataPlane::memory());
